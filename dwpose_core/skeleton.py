@@ -50,7 +50,8 @@ KEYPOINT_NAMES: tuple[str, ...] = (
     *(f"right_{name}" for name in _HAND),
 )
 
-# iBUG-68 landmarks mirrored about the face's vertical axis: jaw, brows, nose bridge, nostrils, eyes, outer and inner lips.
+# iBUG-68 landmarks mirrored about the face's vertical axis: jaw, brows, nose bridge, nostrils, eyes, outer and inner
+# lips.
 _FACE_MIRROR = (
     *range(16, -1, -1),
     *range(26, 16, -1),

@@ -1,4 +1,4 @@
-"""RTMCC head and the pose networks built from it: RTMPose (Jiang et al., arXiv 2303.07399) and DWPose (arXiv 2307.15880).
+"""RTMCC head, and RTMPose (Jiang et al., arXiv 2303.07399) and DWPose (arXiv 2307.15880) built from it.
 
 * A 7x7 convolution gives one map per keypoint; each map, flattened, is a token.
 * Tokens pass a ScaleNorm, a linear layer and one gated attention unit (Hua et al., arXiv 2202.10447).
