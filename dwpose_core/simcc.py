@@ -19,6 +19,16 @@ SPLIT_RATIO = 2.0  # bins per pixel, `simcc_split_ratio` of all RTMPose and DWPo
 BETA = 10.0  # temperature of the KL losses: the networks are trained so that softmax(10 * logit) is a distribution
 
 
+# Label sigma (x, y) in bins by input (H, W), as printed in the RTMPose and DWPose configs.
+_PUBLISHED_SIGMA = {(256, 192): (4.9, 5.66), (384, 288): (6.0, 6.93)}
+
+
+def label_sigma(input_size: tuple[int, int]) -> tuple[float, float]:
+    """Sigma (x, y) of the Gaussian labels in bins; sqrt(side / 8), the rule behind the published figures, elsewhere."""
+    height, width = input_size
+    return _PUBLISHED_SIGMA.get(tuple(input_size), ((width / 8) ** 0.5, (height / 8) ** 0.5))
+
+
 def encode(
     keypoints: np.ndarray, visible: np.ndarray, input_size: tuple[int, int], sigma: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -28,7 +38,7 @@ def encode(
         keypoints: (N, K, 2) float32, crop pixels.
         visible: (N, K) float; below 0.5 counts as unlabelled.
         input_size: (H, W) of the crop.
-        sigma: (x, y) in bins, see `PoseConfig.sigma`.
+        sigma: (x, y) in bins, see `label_sigma`.
 
     Returns:
         x (N, K, 2W) float32, y (N, K, 2H) float32, weight (N, K) float32. Rows of unlabelled keypoints are zero. A

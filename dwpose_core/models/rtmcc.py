@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..simcc import label_sigma
 from ..skeleton import NUM_KEYPOINTS
 from .cspnext import CSPNeXt
 
@@ -36,13 +37,8 @@ class PoseConfig:
 
     @property
     def sigma(self) -> tuple[float, float]:
-        """Label sigma (x, y) in bins: 4.9 and 5.66 at 192 x 256 (W x H), growing with the square root of the input.
-
-        mmpose prints these two and (6.0, 6.93) for 288 x 384; both pairs are sqrt(side / 8) cut to two or three digits.
-        """
-        published = {(256, 192): (4.9, 5.66), (384, 288): (6.0, 6.93)}
-        height, width = self.input_size
-        return published.get(self.input_size, ((width / 8) ** 0.5, (height / 8) ** 0.5))
+        """Label sigma (x, y) in bins, see `simcc.label_sigma`."""
+        return label_sigma(self.input_size)
 
 
 VARIANTS: dict[str, PoseConfig] = {

@@ -2,13 +2,15 @@
 
 * Parameter names are those of the official Megvii checkpoints; BatchNorm uses eps 1e-3 and momentum 0.03 as there.
 * Input is BGR in 0..255 without mean or std; the letterbox value is 114.
-* The raw output is the one of the official ONNX export: `decode` in this file turns it into boxes.
+* The raw output is that of the official ONNX export; `decode_people` turns it into boxes.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -232,24 +234,36 @@ def create_detector(name: str) -> YOLOX:
     return YOLOX(VARIANTS[name], name)
 
 
-def anchor_points(height: int, width: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """Grid cells of all levels for an input of (height, width): xy in cells (A, 2) and stride in pixels (A, 1)."""
+@functools.lru_cache(maxsize=8)
+def anchor_points(input_size: tuple[int, int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Grid cells of all levels for an input of (H, W) pixels: xy in cells (A, 2) and stride in pixels (A, 1)."""
     cells, strides = [], []
     for stride in STRIDES:
         ys, xs = torch.meshgrid(
-            torch.arange(height // stride, device=device), torch.arange(width // stride, device=device), indexing="ij"
+            torch.arange(input_size[0] // stride), torch.arange(input_size[1] // stride), indexing="ij"
         )
         cells.append(torch.stack((xs, ys), dim=-1).reshape(-1, 2).float())
-        strides.append(torch.full((len(cells[-1]), 1), float(stride), device=device))
-    return torch.cat(cells), torch.cat(strides)
+        strides.append(torch.full((len(cells[-1]), 1), float(stride)))
+    return torch.cat(cells).to(device), torch.cat(strides).to(device)
 
 
-def decode(raw: torch.Tensor, input_size: tuple[int, int]) -> torch.Tensor:
-    """Raw output (N, A, 85) -> the same with boxes as xyxy in pixels of the network input.
+def decode_people(
+    raw: torch.Tensor, input_size: tuple[int, int], threshold: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Raw output (N, A, 85) -> per image the person boxes above `threshold`, before NMS.
 
-    Centre = (raw + cell) * stride, size = exp(raw) * stride (YOLOX, section 2.1).
+    Score = objectness * person probability. Centre = (raw + cell) * stride, size = exp(raw) * stride (YOLOX, section
+    2.1). Suppression per class leaves people untouched by the other 79 classes, so only people are decoded at all.
+
+    Returns:
+        per image boxes (P, 4) float32 xyxy in pixels of the network input, and scores (P,) float32.
     """
-    cells, strides = anchor_points(*input_size, device=raw.device)
-    center = (raw[..., :2] + cells) * strides
-    half = raw[..., 2:4].exp() * strides / 2
-    return torch.cat((center - half, center + half, raw[..., 4:]), dim=-1)
+    cells, strides = anchor_points(input_size, raw.device)
+    scores = raw[..., 4] * raw[..., 5]
+    image, anchor = (scores > threshold).nonzero(as_tuple=True)
+    rows = raw[image, anchor, :4]
+    center = (rows[:, :2] + cells[anchor]) * strides[anchor]
+    half = rows[:, 2:].exp() * strides[anchor] / 2
+    found = torch.cat((image[:, None], center - half, center + half, scores[image, anchor, None]), dim=1).cpu().numpy()
+    per_image = (found[found[:, 0] == i] for i in range(len(raw)))
+    return [(rows[:, 1:5], rows[:, 5]) for rows in per_image]

@@ -1,0 +1,225 @@
+"""Runners: one callable that takes a batch of network input and returns the outputs, for PyTorch and for ONNX Runtime.
+
+    runner(batch) -> tuple of float32 tensors on `runner.device`
+
+A pose runner maps crops (N, 3, H, W) to SimCC logits (x, y); a detector runner maps images to (raw,). Either says what
+it runs and where in `runner.description`.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Outputs = tuple[torch.Tensor, ...]
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the best one present: CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ValueError: when the device asked for is not there. Nothing slides to the CPU by itself.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here: {reason}. Try device='cpu'.") from error
+    return wanted
+
+
+def fuse_batchnorm(net: nn.Module) -> nn.Module:
+    """A copy of `net` in eval mode with every BatchNorm folded into the convolution before it."""
+    net = copy.deepcopy(net).eval()
+    for module in net.modules():
+        if isinstance(getattr(module, "bn", None), nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()
+    return net
+
+
+class TorchRunner:
+    """Runs a network of ours. BatchNorm is folded and memory is channels-last, the faster layout on CPU and GPU.
+
+    Args:
+        net: `DWPose` or `YOLOX` with its weights.
+        device: see `pick_device`.
+        dtype: of the arithmetic; outputs are float32 in any case.
+    """
+
+    def __init__(self, net: nn.Module, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32):
+        self.net = fuse_batchnorm(net).requires_grad_(False)
+        self.input_size: tuple[int, int] = net.config.input_size
+        self.name: str = net.name
+        self.to(pick_device(device), dtype)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> TorchRunner:
+        """Move or convert; None leaves that side as it is."""
+        where = self.device if device is None else pick_device(device)
+        self.net.to(device=where, dtype=dtype or self.dtype, memory_format=torch.channels_last)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        # Read off the weights, not remembered: a memory manager may move the network behind our back.
+        return next(self.net.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.net.parameters()).dtype
+
+    @property
+    def description(self) -> str:
+        return f"{self.name} on {self.device} (torch, {str(self.dtype).removeprefix('torch.')})"
+
+    @torch.inference_mode()
+    def __call__(self, batch: torch.Tensor) -> Outputs:
+        outputs = self.net(batch.to(self.device, self.dtype, memory_format=torch.channels_last))
+        return tuple(out.float() for out in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+
+# Spelling of the user -> ONNX Runtime's provider.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+
+class OnnxRunner:
+    """Runs an .onnx file through ONNX Runtime.
+
+    Args:
+        path: the model file.
+        provider: "cpu", "cuda", "tensorrt", "openvino", or None for CUDA where this build has it, else the CPU.
+        device_index: which GPU.
+        cache_dir: where TensorRT keeps its engines; beside the model by default. Building one takes minutes.
+        threads: of the CPU provider; 0 lets ONNX Runtime choose.
+        input_size: (H, W), needed only where the file leaves it open.
+
+    Raises:
+        ImportError: when onnxruntime is not installed.
+        ValueError: when the provider asked for is not in this build, or is but does not start.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        provider: str | None = None,
+        *,
+        device_index: int = 0,
+        cache_dir: str | Path | None = None,
+        threads: int = 0,
+        input_size: tuple[int, int] | None = None,
+    ):
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise ImportError(
+                'backend "onnx" needs onnxruntime: pip install "dwpose-torch[onnx]" (or [onnx-cpu]); '
+                'backend "torch" runs the same .onnx files without it'
+            ) from error
+        available = ort.get_available_providers()
+        if provider is None:
+            provider = "cuda" if PROVIDERS["cuda"] in available else "cpu"
+        if provider not in PROVIDERS:
+            raise ValueError(f"unknown ONNX Runtime provider {provider!r}; choose one of {', '.join(PROVIDERS)}")
+        if PROVIDERS[provider] not in available:
+            have = [name for name, full in PROVIDERS.items() if full in available]
+            raise ValueError(
+                f"this onnxruntime has no {provider} provider (it has {', '.join(have)}). "
+                f"For cuda and tensorrt install onnxruntime-gpu, for openvino onnxruntime-openvino, alone."
+            )
+        if provider in ("cuda", "tensorrt") and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # finds the CUDA libraries that came with PyTorch
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Waiting threads that spin take the cores from whoever decodes and draws beside us: 20 % on a shared machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self.session = ort.InferenceSession(
+                str(path), options, providers=_provider_list(provider, device_index, cache_dir or Path(path).parent)
+            )
+        except Exception as error:
+            raise ValueError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+        running = self.session.get_providers()
+        if running[0] != PROVIDERS[provider]:
+            raise ValueError(
+                f"ONNX Runtime was asked for {provider} but fell back to {running[0]}: its CUDA or cuDNN libraries "
+                f"did not load (`dwpose doctor` says more). Use backend 'torch', or ask for the cpu provider."
+            )
+        self.provider = provider
+        self.name = Path(path).stem
+        self.device = torch.device("cuda", device_index) if provider in ("cuda", "tensorrt") else torch.device("cpu")
+        (self._input,) = self.session.get_inputs()
+        self._outputs = [output.name for output in self.session.get_outputs()]
+        self._dtype = np.float16 if self._input.type == "tensor(float16)" else np.float32
+        batch, _, height, width = self._input.shape
+        self._fixed_batch = batch if isinstance(batch, int) else None
+        if isinstance(height, int) and isinstance(width, int):
+            input_size = (height, width)
+        if input_size is None:
+            raise ValueError(f"{path} leaves its input size open; pass input_size=(H, W)")
+        self.input_size = input_size
+
+    @property
+    def description(self) -> str:
+        return f"{self.name} on {self.device} (onnxruntime, {self.provider})"
+
+    def __call__(self, batch: torch.Tensor) -> Outputs:
+        # `to` may keep the channels-last strides of a crop; the session reads plain NCHW memory.
+        batch = batch.to(self.device, torch.float16 if self._dtype is np.float16 else torch.float32).contiguous()
+        if self._fixed_batch is None:
+            return self._run(batch)
+        chunks = [self._run_padded(chunk) for chunk in batch.split(self._fixed_batch)]
+        return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+
+    def _run_padded(self, chunk: torch.Tensor) -> Outputs:
+        missing = self._fixed_batch - len(chunk)
+        if missing:
+            padded = torch.cat((chunk, chunk.new_zeros(missing, *chunk.shape[1:])))
+            return tuple(out[: len(chunk)] for out in self._run(padded))
+        return self._run(chunk)
+
+    def _run(self, batch: torch.Tensor) -> Outputs:
+        if batch.device.type == "cpu":
+            outputs = self.session.run(self._outputs, {self._input.name: batch.numpy()})
+            return tuple(torch.from_numpy(out).float() for out in outputs)
+        # On the GPU the input stays where it is. Outputs are small next to it and come back through the host.
+        binding = self.session.io_binding()
+        torch.cuda.current_stream(batch.device).synchronize()
+        binding.bind_input(
+            self._input.name, "cuda", batch.device.index, self._dtype, tuple(batch.shape), batch.data_ptr()
+        )
+        for name in self._outputs:
+            binding.bind_output(name, "cpu")
+        self.session.run_with_iobinding(binding)
+        return tuple(torch.from_numpy(out).to(batch.device).float() for out in binding.copy_outputs_to_cpu())
+
+
+def _provider_list(provider: str, device_index: int, cache_dir: str | Path) -> list:
+    cuda = (PROVIDERS["cuda"], {"device_id": device_index})
+    if provider == "tensorrt":
+        engine = {
+            "device_id": device_index,
+            "trt_fp16_enable": True,
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": str(cache_dir),
+            "trt_timing_cache_enable": True,
+        }
+        return [(PROVIDERS["tensorrt"], engine), cuda]
+    if provider == "cuda":
+        return [cuda]
+    return [PROVIDERS[provider]]
