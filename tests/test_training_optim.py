@@ -1,0 +1,64 @@
+"""Weight decay groups, schedule and EMA against traces of the original code."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dwpose_core.models import create_model
+from training.optim import ExponentialMovingAverage, Schedule, parameter_groups
+
+
+def test_parameter_groups_are_the_original_ones(shared):
+    expected = json.loads((shared / "golden" / "optimizer_groups_t.json").read_text())
+    decay, plain = parameter_groups(create_model("dwpose-t"), 0.05)
+    with_decay = next(v for k, v in expected.items() if k != "no_decay" and isinstance(v, list))
+    assert set(plain["names"]) == set(expected["no_decay"])
+    assert set(decay["names"]) == set(with_decay)
+    assert (decay["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+
+
+def test_frozen_parameters_are_in_no_group():
+    model = create_model("debug")
+    model.backbone.requires_grad_(False)
+    names = [name for group in parameter_groups(model, 0.05) for name in group["names"]]
+    assert names and all(name.startswith("head.") for name in names)
+
+
+@pytest.mark.parametrize("key", ["lr_stage1", "lr_stage2"])
+def test_learning_rate_trace(shared, key):
+    golden = np.load(shared / "golden" / "schedule_ema.npz")
+    per_epoch = int(golden["epoch_len"])
+    # Stage 2 inherits the 270-epoch schedule, so its 60 epochs never reach the cosine.
+    schedule = Schedule(lr=4e-3, warmup=1000, cosine_start=135 * per_epoch, cosine_end=270 * per_epoch)
+    ours = [schedule.at(step) for step in range(len(golden[key]))]
+    np.testing.assert_allclose(ours, golden[key], rtol=1e-9)
+
+
+def test_ema_momentum_and_trace(shared, fill):
+    golden = np.load(shared / "golden" / "schedule_ema.npz")
+
+    class Source(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(2, 3))
+            self.register_buffer("rm", torch.zeros(2))
+            self.register_buffer("count", torch.tensor(0))
+
+    source = Source()
+    ema = ExponentialMovingAverage(source)
+    for step, expected in zip(golden["ema_momentum_steps"], golden["ema_momentum"], strict=True):
+        assert ema.momentum_at(int(step)) == pytest.approx(expected, rel=1e-12)
+    for step, expected in enumerate(golden["ema_trace"]):
+        with torch.no_grad():
+            source.w.copy_(torch.from_numpy(fill.seeded(f"ema/w{step}", (2, 3))))
+            source.rm.copy_(torch.from_numpy(fill.seeded(f"ema/rm{step}", (2,))))
+            source.count += 1
+        ema.update(source)
+        ours = torch.cat((ema.module.w.flatten(), ema.module.rm)).numpy()
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert ema.module.count == 0  # integer buffers are left alone

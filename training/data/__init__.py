@@ -1,0 +1,1 @@
+"""COCO-WholeBody reading, UBody, mixing and augmentation."""
