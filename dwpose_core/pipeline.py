@@ -91,7 +91,8 @@ def estimate_people(
         people = find_keypoints(chunk, found, pose, options)
         guessed = boxes is None and detector is None
         if options.refine or (options.refine is None and guessed):
-            people = _refine(chunk, people, pose, options)
+            tight = [(_keypoint_boxes(person, options), person.box_score) for person in people]
+            people = find_keypoints(chunk, tight, pose, options)
         if guessed:
             people = [person[_visible(person, options).sum(axis=1) >= MIN_VISIBLE] for person in people]
         results += people
@@ -102,8 +103,8 @@ def estimate_people(
 def find_boxes(images: list[Image], detector: Runner, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
     """Person boxes (P, 4) xyxy in image pixels and scores (P,) of each image, best first; not clipped to the image."""
     batch, ratios = geometry.letterbox(images, detector.input_size)
-    bgr = torch.as_tensor(batch).to(detector.device).permute(0, 3, 1, 2)[:, [2, 1, 0]].float()  # YOLOX wants BGR, 0..255
-    (raw,) = detector(bgr)
+    rgb = torch.as_tensor(batch).to(detector.device).permute(0, 3, 1, 2)
+    (raw,) = detector(rgb[:, [2, 1, 0]].float())  # YOLOX was trained on BGR in 0..255
     found = []
     for (boxes, scores), ratio in zip(
         decode_people(raw, detector.input_size, options.detector_threshold), ratios, strict=True
@@ -167,13 +168,6 @@ def _forward(crops: torch.Tensor, pose: Runner, flip_test: str) -> tuple[torch.T
 
 def _visible(people: People, options: Options) -> np.ndarray:
     return people.score >= options.keypoint_threshold
-
-
-def _refine(images: list[Image], people: list[People], pose: Runner, options: Options) -> list[People]:
-    """Second pass: each person again, in the box of the keypoints seen in the first. Others stay as they were."""
-    tight = [_keypoint_boxes(person, options) for person in people]
-    again = find_keypoints(images, [(boxes, person.box_score) for person, boxes in zip(people, tight, strict=True)], pose, options)
-    return again
 
 
 def _keypoint_boxes(people: People, options: Options) -> np.ndarray:

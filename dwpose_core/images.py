@@ -1,0 +1,146 @@
+"""Anything a user calls an image -> (H, W, 3) uint8 RGB, upright; and files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Decode a file: (H, W, 3) uint8 RGB, turned upright by its EXIF orientation, transparency over white.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is empty, cut short, or not an image this build of Pillow can decode.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no image file at {path}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes)")
+    try:
+        with Image.open(path) as file:
+            file.load()
+            return from_pil(file)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not an image, or of a format Pillow cannot read") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be decoded: {error}") from error
+
+
+def from_pil(image: PILImage.Image) -> np.ndarray:
+    """PIL image of any mode -> (H, W, 3) uint8 RGB, upright, transparency over white, 16 bit scaled down to 8."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, np.float64)
+        top = 65535 if image.mode.startswith("I") else 1.0
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
+            raise ValueError(
+                f"image of mode {image.mode} has values outside 0..{top:g} ({values.min():g} to {values.max():g}); "
+                f"scale it to 8 bits first"
+            )
+        grey = np.rint(values * (255 / top)).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def as_images(image: Any) -> list[np.ndarray | torch.Tensor]:
+    """One image or several, of any accepted kind -> list of (H, W, 3) uint8 RGB.
+
+    Accepted: a path or PIL image; an array or tensor (H, W), (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or
+    (N, C, H, W), C = 1, 3 or 4, uint8 or float in 0..1, RGB; a list or tuple of these.
+
+    Raises:
+        ValueError: for another kind, shape or dtype, for floats that are not finite or not in 0..1, and for no image.
+    """
+    if isinstance(image, (list, tuple)):
+        return [single for item in image for single in as_images(item)]
+    if isinstance(image, (str, os.PathLike)):
+        return [read_image(image)]
+    if isinstance(image, np.ndarray):
+        # Through torch and back without a copy, so that the rules of shape and range are written once.
+        if image.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+            raise ValueError(
+                f"image array must be uint8 in 0..255 or float in 0..1, got {image.dtype}; convert it first"
+            )
+        return [out.numpy() for out in _split(torch.from_numpy(np.ascontiguousarray(image)))]
+    if isinstance(image, torch.Tensor):
+        return _split(image)
+    if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
+        return [from_pil(image)]
+    raise ValueError(f"cannot read an image from {type(image).__name__}; give a path, PIL image, array or tensor")
+
+
+def _split(pixels: torch.Tensor) -> list[torch.Tensor]:
+    shape = tuple(pixels.shape)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim == 3:
+        pixels = pixels[None]
+    if pixels.ndim == 4 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[1] in (1, 3, 4):
+        pixels = pixels.permute(0, 2, 3, 1)
+    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4) or 0 in pixels.shape[1:]:
+        raise ValueError(f"image must be (H, W), (H, W, C), (C, H, W) or a batch of these, C = 1, 3 or 4; got {shape}")
+    if pixels.dtype != torch.uint8:
+        if not pixels.dtype.is_floating_point:
+            raise ValueError(f"image tensor must be uint8 in 0..255 or float in 0..1, got {pixels.dtype}")
+        low, high = (float(v) for v in pixels.aminmax())
+        # NaN fails both comparisons. A little overshoot is what interpolation leaves behind.
+        if not (low >= -0.01 and high <= 1.01):
+            raise ValueError(f"float image must be finite and in 0..1, got {low:g} to {high:g}; divide by 255 first?")
+        pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+    if pixels.shape[-1] == 4:
+        alpha = pixels[..., 3:].float() / 255
+        pixels = (pixels[..., :3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+    return list(pixels.expand(*pixels.shape[:3], 3).contiguous())
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary file beside `path` that replaces it when the block ends well and vanishes when it does not.
+
+    Ctrl-C or a full disk never leave half a file. Raises what the disk raises, naming the folder.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner reads
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as PNG or whatever the suffix of `path` says, whole or not at all."""
+    from PIL import Image
+
+    with atomic_write(path) as temporary:
+        # Level 1: pose maps are mostly black, higher levels cost ten times the time for a few kilobytes.
+        Image.fromarray(image).save(temporary, **({"compress_level": 1} if temporary.suffix.lower() == ".png" else {}))

@@ -1,0 +1,193 @@
+"""The straight line against the original's numbers, and its promises: batching, empty results, options."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dwpose_core import pipeline
+from dwpose_core.backends import TorchRunner, pick_device
+from dwpose_core.models import create_detector, create_model
+from dwpose_core.pipeline import Options, estimate_people
+from dwpose_core.skeleton import NUM_KEYPOINTS
+
+
+def read_rgb(path):
+    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+
+
+@pytest.fixture(scope="module")
+def filled_t(fill):
+    return TorchRunner(fill.fill_module(create_model("dwpose-t")), "cpu")
+
+
+@pytest.fixture(scope="module")
+def debug():
+    torch.manual_seed(0)
+    return TorchRunner(create_model("debug"), "cpu")
+
+
+class FigurePose:
+    """A pose runner with no network: a figure upright in the middle of every crop, with given scores."""
+
+    name = description = "figure"
+    device = torch.device("cpu")
+    input_size = (64, 48)
+
+    def __init__(self, score=1.0):
+        self.score = score
+
+    def __call__(self, crops):
+        height, width = self.input_size
+        rows = torch.linspace(0.2, 0.8, NUM_KEYPOINTS)
+        bins_x, bins_y = (rows.flip(0) * 2 * width).long(), (rows * 2 * height).long()
+        x = torch.zeros(len(crops), NUM_KEYPOINTS, 2 * width)
+        y = torch.zeros(len(crops), NUM_KEYPOINTS, 2 * height)
+        x[:, torch.arange(NUM_KEYPOINTS), bins_x] = self.score
+        y[:, torch.arange(NUM_KEYPOINTS), bins_y] = self.score
+        return x, y
+
+
+class BoxDetector:
+    """A detector runner that finds one and the same box in every image, at the given score."""
+
+    name = description = "box"
+    device = torch.device("cpu")
+    input_size = (64, 64)
+
+    def __init__(self, score=0.9):
+        self.score = score
+
+    def __call__(self, images):
+        raw = torch.zeros(len(images), 84, 85)  # 8*8 + 4*4 + 2*2 anchors
+        raw[:, 27, 2:4] = np.log(2.0)  # 16 x 16 pixels around cell (3, 3) of stride 8
+        raw[:, 27, 4] = self.score
+        raw[:, 27, 5] = 1.0
+        return (raw,)
+
+
+@pytest.mark.parametrize("photo", ["000000000785", "000000040083"])
+def test_keypoints_match_the_original_onnx_path(shared, filled_t, photo):
+    golden = np.load(shared / "golden" / "onnx_pose_t.npz")
+    key = f"{photo}/"
+    image = read_rgb(shared / "data" / f"{photo}.jpg")
+    (people,) = estimate_people([image], filled_t, None, [golden[key + "boxes"]], Options(refine=False))
+    sure = golden[key + "margin"] > 1e-3
+    assert sure.mean() > 0.9
+    difference = np.abs(people.xy - golden[key + "keypoints"]).max(axis=-1)
+    assert difference[sure].max() <= 1e-2
+    np.testing.assert_allclose(people.score, golden[key + "scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("photo", ["000000000785", "000000040083"])
+def test_whole_image_matches_the_original_fallback(shared, filled_t, photo):
+    golden = np.load(shared / "golden" / "onnx_pose_t.npz")
+    image = read_rgb(shared / "data" / f"{photo}.jpg")
+    (people,) = estimate_people([image], filled_t, None, options=Options(refine=False))
+    np.testing.assert_allclose(people.score, golden[f"{photo}/fullframe_scores"], atol=1e-4)
+    close = np.abs(people.xy - golden[f"{photo}/fullframe_keypoints"]).max(axis=-1) <= 1e-2
+    assert close.mean() > 0.99  # no margins are stored for these: a near tie may fall either way
+
+
+@pytest.mark.parametrize("flip_test", ["off", "original", "corrected"])
+def test_one_by_one_and_in_one_batch_agree(debug, flip_test):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((90, 120), (64, 64), (200, 50))]
+    boxes = [np.array([[10, 10, 60, 80], [20, 5, 110, 85]]), np.zeros((0, 4)), np.array([[-10, 20, 45, 190]])]
+    together = estimate_people(images, debug, None, boxes, Options(flip_test=flip_test))
+    single = [
+        estimate_people([image], debug, None, [b], Options(flip_test=flip_test, people_batch=1))[0]
+        for image, b in zip(images, boxes, strict=True)
+    ]
+    assert [len(people) for people in together] == [2, 0, 1]
+    for a, b in zip(together, single, strict=True):
+        np.testing.assert_allclose(a.xy, b.xy, atol=1e-4)
+        np.testing.assert_allclose(a.score, b.score, atol=1e-5)
+
+
+def test_tensors_and_arrays_give_the_same_people(debug):
+    image = np.random.default_rng(1).integers(0, 256, (80, 60, 3), dtype=np.uint8)
+    boxes = [np.array([[5, 5, 50, 70]])]
+    (a,) = estimate_people([image], debug, None, boxes)
+    (b,) = estimate_people([torch.from_numpy(image)], debug, None, boxes)
+    np.testing.assert_array_equal(a.xy, b.xy)
+
+
+def test_nobody_is_an_empty_result():
+    image = np.zeros((100, 80, 3), np.uint8)
+    for detector, pose in ((BoxDetector(0.2), FigurePose()), (None, FigurePose(0.1))):
+        (people,) = estimate_people([image], pose, detector)
+        assert len(people) == 0
+        assert people.image_size == (100, 80)
+
+
+def test_detector_box_and_provenance():
+    (people,) = estimate_people([np.zeros((128, 128, 3), np.uint8)], FigurePose(), BoxDetector())
+    assert people.source == "box + figure"
+    # Cell (3, 3) of stride 8 is centred on 24 letterbox pixels; the image is twice as large.
+    np.testing.assert_allclose(people.box, [[32, 32, 64, 64]], atol=1e-4)
+    assert people.box_score == pytest.approx(0.9)
+
+
+def test_two_passes_tighten_the_box():
+    image = np.zeros((200, 100, 3), np.uint8)
+    (once,) = estimate_people([image], FigurePose(), None, options=Options(refine=False))
+    (twice,) = estimate_people([image], FigurePose(), None)
+    np.testing.assert_allclose(once.box, [[0, 0, 100, 200]])
+    points = once.xy[0]
+    padded = (points.max(0) - points.min(0)) * pipeline.KEYPOINT_BOX_PADDING
+    np.testing.assert_allclose(twice.box[0, 2:] - twice.box[0, :2], np.minimum(padded, [100, 200]), rtol=1e-5)
+
+
+def test_max_people_keeps_the_first_boxes(debug):
+    boxes = [np.array([[0, 0, 40, 40], [10, 10, 60, 60], [20, 20, 80, 80]])]
+    (people,) = estimate_people([np.zeros((90, 90, 3), np.uint8)], debug, None, boxes, Options(max_people=2))
+    np.testing.assert_array_equal(people.box, boxes[0][:2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flip_test": "yes"}, "flip_test"),
+        ({"people_batch": 0}, "people_batch"),
+        ({"max_people": 0}, "max_people"),
+        ({"nms_threshold": 0}, "nms_threshold"),
+    ],
+)
+def test_bad_options(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_runs(dtype):
+    runner = TorchRunner(create_model("debug"), "cpu", dtype)
+    boxes = [np.array([[0, 0, 60, 60]])]
+    (people,) = estimate_people([np.full((64, 64, 3), 90, np.uint8)], runner, None, boxes)
+    assert people.xy.dtype == np.float32
+    assert np.isfinite(people.xy).all()
+    assert str(dtype).removeprefix("torch.") in people.source
+
+
+def test_folding_batchnorm_changes_nothing(fill):
+    net = fill.fill_module(create_model("dwpose-t")).eval()
+    crops = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = net(crops)
+    folded = TorchRunner(net, "cpu")(crops)
+    for a, b in zip(plain, folded, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_detector_runner_accepts_batches():
+    runner = TorchRunner(create_detector("yolox-nano"), "cpu")
+    (raw,) = runner(torch.zeros(2, 3, 64, 96))
+    assert raw.shape == (2, (8 * 12 + 4 * 6 + 2 * 3), 85)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "xpu:7"])
+def test_a_missing_device_is_an_error(device):
+    with pytest.raises(ValueError, match="device"):
+        pick_device(device)
