@@ -1,0 +1,292 @@
+"""Weight files into networks and back: .pth / .pt in every wrapper the field uses, .safetensors, .onnx.
+
+Which network a file holds is read from the shapes in it, never from its name. Nothing in a file is executed
+(pickles.py). Networks come back in float32, on the CPU and in eval mode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ..skeleton import NUM_KEYPOINTS
+from . import catalogue, infer
+from .rtmcc import DWPose, PoseConfig
+from .yolox import YOLOX, YOLOXConfig
+
+State = dict[str, torch.Tensor]
+Model = TypeVar("Model", DWPose, YOLOX)
+
+SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+
+
+def load_pose(
+    source: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    stage: int | None = None,
+) -> DWPose:
+    """A pose network from a file or a catalogue name (downloaded where needed).
+
+    The result carries `name` (the architecture) and `source` (the file its weights came from).
+
+    Args:
+        stage: for raw distillation checkpoints, see `read_state_dict`.
+
+    Raises:
+        ValueError: unknown name; damaged file; weights of something else. The message says what to do.
+        FileNotFoundError: `source` looks like a path and there is no such file.
+        dwpose_core.models.download.DownloadError: a catalogue file that could not be had.
+    """
+    return _load(source, DWPose, cache_dir, local_files_only, stage)
+
+
+def load_detector(source: str | Path, *, cache_dir: str | Path | None = None, local_files_only: bool = False) -> YOLOX:
+    """A YOLOX detector from a file or a catalogue name. Errors as in `load_pose`."""
+    return _load(source, YOLOX, cache_dir, local_files_only, None)
+
+
+def _load(
+    source: str | Path, kind: type[Model], cache_dir: str | Path | None, local_files_only: bool, stage: int | None
+) -> Model:
+    wanted = "pose" if kind is DWPose else "detector"
+    entry = None
+    path = Path(source).expanduser()
+    if not path.is_file():
+        if path.suffix.lower() in SUFFIXES or len(path.parts) > 1:
+            raise FileNotFoundError(f"no weights at {path}")
+        entry = catalogue.find(str(source))
+        if entry.kind != wanted:
+            raise ValueError(f"{entry.name} is a {entry.kind}, not a {wanted} model")
+        from .download import fetch
+
+        path = fetch(entry, cache_dir, local_files_only)
+
+    config, state = _read(path, stage)
+    if not isinstance(config, PoseConfig if kind is DWPose else YOLOXConfig):
+        raise ValueError(
+            f"{path} holds {infer.name_of(config)}, which is no {wanted} model; "
+            + ("give it as the detector" if wanted == "pose" else "give it as the pose model")
+        )
+    if entry is not None and infer.name_of(config) != entry.network:
+        raise ValueError(
+            f"{path} should hold {entry.network} but has the shapes of {infer.name_of(config)}; delete it and run again"
+        )
+    if kind is DWPose and config.num_keypoints != NUM_KEYPOINTS:
+        raise ValueError(f"{path} predicts {config.num_keypoints} keypoints; a whole-body model has {NUM_KEYPOINTS}")
+    model = kind(config, infer.name_of(config))
+    load_state(model, state, str(path))
+    model.source = str(path)
+    return model.float().eval()
+
+
+def _read(path: Path, stage: int | None) -> tuple[PoseConfig | YOLOXConfig, State]:
+    """Configuration and state dict of a file."""
+    if _format(path) == "onnx":
+        from .onnx_graph import read_weights
+
+        return read_weights(path)
+    state = read_state_dict(path, stage=stage)
+    if _format(path) == "safetensors":
+        text = read_metadata(path).get("config")
+        if text:
+            try:
+                fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+                return (PoseConfig if "widen" in fields else YOLOXConfig)(**fields), state
+            except (TypeError, AttributeError, json.JSONDecodeError) as error:
+                raise ValueError(f"{path} has an unreadable config in its metadata ({error})") from error
+    return config_of(state, str(path)), state
+
+
+def config_of(state: Mapping[str, torch.Tensor], source: str) -> PoseConfig | YOLOXConfig:
+    """The network a state dict belongs to, from its shapes. `source` is named in errors.
+
+    Raises:
+        ValueError: for weights of anything but a whole-body pose network or a YOLOX.
+    """
+    state = dict(state)
+    try:
+        if "backbone.backbone.stem.conv.conv.weight" in state:
+            return infer.yolox_config_of(state)
+        if "backbone.stem.0.conv.weight" not in state:
+            raise ValueError(f"no backbone.stem.0.conv.weight in it (first keys: {', '.join(list(state)[:3])})")
+        if any(key.startswith("neck.") for key in state):
+            raise ValueError("it has a neck: RTMW and RTMDet are other networks")
+        if not any(key.startswith("head.") for key in state):
+            raise ValueError("it has a backbone but no head: a pre-training checkpoint, to start a training from")
+        return infer.pose_config_of(state)
+    except ValueError as error:
+        raise ValueError(f"{source} is no DWPose, RTMPose whole-body or YOLOX model: {error}") from error
+
+
+def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copies `state` into `model`; every key and shape must fit.
+
+    Raises:
+        ValueError: naming the first difference, and the network the weights belong to where that is known.
+    """
+    own = model.state_dict()
+    # Counters are not stored by every converter and mean nothing in inference.
+    state = {**{k: v for k, v in own.items() if k.endswith("num_batches_tracked")}, **state}
+    problems = [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is unknown" for key in state if key not in own]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)} where {tuple(own[key].shape)} is expected"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        try:
+            likely = f". The file fits {infer.name_of(config_of(state, source))}"
+        except ValueError:
+            likely = ""
+        raise ValueError(
+            f"the weights of {source} do not fit {getattr(model, 'name', type(model).__name__)}: {problems[0]}"
+            + (f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else "")
+            + likely
+        )
+    model.load_state_dict(state)
+
+
+def _format(path: Path) -> str:
+    """ "onnx", "safetensors" or "pickle", from the first bytes; files that are no weights at all end here."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if not head:
+        raise ValueError(f"{path} is empty; download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` there or download the file itself"
+        )
+    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        raise ValueError(f"{path} is a web page saved under this name, not weights; download the file itself")
+    if head[8:9] == b"{" or path.suffix.lower() == ".safetensors":
+        return "safetensors"
+    return "onnx" if path.suffix.lower() == ".onnx" else "pickle"
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The text metadata of a .safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is a damaged safetensors file ({error}); download it again") from error
+
+
+def read_state_dict(path: str | Path, *, stage: int | None = None) -> State:
+    """The un-prefixed state dict of any weight file, tensors on the CPU in their stored type.
+
+    Wrappers are removed: `state_dict` (mmengine; its weights are the averaged ones, so `ema_state_dict` is only used
+    when it stands alone), `model` (Megvii YOLOX), `module.` prefixes. A raw distillation checkpoint holds
+    teacher and student; the finished network is
+
+    * stage 1: `student.*`
+    * stage 2: `teacher.backbone.*` with `student.head.*`, because stage 2 trains a new head on the frozen backbone.
+
+    Args:
+        stage: 1 or 2 for a raw distillation checkpoint. By default it is stage 1 where an alignment layer of the
+            feature loss is stored or the two backbones differ, as they do in every published stage-1 recipe, and
+            stage 2 where they are the same network. Pass 1 for a stage-1 run whose teacher was as large as its student.
+
+    Raises:
+        ValueError: for a damaged file, or one without weights.
+    """
+    path = Path(path)
+    form = _format(path)
+    if form == "onnx":
+        from .onnx_graph import read_weights
+
+        return read_weights(path)[1]
+    if form == "safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            state: Any = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is a damaged safetensors file ({error}); download it again") from error
+    else:
+        from .pickles import read_checkpoint
+
+        state = read_checkpoint(path)
+        for wrapper in ("state_dict", "model", "ema_state_dict"):
+            if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+                state = state[wrapper]
+                break
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(state).__name__} where a state dict is expected")
+    state = {str(k).removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    state.pop("steps", None)  # counter of mmengine's averaged model
+    if any(key.startswith("student.") for key in state):
+        state = _distilled(state, stage)
+    elif stage is not None:
+        raise ValueError(f"{path} is no raw distillation checkpoint; leave stage out")
+    if not state:
+        raise ValueError(f"{path} holds no weights")
+    return state
+
+
+def _distilled(state: State, stage: int | None) -> State:
+    def part(prefix: str) -> State:
+        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+    student, teacher = part("student."), part("teacher.")
+    if stage is None:
+        shapes = [
+            {key: value.shape for key, value in side.items() if key.startswith("backbone.")}
+            for side in (student, teacher)
+        ]
+        aligned = any(key.startswith("distill_losses.") for key in state)
+        stage = 1 if aligned or shapes[0] != shapes[1] else 2
+    if stage == 1:
+        return student
+    if stage != 2:
+        raise ValueError(f"stage is 1 or 2, not {stage}")
+    return {
+        **{key: value for key, value in teacher.items() if key.startswith("backbone.")},
+        **{key: value for key, value in student.items() if key.startswith("head.")},
+    }
+
+
+def save_safetensors(
+    model: DWPose | YOLOX,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes the weights with name and configuration in the metadata; whole or not at all.
+
+    Args:
+        metadata: further text entries, such as where the weights come from.
+        dtype: stored type of the floating-point tensors; as they are by default.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    state = {
+        key: (value.to(dtype) if dtype and value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in model.state_dict().items()
+    }
+    text = {
+        "format": "pt",
+        "name": model.name,
+        "config": json.dumps(dataclasses.asdict(model.config)),
+        **(metadata or {}),
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(save(state, text))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
