@@ -1,0 +1,269 @@
+"""The starter pose model that ships with the package: from asset folder to weights, on CPU cores alone.
+
+    python -m training.starter --assets DIR --out DIR            about two CPU-hours, one hour on two cores
+
+1. layers: rendered people (training.synthetic.generate); 2. pools: training crops made from them
+(training.synthetic.pool); 3. training of `dwpose-nano`; 4. OUT/dwpose-nano.safetensors (fp16) and OUT/metrics.json.
+Stages whose result exists are skipped, so an interrupted run goes on at the last finished stage.
+
+What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled):
+* A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
+  SimCC alone hardly leaves the mean pose within the first ten thousand pictures.
+* A keypoint outside the crop is taught a flat row, with a small weight. Its maximum, the score, is then near 0 instead
+  of being whatever an untaught row gives; this is what makes the score usable as a visibility.
+* Processes instead of threads: each of `--workers` processes trains on its own batches with one thread and gradients
+  are averaged. The backbone runs in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from dwpose_core.models.cspnext import ConvBNAct
+from dwpose_core.models.rtmcc import DWPose, create_model
+from dwpose_core.simcc import BETA, decode, label_sigma
+from dwpose_core.skeleton import FLIP_INDICES, NUM_KEYPOINTS, PARTS
+
+from .objectives import normalize
+from .optim import ExponentialMovingAverage, Schedule, build_optimizer
+from .synthetic.generate import generate
+from .synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
+from .synthetic.pool import CropPool, build_pool
+from .synthetic.workers import limit_threads
+
+MODEL = "dwpose-nano"
+BATCH = 32  # per process
+LEARNING_RATE = 3e-3
+AID_UNTIL = 0.6  # share of the run with the heat-map aid
+ABSENT_WEIGHT = 0.15  # of flat rows, relative to a seen keypoint of the same part
+LABEL_MARGIN = 64  # bins beyond either border that have a label row of their own
+HELD_OUT = 600  # people nobody trains on
+# Loss weight of a seen keypoint. The body decides what the picture says; faces have four times as many points.
+PART_WEIGHTS = {"body": 2.0, "foot": 1.0, "face": 0.35, "left_hand": 0.5, "right_hand": 0.5}
+
+
+def stage_features(net: DWPose, images: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs of all backbone stages; the last one is what the head takes."""
+    x = net.backbone.stem(images)
+    features = []
+    for i in range(1, net.backbone.num_stages + 1):
+        x = getattr(net.backbone, f"stage{i}")(x)
+        features.append(x)
+    return features
+
+
+class HeatmapAid(nn.Module):
+    """Training only: one map per keypoint at stride 8 from the features of backbone stages 2 and up."""
+
+    def __init__(self, net: DWPose, width: int = 64):
+        super().__init__()
+        stages = (getattr(net.backbone, f"stage{i}") for i in range(2, net.backbone.num_stages + 1))
+        self.laterals = nn.ModuleList(nn.Conv2d(stage[0].conv.out_channels, width, 1) for stage in stages)
+        self.maps = nn.Sequential(ConvBNAct(width, width, 3), nn.Conv2d(width, NUM_KEYPOINTS, 1))
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """(N, 133, H/8, W/8) from `stage_features`."""
+        size = features[1].shape[2:]
+        planes = [lateral(x) for lateral, x in zip(self.laterals, features[1:], strict=True)]
+        return self.maps(sum(F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in planes))
+
+
+def label_table(length: int, sigma: float) -> torch.Tensor:
+    """Target distributions softmax(10 * gaussian) of `length` bins for centres -LABEL_MARGIN .. length + LABEL_MARGIN.
+
+    Looking rows up is several times cheaper than the exponentials of 133 points on two axes.
+    """
+    centre = torch.arange(-LABEL_MARGIN, length + LABEL_MARGIN)[:, None]
+    gaussian = torch.exp(-((torch.arange(length) - centre) ** 2) / (2 * sigma**2))
+    return (BETA * gaussian).softmax(-1)
+
+
+def simcc_loss(
+    logits: tuple[torch.Tensor, ...],
+    tables: tuple[torch.Tensor, ...],
+    points: torch.Tensor,
+    weight: torch.Tensor,
+    absent: torch.Tensor,
+) -> torch.Tensor:
+    """Cross entropy of both axes: keypoints (N, K, 2) px with `weight` (N, K), flat rows with `absent` (N, K)."""
+    total = torch.zeros(())
+    for axis, table in enumerate(tables):
+        log_probability = (logits[axis].float() * BETA).log_softmax(-1)
+        row = (points[..., axis] * 2).round().long().clamp(-LABEL_MARGIN, table.shape[1] + LABEL_MARGIN - 1)
+        present = -(table[row + LABEL_MARGIN] * log_probability).sum(-1)
+        flat = -log_probability.mean(-1)
+        total = total + (present * weight).sum() / weight.sum() + (flat * absent).sum() / weight.sum()
+    return total
+
+
+def heatmap_loss(maps: torch.Tensor, points: torch.Tensor, weight: torch.Tensor, stride: int = 8) -> torch.Tensor:
+    """Cross entropy of a softmax over all cells against a Gaussian of 0.8 cells."""
+    height, width = maps.shape[2:]
+    x = torch.arange(width) * stride + (stride - 1) / 2
+    y = torch.arange(height) * stride + (stride - 1) / 2
+    spread = 2 * (0.8 * stride) ** 2
+    target_x = (-((points[..., :1] - x) ** 2) / spread).softmax(-1)
+    target_y = (-((points[..., 1:] - y) ** 2) / spread).softmax(-1)
+    log_probability = maps.float().flatten(2).log_softmax(-1).unflatten(2, (height, width))
+    # The target is a product, so the sum over cells runs over rows first.
+    rows = torch.einsum("nkhw,nkw->nkh", log_probability, target_x)
+    return -((rows * target_y).sum(-1) * weight).sum() / weight.sum()
+
+
+def loss_weights(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (N, K) of present keypoints and of flat rows. Hidden body joints are taught in full, other parts less."""
+    part = torch.empty(NUM_KEYPOINTS)
+    for name, value in PART_WEIGHTS.items():
+        part[PARTS[name]] = value
+    hidden = torch.full((NUM_KEYPOINTS,), 0.5)
+    hidden[PARTS["body"]] = 0.8
+    seen = (visible == VISIBLE).float() + (visible == HIDDEN).float() * hidden
+    return part * seen, part * ABSENT_WEIGHT * (visible == OUTSIDE).float()
+
+
+def draw_batch(pool: CropPool, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """BATCH random crops, half of them mirrored: images (N, 3, H, W), points (N, 133, 2), visible (N, 133)."""
+    chosen = np.sort(rng.choice(len(pool), BATCH, replace=False))
+    images, points, visible = pool.images[chosen], pool.keypoints[chosen].copy(), pool.visible[chosen].copy()
+    flip = rng.random(BATCH) < 0.5
+    images[flip] = images[flip][:, :, ::-1]
+    points[flip, :, 0] = images.shape[2] - 1 - points[flip, :, 0]
+    points[flip], visible[flip] = points[flip][:, FLIP_INDICES], visible[flip][:, FLIP_INDICES]
+    return normalize(torch.from_numpy(images)), torch.from_numpy(points), torch.from_numpy(visible)
+
+
+@torch.no_grad()
+def measure(net: DWPose, pool: CropPool) -> dict[str, float]:
+    """Body PCK@0.2 torso, mean error of seen face and hand points over the part's longer side, score separation.
+
+    `score_auc` is the chance that a seen body point scores higher than one outside the crop.
+    """
+    hits, errors, inside, outside = [], {"face": [], "hand": []}, [], []
+    for start in range(0, len(pool), 50):
+        part = slice(start, start + 50)
+        images = normalize(torch.from_numpy(pool.images[part]))
+        found, score = (t.numpy() for t in decode(*net(images)))
+        for xy, s, points, visible in zip(found, score, pool.keypoints[part], pool.visible[part], strict=True):
+            distance = np.linalg.norm(xy - points, axis=-1)
+            if (visible[[5, 6, 11, 12]] > OUTSIDE).all():
+                torso = max(np.linalg.norm(points[5] - points[12]), np.linalg.norm(points[6] - points[11]))
+                hits += (distance[:17][visible[:17] > OUTSIDE] < 0.2 * torso).tolist()
+            for name, where in (("face", "face"), ("hand", "left_hand"), ("hand", "right_hand")):
+                seen = visible[PARTS[where]] == VISIBLE
+                if seen.sum() >= 8:
+                    extent = np.ptp(points[PARTS[where]][seen], axis=0).max()
+                    errors[name].append(distance[PARTS[where]][seen].mean() / extent)
+            inside += s[:17][visible[:17] == VISIBLE].tolist()
+            outside += s[:17][visible[:17] == OUTSIDE].tolist()
+    auc = np.searchsorted(np.sort(outside), inside).mean() / len(outside) if outside else float("nan")
+    medians = {f"{name}_nme": float(np.median(values)) for name, values in errors.items()}
+    return {"body_pck": float(np.mean(hits)), **medians, "score_auc": float(auc)}
+
+
+def train(rank: int, workers: int, pool_folder: Path, out: Path, steps: int, seed: int) -> None:
+    """One of `workers` equal processes; the first one keeps the average of the weights, measures and saves."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    dist.init_process_group("gloo", init_method=f"file://{out / 'rendezvous'}", rank=rank, world_size=workers)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng((seed, rank))
+    pool = CropPool.load(pool_folder, "train")
+    tests = {name: CropPool.load(pool_folder, name) for name in ("plain", "hard")}
+    net = create_model(MODEL).to(memory_format=torch.channels_last)
+    height, width = net.config.input_size
+    tables = tuple(label_table(2 * n, s) for n, s in zip((width, height), label_sigma((height, width)), strict=True))
+    aid = HeatmapAid(net)
+    both = nn.ModuleList((net, aid))
+    optimizer = build_optimizer(both, LEARNING_RATE, 0.05)
+    schedule = Schedule(LEARNING_RATE, warmup=200, cosine_start=steps // 4, cosine_end=steps, final=0.01)
+    average = None
+    history, losses, start = [], [], time.time()
+    for step in tqdm(range(steps), unit="step", disable=rank > 0):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.at(step)
+        images, points, visible = draw_batch(pool, rng)
+        weight, absent = loss_weights(visible)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
+            logits = net.head(features[-1])
+            maps = aid(features) if step < AID_UNTIL * steps else None
+        loss = simcc_loss(logits, tables, points, weight, absent)
+        total = loss if maps is None else loss + heatmap_loss(maps, points, weight)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        gradients = [p.grad for p in both.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        for gradient, mean in zip(gradients, (flat / workers).split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+        nn.utils.clip_grad_norm_(both.parameters(), 5.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if rank > 0:
+            continue
+        if average is None:
+            average = ExponentialMovingAverage(net, momentum=0.002, gamma=300.0)
+        average.update(net)
+        if (step + 1) % max(steps // 24, 1) == 0 or step + 1 == steps:
+            row = {"pictures": (step + 1) * BATCH * workers, "seconds": round(time.time() - start)}
+            row |= {"loss": float(np.mean(losses))} | {name: measure(average.module, t) for name, t in tests.items()}
+            history.append(row)
+            losses.clear()
+            tqdm.write(json.dumps(row))
+            save(average.module, out / f"{MODEL}.safetensors")
+            (out / "metrics.json").write_text(json.dumps(history, indent=1) + "\n")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def save(net: DWPose, path: Path) -> None:
+    """fp16 safetensors, counters left out of the halving."""
+    state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, path, metadata={"model": MODEL})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--people", type=int, default=9000, help="rendered for training")
+    parser.add_argument("--crops", type=int, default=48000, help="composited for training")
+    parser.add_argument("--steps", type=int, default=8000, help=f"of {BATCH} crops per process")
+    parser.add_argument("--workers", type=int, default=2, help="processes; part of the recipe, keep 2 to repeat it")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    out = args.out.resolve()
+    size = create_model(MODEL).config.input_size[::-1]
+    jobs = (("layers", args.people, args.seed), ("held_out", HELD_OUT, args.seed + 1000))
+    for folder, people, seed in jobs:
+        if not (out / folder / f"labels_{seed:04d}.npz").is_file():
+            generate(args.assets, out / folder, people, seed, args.workers, (size[0] * 4 // 3, size[1] * 4 // 3))
+    pools = (
+        ("train", "layers", args.crops, True),
+        ("hard", "held_out", HELD_OUT, True),
+        ("plain", "held_out", HELD_OUT, False),
+    )
+    for name, folder, count, augment in pools:
+        if not (out / "pool" / f"{name}.npz").is_file():
+            layers = out / folder
+            build_pool(layers, args.assets, out / "pool", name, count, args.seed, size, args.workers, augment)
+    limit_threads()
+    (out / "rendezvous").unlink(missing_ok=True)
+    arguments = (args.workers, out / "pool", out, args.steps, args.seed)
+    torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
+
+
+if __name__ == "__main__":
+    main()

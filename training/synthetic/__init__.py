@@ -1,0 +1,1 @@
+"""Labelled people from CC0 assets: bodies, poses, clothes, camera, renderer, keypoints, compositing."""

@@ -1,0 +1,130 @@
+"""Backgrounds: photographs, views into panoramas, and procedural rooms and clutter made from pieces of both.
+
+Only some forty CC0 pictures are at hand, so most variety comes from recombining them: random crops, colours and
+patches of texture that look like furniture, posters, doors and street clutter. All pictures are RGB uint8.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .rotations import X, turn
+
+LONGEST = 720  # photographs are held at this longer side
+KINDS = {"photo": 0.3, "view": 0.27, "room": 0.2, "clutter": 0.18, "plain": 0.05}
+SKIN = np.array(((235, 200, 175), (215, 165, 135), (170, 115, 85), (110, 70, 50), (75, 48, 36)), np.float32)
+
+
+def random_rgb(rng: np.random.Generator) -> np.ndarray:
+    """A colour, often greyish; one in six is a skin tone, so that skin colour alone does not mean person."""
+    if rng.random() < 0.17:
+        return np.clip(SKIN[rng.integers(len(SKIN))] + rng.normal(0, 8, 3), 0, 255)
+    grey = rng.uniform(0, 255)
+    return np.clip(grey + rng.normal(0, 60, 3) * rng.random(), 0, 255)
+
+
+class Backgrounds:
+    """Pictures of one size (width, height) from the asset folder."""
+
+    def __init__(self, assets: Path):
+        self.photos, self.panoramas = [], []
+        paths = sorted((assets / "backgrounds").glob("*.jpg"))
+        if not paths:
+            raise ValueError(f"{assets / 'backgrounds'} holds no .jpg pictures")
+        for path in paths:
+            image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            if path.name.startswith("pano_"):
+                self.panoramas.append(image)
+                continue
+            scale = min(1.0, LONGEST / max(image.shape))
+            self.photos.append(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+
+    def sample(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """(h, w, 3) uint8."""
+        kind = list(KINDS)[rng.choice(len(KINDS), p=list(KINDS.values()))]
+        if kind == "plain":
+            top, bottom = random_rgb(rng), random_rgb(rng)
+            ramp = np.linspace(0, rng.choice((0, 0.3, 1.0)), size[1])[:, None, None]
+            return np.broadcast_to(top * (1 - ramp) + bottom * ramp, (size[1], size[0], 3)).astype(np.uint8)
+        draw = {"photo": self._photo, "view": self._view, "room": self._room, "clutter": self._clutter}[kind]
+        image = draw(size, rng)
+        return image[:, ::-1] if rng.random() < 0.5 else image
+
+    def _photo(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        image = self.photos[rng.integers(len(self.photos))]
+        height, width = image.shape[:2]
+        aspect = size[0] / size[1]
+        crop_height = np.exp(rng.uniform(np.log(0.2), np.log(0.98))) * min(height, width / aspect)
+        x, y = rng.uniform(0, width - crop_height * aspect), rng.uniform(0, height - crop_height)
+        crop = image[int(y) : int(y + crop_height) + 1, int(x) : int(x + crop_height * aspect) + 1]
+        return cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
+
+    def _view(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """A perspective look into an equirectangular panorama."""
+        image = self.panoramas[rng.integers(len(self.panoramas))]
+        half = np.tan(np.deg2rad(rng.uniform(30, 90)) / 2)
+        x, y = np.meshgrid(np.linspace(-half, half, size[0]), np.linspace(half, -half, size[1]) * size[1] / size[0])
+        rays = np.stack((x, y, np.ones_like(x)), axis=-1) @ turn(X, rng.normal(0, 0.2)).T
+        heading = np.arctan2(rays[..., 0], rays[..., 2]) + rng.uniform(-np.pi, np.pi)
+        elevation = np.arctan2(rays[..., 1], np.hypot(rays[..., 0], rays[..., 2]))
+        u = (heading / (2 * np.pi)) % 1.0 * (image.shape[1] - 1)
+        v = (0.5 - elevation / np.pi) * (image.shape[0] - 1)
+        return cv2.remap(image, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR)
+
+    def texture(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """A surface: flat colour, stripes or checks, or a recoloured piece of a photograph. (h, w, 3) uint8."""
+        width, height = max(2, size[0]), max(2, size[1])
+        kind = rng.random()
+        if kind < 0.35:
+            return np.broadcast_to(random_rgb(rng), (height, width, 3)).astype(np.uint8)
+        if kind < 0.5:
+            period = rng.uniform(3, max(4.0, width / 2))
+            mask = (np.arange(width) / period) % 1.0 < rng.uniform(0.1, 0.6)
+            mask = np.broadcast_to(mask, (height, width))
+            if rng.random() < 0.5:
+                mask = mask ^ ((np.arange(height) / period) % 1.0 < 0.4)[:, None]
+            return np.where(mask[..., None], random_rgb(rng), random_rgb(rng)).astype(np.uint8)
+        piece = self._photo((width, height), rng).astype(np.float32)
+        if kind < 0.75:
+            piece = piece.mean(2, keepdims=True) / 255 * random_rgb(rng) * 1.4
+        return np.clip(piece, 0, 255).astype(np.uint8)
+
+    def _patches(self, image: np.ndarray, count: int, largest: float, rng: np.random.Generator) -> None:
+        """Paste textured rectangles, ellipses, beams and blobs in place."""
+        height, width = image.shape[:2]
+        for _ in range(count):
+            w, h = (np.array((width, height)) * rng.uniform(0.05, largest, 2)).astype(int) + 3
+            if rng.random() < 0.25:  # beams: door frames, poles, rails, limbs
+                w, h = (max(3, w // 6), h * 2) if rng.random() < 0.7 else (w * 2, max(3, h // 6))
+            centre = rng.uniform(0, 1, 2) * (width, height)
+            matrix = cv2.getRotationMatrix2D((w / 2, h / 2), rng.normal(0, 20) * (rng.random() < 0.6), 1.0)
+            matrix[:, 2] += centre - np.array((w, h)) / 2
+            mask = np.full((h, w), 255, np.uint8)
+            if rng.random() < 0.3:
+                mask[:] = 0
+                cv2.ellipse(mask, (w // 2, h // 2), (w // 2, h // 2), 0, 0, 360, 255, -1)
+            piece = cv2.warpAffine(self.texture((int(w), int(h)), rng), matrix, (width, height))
+            alpha = cv2.warpAffine(mask, matrix, (width, height))[..., None].astype(np.float32) / 255
+            shade = np.linspace(rng.uniform(0.6, 1.2), rng.uniform(0.6, 1.2), width)[None, :, None]
+            image[:] = np.clip(image * (1 - alpha) + piece * shade * alpha, 0, 255).astype(np.uint8)
+
+    def _room(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """Wall above floor with a slanted edge, and furniture and pictures as patches."""
+        width, height = size
+        image = self.texture(size, rng).copy()
+        floor = self.texture(size, rng)
+        edge = height * rng.uniform(0.45, 0.95) + (np.arange(width) - width / 2) * rng.normal(0, 0.15)
+        below = np.arange(height)[:, None] > edge
+        image[below] = floor[below]
+        self._patches(image, int(rng.integers(2, 9)), 0.5, rng)
+        light = np.linspace(rng.uniform(0.6, 1.3), rng.uniform(0.6, 1.3), width)[None, :, None]
+        return np.clip(image * light, 0, 255).astype(np.uint8)
+
+    def _clutter(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        image = self._photo(size, rng) if rng.random() < 0.5 else self._view(size, rng)
+        image = image.copy()
+        self._patches(image, int(rng.integers(4, 16)), 0.35, rng)
+        return image

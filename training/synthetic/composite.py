@@ -1,0 +1,263 @@
+"""From stored layers to training crops: one rendered person becomes endless pictures.
+
+Background, people behind, the person, people and things in front, the border of the photograph (black beyond, as a
+crop over the edge of a picture is), colour, blur, noise, JPEG, mirroring. Three kinds of crop:
+    tight   around the person as a top-down detector gives it, with DWPose's rotation, scale and shift
+    loose   the whole photograph as the box: the person is small and off-centre, bars above or beside the picture
+    empty   nobody at all: every keypoint is outside
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dwpose_core.skeleton import FLIP_INDICES
+
+from .backgrounds import Backgrounds
+from .camera import MARGIN
+from .labels import HIDDEN, OUTSIDE, VISIBLE
+
+BOX_PADDING = 1.25  # of top-down crops (mmpose TopdownAffine)
+LOOSE, EMPTY = 0.25, 0.04  # shares of the crops; the rest is tight
+PHOTO_ASPECTS = (16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One training picture: (h, w, 3) uint8 RGB, keypoints (133, 2) px (whole numbers are pixel centres), visible."""
+
+    image: np.ndarray
+    keypoints: np.ndarray
+    visible: np.ndarray
+
+
+class LayerStore:
+    """All layers of a folder with their labels; pictures are decoded on first use and kept."""
+
+    def __init__(self, folder: Path):
+        tables = [np.load(path) for path in sorted(folder.glob("labels_*.npz"))]
+        if not tables:
+            raise ValueError(f"{folder} holds no labels_*.npz; run training.synthetic.generate first")
+        fields = ("names", "keypoints", "visible", "frame")
+        names, self.keypoints, self.visible, self.frame = (np.concatenate([t[f] for t in tables]) for f in fields)
+        self.paths = [folder / str(name) for name in names]
+        self._decoded: list[np.ndarray | None] = [None] * len(names)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def rgba(self, index: int) -> np.ndarray:
+        """(h, w, 4) uint8, straight alpha."""
+        if self._decoded[index] is None:
+            picture = cv2.imread(str(self.paths[index]), cv2.IMREAD_UNCHANGED)
+            if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
+                raise ValueError(f"{self.paths[index]} is not a readable RGBA picture")
+            self._decoded[index] = cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)
+        return self._decoded[index]
+
+
+def similarity(angle: float, scale: float, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """2x3 matrix that rotates by `angle` (radians) and scales, and takes the point `source` to `target`."""
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array(((c, -s), (s, c)))
+    return np.column_stack((linear, np.asarray(target) - linear @ source))
+
+
+def lay_over(image: np.ndarray, rgba: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Warp a straight-alpha layer over a float image. Returns the image and the layer's alpha (h, w) in 0..1."""
+    layer = rgba.astype(np.float32)
+    layer[..., :3] *= layer[..., 3:] / 255.0  # premultiplied while filtering: no fringes
+    scale = np.hypot(matrix[0, 0], matrix[0, 1])
+    if scale < 0.6:  # shrink with an area filter first; warpAffine alone would alias
+        small = cv2.resize(layer, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        ratio = np.array((layer.shape[1] / small.shape[1], layer.shape[0] / small.shape[0]))
+        matrix = matrix.copy()
+        matrix[:, 2] += matrix[:, :2] @ (ratio * 0.5 - 0.5)
+        matrix[:, :2] = matrix[:, :2] * ratio
+        layer = small
+    warped = cv2.warpAffine(layer, matrix, (image.shape[1], image.shape[0]), flags=cv2.INTER_LINEAR)
+    alpha = warped[..., 3:] / 255.0
+    return image * (1 - alpha) + warped[..., :3], alpha[..., 0]
+
+
+def _tight(layer_size: tuple[int, int], size: tuple[int, int], rng: np.random.Generator | None) -> np.ndarray:
+    centre = (np.array(layer_size) - 1) / 2
+    target = (np.array(size) - 1) / 2
+    scale = size[1] * MARGIN / BOX_PADDING / layer_size[1]
+    if rng is None:
+        return similarity(0.0, scale, centre, target)
+    angle = np.deg2rad(np.clip(rng.normal(0, 20), -60, 60)) * (rng.random() < 0.6)
+    scale *= np.exp(np.clip(rng.normal(-0.03, 0.18), -0.5, 0.4))
+    return similarity(angle, scale, centre, target + rng.normal(0, 0.06, 2) * size)
+
+
+def _loose(
+    alpha: np.ndarray, frame: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The whole photograph as the box -> (matrix, photograph's rectangle in the crop: left, top, right, bottom)."""
+    aspect = PHOTO_ASPECTS[rng.integers(len(PHOTO_ASPECTS))]
+    inner = np.array(size) / BOX_PADDING
+    photo = np.array((min(inner[0], inner[1] * aspect), min(inner[1], inner[0] / aspect)))
+    low = (np.array(size) - 1) / 2 - photo / 2
+    high = low + photo
+    rows, columns = (np.nonzero((alpha > 60).any(axis))[0] for axis in (1, 0))
+    first = np.maximum((columns[0], rows[0]), frame[:2])
+    last = np.minimum((columns[-1], rows[-1]), frame[2:])
+    extent = np.maximum(last - first, 4)
+    scale = min(photo[1] * rng.uniform(0.4, 1.05) / extent[1], photo[0] * rng.uniform(0.8, 1.1) / extent[0])
+    target = low + photo / 2 + (rng.uniform(-0.5, 0.5, 2) * np.maximum(photo - extent * scale, 0)) * (1.0, 0.7)
+    # Where the photograph cuts the person, its border is the border of the crop's photograph too.
+    for axis in (0, 1):
+        if frame[axis] > -1e3:
+            target[axis] = low[axis] + extent[axis] * scale / 2
+        elif frame[axis + 2] < 1e4:
+            target[axis] = high[axis] - extent[axis] * scale / 2
+    return similarity(rng.normal(0, 0.04), scale, (first + last) / 2, target), np.concatenate((low, high))
+
+
+def composite(
+    store: LayerStore,
+    index: int,
+    backgrounds: Backgrounds,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    augment: bool = True,
+) -> Crop:
+    """A crop of `size` (width, height) with layer `index`. Without `augment`: centred, upright, on a background."""
+    rgba, visible, frame = store.rgba(index), store.visible[index].copy(), store.frame[index]
+    layer_size = (rgba.shape[1], rgba.shape[0])
+    kind = rng.random() if augment else 1.0
+    photo = None
+    if kind < LOOSE:
+        matrix, photo = _loose(rgba[..., 3], frame, size, rng)
+    else:
+        matrix = _tight(layer_size, size, rng if augment else None)
+    scale = np.hypot(matrix[0, 0], matrix[0, 1])
+    points = store.keypoints[index] @ matrix[:, :2].T + matrix[:, 2]
+    image = backgrounds.sample(size, rng).astype(np.float32)
+    over = np.zeros(image.shape[:2], np.float32)
+    if augment:
+        if rng.random() < 0.5:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 3.0))
+        for _ in range(rng.choice(3, p=(0.6, 0.28, 0.12))):
+            image, _ = _somebody(store, image, scale, rng, 0.25)
+    if LOOSE <= kind < LOOSE + EMPTY:
+        visible[:] = OUTSIDE
+    else:
+        person = rgba
+        if augment:
+            person = rgba.copy()
+            gain = rng.uniform(0.75, 1.25) * (1 + rng.normal(0, 0.05, 3))
+            person[..., :3] = np.clip(rgba[..., :3] * gain, 0, 255)
+        image, _ = lay_over(image, person, matrix)
+    if augment and rng.random() < 0.14:
+        image, over = _somebody(store, image, scale, rng, 0.4)
+    if augment and rng.random() < 0.3:
+        mask = _occluder(size, rng)
+        image = image * (1 - mask[..., None]) + backgrounds.texture(size, rng) * mask[..., None]
+        over = np.maximum(over, mask)
+    beyond = _beyond(matrix, frame, size)
+    if photo is not None:
+        x, y = np.arange(size[0]), np.arange(size[1])[:, None]
+        beyond |= (x < photo[0]) | (x > photo[2]) | (y < photo[1]) | (y > photo[3])
+    if augment:
+        image = photometric(image, rng)
+    image[beyond] = 0  # exactly black, as the crop of a photograph is beyond its border
+
+    cell = np.round(points).astype(int)
+    inside = ((cell >= 0) & (cell < size)).all(1)
+    x, y = np.clip(cell, 0, np.array(size) - 1).T
+    visible[~inside | beyond[y, x]] = OUTSIDE
+    visible[(over[y, x] > 0.5) & (visible == VISIBLE)] = HIDDEN
+    if augment and rng.random() < 0.5:
+        image, visible = image[:, ::-1], visible[FLIP_INDICES]
+        points = (np.array((size[0] - 1, 0)) + points * (-1, 1))[FLIP_INDICES]
+    image = np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8))
+    return Crop(image, points.astype(np.float32), visible)
+
+
+def _somebody(
+    store: LayerStore, image: np.ndarray, scale: float, rng: np.random.Generator, closest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Another person beside the subject, at least `closest` crop widths from the middle."""
+    rgba = store.rgba(int(rng.integers(len(store))))
+    if rng.random() < 0.5:
+        rgba = rgba[:, ::-1]
+    size = np.array(image.shape[1::-1])
+    side = rng.choice((-1, 1)) * rng.uniform(closest, 0.85)
+    place = size * (0.5 + side, 0.5 + rng.normal(0, 0.15))
+    matrix = similarity(
+        rng.normal(0, 0.1), scale * np.exp(rng.normal(-0.1, 0.35)), np.array(rgba.shape[1::-1]) / 2, place
+    )
+    return lay_over(image, rgba, matrix)
+
+
+def _occluder(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """(h, w) mask 0..1 of something in front: an ellipse, a box, a beam, or a table across the bottom."""
+    width, height = size
+    mask = np.zeros((height, width), np.float32)
+    kind = rng.random()
+    if kind < 0.2:
+        mask[int(height * rng.uniform(0.55, 0.95)) :] = 1.0
+        return mask
+    centre = rng.uniform(0, 1, 2) * size
+    extent = rng.uniform(0.05, 0.35, 2) * size
+    if kind < 0.4:
+        extent = np.array((rng.uniform(0.02, 0.08) * width, height * 2.0))
+    box = (tuple(centre.tolist()), tuple(extent.tolist()), float(rng.normal(0, 25)))
+    if kind < 0.6:
+        cv2.ellipse(mask, box, 1.0, -1)
+    else:
+        cv2.fillConvexPoly(mask, cv2.boxPoints(box).astype(np.int32), 1.0)
+    return mask
+
+
+def _beyond(matrix: np.ndarray, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) bool: crop pixels outside the layer's photograph border."""
+    back = cv2.invertAffineTransform(matrix)
+    x, y = np.arange(size[0]), np.arange(size[1])[:, None]
+    u, v = (back[k, 0] * x + back[k, 1] * y + back[k, 2] for k in (0, 1))
+    return (u < frame[0]) | (u > frame[2]) | (v < frame[1]) | (v > frame[3])
+
+
+def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Exposure, contrast, gamma, colour cast, saturation, low resolution, blur, noise, JPEG on a float 0..255 image."""
+    height, width = image.shape[:2]
+    if rng.random() < 0.8:
+        image = (image - 128) * rng.uniform(0.6, 1.3) + 128 + rng.normal(0, 18)
+    if rng.random() < 0.6:
+        image = image * (1 + rng.normal(0, 0.1, 3))
+    if rng.random() < 0.4:
+        image = 255 * (np.clip(image, 0, 255) / 255) ** np.exp(rng.normal(0, 0.3))
+    grey = image.mean(2, keepdims=True)
+    if rng.random() < 0.12:
+        image = np.repeat(grey, 3, axis=2)
+    elif rng.random() < 0.5:
+        image = grey + (image - grey) * rng.uniform(0.3, 1.5)
+    image = np.clip(image, 0, 255).astype(np.float32)
+    kind = rng.random()
+    if kind < 0.12:
+        factor = rng.uniform(0.3, 0.8)
+        small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    elif kind < 0.35:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.8))
+    elif kind < 0.42:  # motion
+        length = int(rng.integers(3, 9))
+        kernel = np.zeros((length, length), np.float32)
+        middle = (length - 1) / 2
+        direction = np.array((np.cos(a := rng.uniform(0, np.pi)), np.sin(a))) * middle
+        start, end = np.round(middle - direction).astype(int), np.round(middle + direction).astype(int)
+        cv2.line(kernel, start.tolist(), end.tolist(), 1.0)
+        image = cv2.filter2D(image, -1, kernel / kernel.sum())
+    if rng.random() < 0.4:
+        image = image + rng.standard_normal(image.shape, np.float32) * rng.uniform(1, 12)
+    if rng.random() < 0.35:
+        quality = (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 85)))
+        code = cv2.imencode(".jpg", np.clip(image, 0, 255).astype(np.uint8), quality)[1]
+        image = cv2.imdecode(code, cv2.IMREAD_COLOR).astype(np.float32)
+    return image

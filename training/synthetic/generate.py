@@ -1,0 +1,144 @@
+"""Render people as RGBA layers with their 133 keypoints.
+
+    python -m training.synthetic.generate --assets DIR --out DIR --people 6000 --seed 1 --workers 2
+
+Writes OUT/SEED_NUMBER.webp (RGBA, straight alpha) and OUT/labels_SEED.npz with, per layer,
+    names        file names
+    keypoints    (n, 133, 2) float32 pixels of the layer; whole numbers are pixel centres
+    visible      (n, 133) uint8: 0 outside, 1 hidden, 2 seen
+    frame        (n, 4) float32 left, top, right, bottom: the border of the imagined photograph in layer pixels
+    framing, pose   what was drawn
+Person k of a seed is the same for any number of workers and does not depend on the other people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from dwpose_core.skeleton import PARTS
+
+from . import camera as cam
+from .body import BodyModel
+from .clothes import Wardrobe
+from .labels import OUTSIDE, VISIBLE, KeypointRules, visibility
+from .poses import PoseSampler
+from .render import LightSampler, Renderer
+from .workers import worker_pool
+
+POSES_PER_BODY = 6  # morphing is a sixth of the cost of a layer
+ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One rendered person. Fields as in the module docstring, for a single layer."""
+
+    rgba: np.ndarray
+    keypoints: np.ndarray
+    visible: np.ndarray
+    frame: np.ndarray
+    framing: str
+    pose: str
+    surface: np.ndarray  # (h, w) distance image in dm, supersampled; not stored
+    distance: np.ndarray  # (133,) dm; not stored
+
+
+class PersonGenerator:
+    """Draws person `number` of `seed`, reproducibly."""
+
+    def __init__(self, assets: Path, size: tuple[int, int] = (192, 256), supersample: int = 2):
+        self.size = size
+        self.model = BodyModel(assets)
+        self.poses = PoseSampler(self.model, assets)
+        self.wardrobe = Wardrobe(self.model, assets)
+        self.rules = KeypointRules(self.model, assets / "keypoints133.json")
+        self.lights = LightSampler(assets / "hdri")
+        self.renderer = Renderer(size, supersample)
+
+    def person(self, seed: int, number: int, framing: str | None = None) -> Layer:
+        """The first usable attempt; `framing` overrides the random choice."""
+        body = self.model.random_shape(np.random.default_rng((seed, number // POSES_PER_BODY, 0)))
+        for attempt in range(1, ATTEMPTS + 1):
+            rng = np.random.default_rng((seed, number, attempt))
+            layer = self._attempt(body, framing or cam.choose_framing(rng), rng)
+            part = {"hand": PARTS["left_hand"], "face": PARTS["face"]}.get(layer.framing)
+            enough = (layer.visible[:17] > OUTSIDE).sum() >= 4
+            if part is not None:  # a close-up of something that is turned away teaches nothing
+                enough = (layer.visible[part] == VISIBLE).mean() > 0.4
+            if enough and (layer.rgba[..., 3] > 128).mean() > 0.02:
+                break
+        return layer
+
+    def _attempt(self, body, framing: str, rng: np.random.Generator) -> Layer:
+        shape = self.model.random_expression(body, rng)
+        local, world, pose = self.poses.sample(shape, rng)
+        posed = self.model.pose(shape, local, world)
+        points = self.rules.locate(shape, posed)
+        skin = posed.vertices[self.model.skin_vertices]
+        camera = cam.random_camera(skin, points, framing, rng)
+        camera, border = cam.frame_photo(camera, skin, points, framing, self.size[0] / self.size[1], rng)
+        items = self.wardrobe.dress(shape, posed, camera.view, rng)
+        rgba, surface = self.renderer.render(items, camera.projection(), self.lights.sample(rng))
+        tangents, distance = camera.project(points)
+        pixels = camera.to_pixels(tangents, self.size)
+        corners = camera.to_pixels(np.array(((border[0], border[3]), (border[2], border[1]))), self.size)
+        frame = np.clip(corners.ravel(), -1e5, 1e5)
+        visible = visibility(pixels, distance, surface, self.size, frame)
+        return Layer(
+            rgba, pixels.astype(np.float32), visible, frame.astype(np.float32), framing, pose, surface, distance
+        )
+
+
+_generator: PersonGenerator
+
+
+def _start(assets: Path, size: tuple[int, int]) -> None:
+    global _generator
+    cv2.setNumThreads(1)
+    _generator = PersonGenerator(assets, size)
+
+
+def _draw(task: tuple[Path, int, int]) -> dict[str, np.ndarray]:
+    out, seed, number = task
+    layer = _generator.person(seed, number)
+    name = f"{seed:04d}_{number:06d}.webp"
+    picture = cv2.cvtColor(layer.rgba, cv2.COLOR_RGBA2BGRA)
+    if not cv2.imwrite(str(out / name), picture, (cv2.IMWRITE_WEBP_QUALITY, 92)):
+        raise OSError(f"cannot write {out / name}")
+    fields = ("keypoints", "visible", "frame", "framing", "pose")
+    return {"names": name} | {field: getattr(layer, field) for field in fields}
+
+
+def generate(assets: Path, out: Path, people: int, seed: int, workers: int, size: tuple[int, int]) -> None:
+    """Render `people` layers into `out` with `workers` processes."""
+    if not (assets / "base.npz").is_file():
+        raise ValueError(f"{assets} holds no base.npz; --assets must name the folder of packed body assets")
+    out.mkdir(parents=True, exist_ok=True)
+    tasks = [(out, seed, number) for number in range(people)]
+    with worker_pool(workers, _start, (assets, size)) as pool:
+        rows = list(tqdm(pool.imap(_draw, tasks, chunksize=POSES_PER_BODY), total=people, unit="person"))
+    table = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    np.savez_compressed(out / f"labels_{seed:04d}.npz", **table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--people", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer, pixels")
+    args = parser.parse_args()
+    generate(args.assets, args.out, args.people, args.seed, args.workers, tuple(args.size))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Offscreen OpenGL renderer (moderngl through EGL, hardware or Mesa's llvmpipe): triangles -> RGBA and distance.
+
+Everything arrives in view space: camera at the origin, looking to -Z, decimetres. Textures are sRGB, light is linear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .camera import FAR, NEAR
+from .rotations import Y, turn
+
+VERTEX_SHADER = """
+#version 330
+uniform mat4 projection;
+in vec3 in_position; in vec3 in_normal; in vec2 in_uv; in float in_inside;
+out vec3 position; out vec3 normal; out vec2 uv; out float inside;
+void main() {
+    position = in_position; normal = in_normal; uv = in_uv; inside = in_inside;
+    gl_Position = projection * vec4(in_position, 1.0);
+}
+"""
+
+# Light: irradiance of an environment as nine spherical harmonics (Ramamoorthi and Hanrahan 2001) plus one lamp.
+FRAGMENT_SHADER = """
+#version 330
+uniform sampler2D texture_map; uniform sampler2D occlusion_map;
+uniform int texture_use;      // 0 plain colour, 1 the texture's colour, 2 the texture's brightness on plain colour
+uniform bool has_occlusion; uniform bool translucent; uniform float alpha_min;
+uniform vec3 tint; uniform vec3 plain; uniform float shine;
+uniform int weave; uniform vec3 weave_color; uniform vec3 weave_form;   // form: per metre, threshold, strength
+uniform vec2 folds;           // depth and density per metre of cloth folds
+uniform vec3 harmonics[9]; uniform vec3 lamp_direction; uniform vec3 lamp_color;
+in vec3 position; in vec3 normal; in vec2 uv; in float inside;
+out vec4 pixel;
+
+float random(vec2 p) { return fract(sin(dot(p, vec2(41.3, 289.1))) * 23143.17); }
+float smooth_noise(vec2 p) {
+    vec2 cell = floor(p), t = fract(p); t *= t * (3.0 - 2.0 * t);
+    float low = mix(random(cell), random(cell + vec2(1, 0)), t.x);
+    float high = mix(random(cell + vec2(0, 1)), random(cell + vec2(1, 1)), t.x);
+    return mix(low, high, t.y);
+}
+float weave_at(vec2 p) {
+    vec2 q = fract(p);
+    if (weave == 1) return step(0.5, q.y);
+    if (weave == 2) return step(0.5, q.x);
+    if (weave == 3) return 0.5 * step(0.5, q.x) + 0.5 * step(0.5, q.y);
+    if (weave == 4) return smoothstep(0.42, 0.58, 0.65 * smooth_noise(p) + 0.35 * smooth_noise(2.3 * p));
+    if (weave == 5) return step(length(q - 0.5), 0.3);
+    if (weave == 6) return step(weave_form.y, fract(0.15 * p.y));
+    return 0.0;
+}
+void main() {
+    if (inside < 0.0) discard;
+    vec4 sample_color = texture(texture_map, uv);
+    float alpha = texture_use == 0 ? 1.0 : sample_color.a;
+    if (alpha < alpha_min) discard;
+    vec3 linear = pow(sample_color.rgb, vec3(2.2));
+    vec3 albedo = texture_use == 1 ? linear : plain;
+    if (texture_use == 2) albedo *= 0.25 + 1.8 * dot(linear, vec3(0.3333));
+    albedo = mix(albedo, weave_color, weave_at(uv * weave_form.x) * weave_form.z) * tint;
+    if (has_occlusion) albedo *= mix(1.0, texture(occlusion_map, uv).r, 0.8);
+
+    vec3 n = normalize(normal);
+    if (!gl_FrontFacing) n = -n;
+    vec3 to_eye = normalize(-position);
+    if (folds.x > 0.0) {       // bump mapping with a wavy height, so that cloth is not a painted body
+        float wave = smooth_noise(uv * folds.y * vec2(1.0, 0.45)) + 0.5 * smooth_noise(uv * folds.y * 2.1 + 7.0);
+        vec3 dx = dFdx(position), dy = dFdy(position);
+        vec3 r1 = cross(dy, n), r2 = cross(n, dx);
+        float det = dot(dx, r1);
+        vec3 slope = sign(det) * (dFdx(wave) * r1 + dFdy(wave) * r2) * folds.x;
+        n = normalize(abs(det) * n - slope);
+        albedo *= 0.8 + 0.25 * wave;
+    }
+    vec3 light = harmonics[0] + harmonics[1] * n.y + harmonics[2] * n.z + harmonics[3] * n.x
+        + harmonics[4] * n.x * n.y + harmonics[5] * n.y * n.z + harmonics[6] * (3.0 * n.z * n.z - 1.0)
+        + harmonics[7] * n.x * n.z + harmonics[8] * (n.x * n.x - n.y * n.y);
+    light = max(light, vec3(0.02)) + lamp_color * max(dot(n, lamp_direction), 0.0);
+    vec3 halfway = normalize(lamp_direction + to_eye);
+    vec3 gleam = lamp_color * shine * pow(max(dot(n, halfway), 0.0), 24.0);
+    float rim = pow(1.0 - max(dot(n, to_eye), 0.0), 4.0);
+    vec3 radiance = albedo * light + gleam + shine * rim * harmonics[0];
+    pixel = vec4(pow(clamp(radiance / (1.0 + 0.2 * radiance), 0.0, 1.0), vec3(1.0 / 2.2)), translucent ? alpha : 1.0);
+}
+"""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Colours are linear RGB. A texture with `recolor` lends only its brightness to `plain`."""
+
+    texture: Path | None = None
+    occlusion: Path | None = None
+    recolor: bool = False
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    plain: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    shine: float = 0.03
+    weave: int = 0  # 0 none, 1 and 2 stripes, 3 checks, 4 blotches, 5 dots, 6 one broad band
+    weave_color: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    weave_form: tuple[float, float, float] = (10.0, 0.5, 0.8)
+    folds: tuple[float, float] = (0.0, 10.0)
+    translucent: bool = False
+    alpha_min: float = 0.08
+
+
+@dataclass(frozen=True)
+class Item:
+    """One drawing call. Arrays are per drawn vertex; `inside` (dm to the hem, negative is cut away) may be None."""
+
+    positions: np.ndarray
+    normals: np.ndarray
+    uv: np.ndarray
+    index: np.ndarray
+    material: Material
+    inside: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Light:
+    harmonics: np.ndarray  # (9, 3) irradiance over pi, in the order of the shader
+    lamp_direction: np.ndarray
+    lamp_color: np.ndarray
+
+
+@dataclass
+class LightSampler:
+    """Environment light from the HDRI panoramas of the asset folder, at any heading, plus a lamp."""
+
+    folder: Path
+    panoramas: list[np.ndarray] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.panoramas = [self._harmonics(path) for path in sorted(self.folder.glob("*.hdr"))]
+
+    @staticmethod
+    def _harmonics(path: Path) -> np.ndarray:
+        """(9, 3) irradiance coefficients over pi. The picture's centre is +Z, its top +Y."""
+        image = cv2.resize(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), (64, 32), interpolation=cv2.INTER_AREA)
+        elevation = (0.5 - (np.arange(32) + 0.5) / 32) * np.pi
+        azimuth = ((np.arange(64) + 0.5) / 64 - 0.5) * 2 * np.pi
+        cos = np.cos(elevation)[:, None]
+        x, z = cos * np.sin(azimuth), cos * np.cos(azimuth)
+        y = np.broadcast_to(np.sin(elevation)[:, None], x.shape)
+        solid = np.broadcast_to(cos, x.shape) * (np.pi / 32) * (2 * np.pi / 64)
+        # Irradiance factors pi, 2 pi / 3, pi / 4 over pi, times the squared normalisation of each real harmonic.
+        basis = np.stack((np.ones_like(x), y, z, x, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y))
+        norm = np.array((0.2821, 0.4886, 0.4886, 0.4886, 1.0925, 1.0925, 0.3154, 1.0925, 0.5463)) ** 2
+        factor = np.array((1, *(2 / 3,) * 3, *(1 / 4,) * 5))
+        return (factor * norm)[:, None] * np.einsum("bhw,hw,hwc->bc", basis, solid, image[..., ::-1].astype(float))
+
+    def sample(self, rng: np.random.Generator) -> Light:
+        harmonics = self.panoramas[rng.integers(len(self.panoramas))].copy()
+        heading = rng.uniform(-np.pi, np.pi)
+        c, s = np.cos(heading), np.sin(heading)
+        z, x, xy, yz, zz, xz, xx = harmonics[[2, 3, 4, 5, 6, 7, 8]]
+        harmonics[2], harmonics[3] = c * z - s * x, s * z + c * x
+        harmonics[4], harmonics[5] = c * xy + s * yz, c * yz - s * xy
+        # The three second-degree terms that mix x and z, written as a quadratic form a xx + b xz + d zz + e yy.
+        a, b, d, e = xx - zz, xz, 2 * zz, -xx - zz
+        turned_xx = a * c * c + d * s * s + b * c * s
+        turned_zz = a * s * s + d * c * c - b * c * s
+        harmonics[7] = b * (c * c - s * s) + 2 * (d - a) * c * s
+        harmonics[6] = turned_zz / 2
+        harmonics[8] = (turned_xx - e) / 2
+        direction = turn(Y, rng.uniform(-np.pi, np.pi)) @ np.array((0.0, rng.uniform(-0.1, 1.2), 1.0))
+        lamp = rng.uniform(0.0, 1.6) * (rng.random() < 0.8) * (1 + rng.normal(0, 0.08, 3))
+        mean = harmonics[0].mean() + 1e-6
+        harmonics = harmonics / mean * rng.uniform(0.3, 1.0)
+        exposure = rng.uniform(0.45, 1.1) / (harmonics[0].mean() + 0.35 * lamp.mean())
+        return Light(harmonics * exposure, direction / np.linalg.norm(direction), lamp * exposure)
+
+
+class Renderer:
+    """Draws items into a `size` (width, height) layer, averaging `supersample` squared samples per pixel."""
+
+    def __init__(self, size: tuple[int, int], supersample: int = 2):
+        import moderngl
+
+        self.gl = moderngl
+        self.size = size
+        self.full = (size[0] * supersample, size[1] * supersample)
+        self.context = moderngl.create_context(standalone=True, backend="egl")
+        self.program = self.context.program(VERTEX_SHADER, FRAGMENT_SHADER)
+        self.color = self.context.texture(self.full, 4)
+        self.depth = self.context.depth_texture(self.full)
+        self.target = self.context.framebuffer([self.color], self.depth)
+        self.vertices = self.context.buffer(reserve=4 << 20)
+        self.indices = self.context.buffer(reserve=2 << 20)
+        layout = (self.vertices, "3f 3f 2f 1f", "in_position", "in_normal", "in_uv", "in_inside")
+        self.array = self.context.vertex_array(self.program, [layout], self.indices)
+        self.blank = self.context.texture((1, 1), 4, b"\xff\xff\xff\xff")
+        self.textures: dict[Path, object] = {}
+        self.program["texture_map"].value, self.program["occlusion_map"].value = 0, 1
+
+    def _texture(self, path: Path | None):
+        if path is None:
+            return self.blank
+        if path not in self.textures:
+            image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            if image is None:
+                raise ValueError(f"cannot read the texture {path}")
+            code = {2: cv2.COLOR_GRAY2RGBA, 3: cv2.COLOR_BGR2RGBA, 4: cv2.COLOR_BGRA2RGBA}[
+                image.shape[2] if image.ndim == 3 else 2
+            ]
+            image = np.ascontiguousarray(cv2.cvtColor(image, code)[::-1])  # v = 0 is the bottom row
+            texture = self.context.texture((image.shape[1], image.shape[0]), 4, image.tobytes())
+            texture.build_mipmaps()
+            texture.filter = (self.gl.LINEAR_MIPMAP_LINEAR, self.gl.LINEAR)
+            self.textures[path] = texture
+        return self.textures[path]
+
+    def render(self, items: list[Item], projection: np.ndarray, light: Light) -> tuple[np.ndarray, np.ndarray]:
+        """Items -> RGBA (h, w, 4) uint8 with straight alpha, and distance along the view axis in dm, supersampled.
+
+        Where nothing was drawn the distance is the far plane.
+        """
+        self.target.use()
+        self.target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
+        self.context.enable(self.gl.DEPTH_TEST)
+        uniforms = {"projection": projection.T, "harmonics": light.harmonics}
+        uniforms |= {"lamp_direction": light.lamp_direction, "lamp_color": light.lamp_color}
+        for name, value in uniforms.items():
+            self.program[name].write(np.ascontiguousarray(value, "f4").tobytes())
+        for item in items:
+            self._draw(item)
+        width, height = self.full
+        rgba = np.frombuffer(self.target.read(components=4), np.uint8).reshape(height, width, 4)[::-1]
+        buffer = np.frombuffer(self.depth.read(), np.float32).reshape(height, width)[::-1]
+        distance = FAR * NEAR / (FAR - buffer * (FAR - NEAR))
+        # Empty pixels are (0, 0, 0, 0), so the plain average is the premultiplied colour.
+        small = cv2.resize(rgba, self.size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        small[..., :3] *= 255.0 / np.maximum(small[..., 3:], 1.0)
+        return np.clip(small + 0.5, 0, 255).astype(np.uint8), distance
+
+    def _draw(self, item: Item) -> None:
+        m, program = item.material, self.program
+        inside = np.ones(len(item.positions)) if item.inside is None else item.inside
+        rows = np.concatenate((item.positions, item.normals, item.uv, inside[:, None]), axis=1).astype("f4")
+        self.vertices.write(rows.tobytes())
+        self.indices.write(np.ascontiguousarray(item.index, "i4").tobytes())
+        self._texture(m.texture).use(0)
+        self._texture(m.occlusion).use(1)
+        program["texture_use"].value = 0 if m.texture is None else 2 if m.recolor else 1
+        program["has_occlusion"].value = m.occlusion is not None
+        for name in ("tint", "plain", "weave_color", "weave_form", "folds"):
+            program[name].value = tuple(float(x) for x in getattr(m, name))
+        for name in ("shine", "alpha_min"):
+            program[name].value = float(getattr(m, name))
+        program["weave"].value, program["translucent"].value = m.weave, m.translucent
+        if m.translucent:
+            self.context.enable(self.gl.BLEND)
+            blend = (self.gl.SRC_ALPHA, self.gl.ONE_MINUS_SRC_ALPHA, self.gl.ONE, self.gl.ONE_MINUS_SRC_ALPHA)
+            self.context.blend_func = blend
+        else:
+            self.context.disable(self.gl.BLEND)
+        self.array.render(vertices=item.index.size)
