@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,21 +83,22 @@ def as_images(image: Any) -> list[np.ndarray | torch.Tensor]:
             raise ValueError(
                 f"image array must be uint8 in 0..255 or float in 0..1, got {image.dtype}; convert it first"
             )
-        return [out.numpy() for out in _split(torch.from_numpy(np.ascontiguousarray(image)))]
+        return [out.numpy() for out in _split(torch.from_numpy(np.ascontiguousarray(image)), channels_first=False)]
     if isinstance(image, torch.Tensor):
-        return _split(image)
+        return _split(image, channels_first=True)
     if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
         return [from_pil(image)]
     raise ValueError(f"cannot read an image from {type(image).__name__}; give a path, PIL image, array or tensor")
 
 
-def _split(pixels: torch.Tensor) -> list[torch.Tensor]:
+def _split(pixels: torch.Tensor, channels_first: bool) -> list[torch.Tensor]:
+    """Batch of images -> list of (H, W, 3) uint8; channels come last where either reading is possible."""
     shape = tuple(pixels.shape)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim == 3:
         pixels = pixels[None]
-    if pixels.ndim == 4 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[1] in (1, 3, 4):
+    if channels_first and pixels.ndim == 4 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[1] in (1, 3, 4):
         pixels = pixels.permute(0, 2, 3, 1)
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4) or 0 in pixels.shape[1:]:
         raise ValueError(f"image must be (H, W), (H, W, C), (C, H, W) or a batch of these, C = 1, 3 or 4; got {shape}")
@@ -123,22 +124,21 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner reads
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG or whatever the suffix of `path` says, whole or not at all."""
+def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB in the format its suffix names, whole or not at all.
+
+    Raises:
+        ValueError: for a suffix Pillow cannot write.
+    """
     from PIL import Image
 
     with atomic_write(path) as temporary:

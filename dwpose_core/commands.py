@@ -1,0 +1,232 @@
+"""What the subcommands of `dwpose` do; `cli.py` holds their options. Each takes the parsed arguments and returns the
+exit code."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .images import IMAGE_SUFFIXES, atomic_write, read_image, write_image
+from .people import People
+from .pipeline import Options
+
+
+def image(args: argparse.Namespace) -> int:
+    from .preprocessor import DWposeDetector
+
+    inputs = find_inputs(args.inputs)
+    several = len(inputs) > 1 or any(Path(name).is_dir() for name in args.inputs)
+    outputs = _output_paths(inputs, Path(args.out), several)
+    boxes = _parse_boxes(args.box)
+    if boxes is not None and several:
+        raise ValueError("--box goes with a single input image")
+    options = Options(
+        detector_threshold=args.detector_threshold,
+        nms_threshold=args.nms_threshold,
+        keypoint_threshold=args.threshold,
+        max_people=args.max_people,
+        flip_test=args.flip_test,
+        refine=True if args.refine else None,
+        image_batch=args.batch_size,
+    )
+    drawing = _drawing(args)
+    detector = DWposeDetector.from_pretrained(
+        args.pose,
+        # Own boxes replace the detector: do not load, let alone download, one.
+        None if args.detector == "none" or boxes is not None else args.detector,
+        device=args.device,
+        dtype=args.dtype and getattr(torch, args.dtype),
+        backend=args.backend,
+        provider=args.provider,
+        cache_dir=args.cache_dir,
+        local_files_only=args.offline,
+        options=options,
+    )
+    failures: list[str] = []
+    nobody = found = 0
+    with tqdm(total=len(inputs), unit="image", disable=len(inputs) == 1) as progress:
+        for start in range(0, len(inputs), args.batch_size):
+            photos, targets = [], []
+            for path, target in zip(inputs[start : start + args.batch_size], outputs[start:], strict=False):
+                try:
+                    photos.append(read_image(path))
+                    targets.append(target)
+                except (ValueError, OSError) as error:
+                    failures.append(str(error))
+            results = detector.detect(photos, boxes=None if boxes is None else [boxes]) if photos else []
+            for photo, people, target in zip(photos, results, targets, strict=True):
+                try:
+                    _write_results(photo, people, target, args, drawing)
+                except OSError as error:
+                    failures.append(f"{target} cannot be written: {error.strerror or error}")
+                found += len(people)
+                nobody += len(people) == 0
+            progress.update(min(args.batch_size, len(inputs) - start))
+            progress.set_postfix(people=found, failed=len(failures))
+    for line in failures:
+        print(f"failed: {line}", file=sys.stderr)
+    where = detector.pose.description if detector.detector is None else (
+        f"{detector.detector.description} + {detector.pose.description}"
+    )  # fmt: skip
+    done = len(inputs) - len(failures)
+    print(f"{done} of {len(inputs)} images, {found} people, {nobody} images without people; {where}")
+    if done:
+        print(f"wrote {outputs[0] if not several else args.out}")
+    return 1 if failures else 0
+
+
+def render(args: argparse.Namespace) -> int:
+    from .formats import from_openpose, load_npz
+    from .render import render as draw
+
+    source = Path(args.keypoints)
+    if not source.is_file():
+        raise ValueError(f"no keypoint file at {source}")
+    size = args.image_size and _parse_size(args.image_size)
+    frames = load_npz(source) if source.suffix == ".npz" else from_openpose(source.read_bytes(), size)
+    out = Path(args.out)
+    several = len(frames) > 1
+    if several and out.suffix:
+        raise ValueError(f"{source} holds {len(frames)} frames: -o must be a folder, not a file like {out.name}")
+    digits = max(6, len(str(len(frames))))
+    drawing = _drawing(args)
+    for number, people in enumerate(tqdm(frames, unit="frame", disable=not several)):
+        target = out / f"{number:0{digits}d}.png" if several else out
+        write_image(target, draw(people, _draw_size(args.draw_size, people), **drawing))
+    print(f"{len(frames)} frames, {sum(len(people) for people in frames)} people; wrote {out}")
+    return 0
+
+
+def models(args: argparse.Namespace) -> int:
+    from .models.catalogue import models_table
+
+    print(models_table(args.cache_dir))
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    from .models.weights import convert as convert_weights
+
+    print(convert_weights(args.source, args.target, part=args.part))
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    from .models.export import export_onnx
+    from .preprocessor import load_network
+
+    net = load_network(args.source, cache_dir=args.cache_dir, local_files_only=args.offline)
+    print(export_onnx(net, args.target, opset=args.opset))
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from .doctor import report
+
+    text, problems = report(args.cache_dir)
+    print(text)
+    return 1 if problems else 0
+
+
+def find_inputs(names: list[str]) -> list[Path]:
+    """Files, the images below folders, and globs -> files, in a stable order, each once.
+
+    Raises:
+        ValueError: when a name matches nothing.
+    """
+    found: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not matches:
+                raise ValueError(f"no image below the folder {name}")
+        elif path.is_file():
+            matches = [path]
+        else:
+            matches = [Path(p) for p in sorted(glob.glob(name, recursive=True)) if Path(p).is_file()]
+            if not matches:
+                raise ValueError(f"no file, folder or pattern matches {name!r}")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _output_paths(inputs: list[Path], out: Path, several: bool) -> list[Path]:
+    if not several:
+        return [out / f"{inputs[0].stem}.png" if out.is_dir() else out]
+    if out.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"with several inputs -o is a folder, not a file like {out.name}")
+    outputs = [out / f"{path.stem}.png" for path in inputs]
+    owner: dict[Path, Path] = {}
+    for path, target in zip(inputs, outputs, strict=True):
+        if target in owner:
+            raise ValueError(f"{owner[target]} and {path} would both be written to {target}; run them one by one")
+        owner[target] = path
+    return outputs
+
+
+def _write_results(photo: np.ndarray, people: People, target: Path, args: argparse.Namespace, drawing: dict) -> None:
+    from .formats import to_openpose
+    from .render import overlay, render
+
+    size = _draw_size(args.draw_size, people)
+    write_image(target, render(people, size, **drawing))
+    if args.json:
+        with atomic_write(target.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(to_openpose(people, threshold=args.threshold)))
+    if args.overlay:
+        write_image(target.with_name(f"{target.stem}.overlay.png"), overlay(photo, people, **drawing))
+
+
+def _drawing(args: argparse.Namespace) -> dict:
+    """Keywords of `render.render`, the same for every image."""
+    from .render import STYLES
+
+    if args.style not in STYLES:
+        raise ValueError(f"unknown style {args.style!r}; choose one of {', '.join(STYLES)}")
+    if args.draw_size:
+        _parse_size(args.draw_size)
+    return {
+        "style": args.style,
+        "parts": [part for part in ("body", "hand", "face") if not getattr(args, f"no_{part}")],
+        "feet": args.feet,
+        "threshold": args.threshold,
+        "thickness": args.thickness,
+        "color_by_person": args.color_by_person,
+    }
+
+
+def _draw_size(text: str | None, people: People) -> tuple[int, int]:
+    """(H, W) of the map: as said, or as the image."""
+    height, width = people.image_size
+    if text is None:
+        return height, width
+    size = _parse_size(text)
+    if isinstance(size, tuple):
+        return size
+    factor = size / min(height, width)
+    return round(height * factor), round(width * factor)
+
+
+def _parse_size(text: str) -> tuple[int, int] | int:
+    """ "1024" -> 1024, "1024x1536" (width x height) -> (1536, 1024)."""
+    sides = text.lower().split("x")
+    if not all(side.isdecimal() and int(side) > 0 for side in sides) or len(sides) > 2:
+        raise ValueError(f"size must be a number or WIDTHxHEIGHT in pixels, got {text!r}")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[1]), int(sides[0]))
+
+
+def _parse_boxes(texts: list[str] | None) -> np.ndarray | None:
+    if not texts:
+        return None
+    try:
+        return np.array([[float(v) for v in text.split(",")] for text in texts], np.float32).reshape(-1, 4)
+    except ValueError as error:
+        raise ValueError(f"--box takes four numbers, X1,Y1,X2,Y2 in pixels; got {', '.join(texts)}") from error

@@ -1,0 +1,160 @@
+"""Every image a user may throw at us, good and bad."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dwpose_core.images import as_images, atomic_write, read_image, write_image
+
+
+def gradient(height=12, width=20):
+    ys, xs = np.mgrid[:height, :width]
+    return np.stack((xs * 12, ys * 20, np.full_like(xs, 40)), axis=-1).astype(np.uint8)
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "expected"),
+    [
+        ("grey.png", "L", None),
+        ("palette.png", "P", None),
+        ("cmyk.jpg", "CMYK", None),
+        ("rgb.webp", "RGB", None),
+        ("bits.png", "1", None),
+    ],
+)
+def test_modes_become_rgb(tmp_path, name, mode, expected):
+    source = Image.fromarray(gradient()).convert(mode)
+    image = read_image(save(tmp_path / name, source))
+    assert image.shape == (12, 20, 3)
+    assert image.dtype == np.uint8
+    # JPEG and WebP lose a little; colour must survive whatever the mode can hold.
+    reference = np.asarray(source.convert("RGB")).astype(int)
+    assert np.abs(image.astype(int) - reference).mean() < 12
+
+
+def test_sixteen_bit_is_scaled(tmp_path):
+    values = np.linspace(0, 65535, 20, dtype=np.uint16)[None].repeat(3, axis=0)
+    image = read_image(save(tmp_path / "deep.png", Image.fromarray(values)))
+    np.testing.assert_array_equal(image[0, :, 0], np.rint(values[0] / 257))
+
+
+def test_transparency_goes_over_white(tmp_path):
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0] = (200, 10, 10, 255)
+    image = read_image(save(tmp_path / "alpha.png", Image.fromarray(rgba)))
+    assert image[0, 0].tolist() == [200, 10, 10]
+    assert image[1, 1].tolist() == [255, 255, 255]
+    (array,) = as_images(rgba)
+    np.testing.assert_array_equal(array, image)
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    path = save(tmp_path / "turned.png", Image.fromarray(gradient()), exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.rot90(gradient(), -1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (10, 20000)])
+def test_extreme_sizes(tmp_path, height, width):
+    path = save(tmp_path / "x.png", Image.new("RGB", (width, height), (9, 8, 7)))
+    assert read_image(path).shape == (height, width, 3)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no image file"):
+        read_image(tmp_path / "absent.jpg")
+
+
+def broken(kind):
+    data = io.BytesIO()
+    Image.fromarray(gradient(200, 300)).save(data, "JPEG")
+    return {"empty": b"", "text": b"<html>not found</html>", "truncated": data.getvalue()[: data.tell() // 2]}[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("empty", "empty"), ("text", "not an image"), ("truncated", "cannot be decoded")]
+)
+def test_broken_files(tmp_path, kind, message):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(broken(kind))
+    with pytest.raises(ValueError, match=message) as error:
+        read_image(path)
+    assert "broken.jpg" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        gradient(),
+        gradient().astype(np.float32) / 255,
+        torch.from_numpy(gradient()),
+        torch.from_numpy(gradient()).permute(2, 0, 1),
+        torch.from_numpy(gradient())[None].float() / 255,
+        torch.from_numpy(gradient()).permute(2, 0, 1)[None].float() / 255,
+        Image.fromarray(gradient()),
+        [gradient()],
+    ],
+    ids=["array", "float", "tensor", "chw", "nhwc", "nchw", "pil", "list"],
+)
+def test_every_kind_gives_the_same_pixels(image):
+    (pixels,) = as_images(image)
+    np.testing.assert_array_equal(np.asarray(pixels), gradient())
+
+
+def test_grey_arrays_get_three_channels():
+    (pixels,) = as_images(gradient()[..., 0])
+    assert pixels.shape == (12, 20, 3)
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.int32), "int32"),
+        (np.zeros((4, 4, 3), np.uint16), "uint16"),
+        (torch.zeros(4, 4, 3, dtype=torch.int64), "int64"),
+        (torch.full((3, 4, 4), float("nan")), "finite"),
+        (np.full((4, 4, 3), np.inf, np.float32), "finite"),
+        (np.full((4, 4, 3), 200.0, np.float32), "divide by 255"),
+        (np.zeros((4, 4, 5), np.uint8), "C = 1, 3 or 4"),
+        (np.zeros((0, 4, 3), np.uint8), "C = 1, 3 or 4"),
+        (np.zeros(4, np.uint8), "C = 1, 3 or 4"),
+        (42, "int"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_not_an_image(image, message):
+    with pytest.raises(ValueError, match=message):
+        as_images(image)
+
+
+def test_write_is_all_or_nothing(tmp_path):
+    target = tmp_path / "sub" / "map.png"
+    write_image(target, gradient())
+    np.testing.assert_array_equal(read_image(target), gradient())
+    with pytest.raises(KeyboardInterrupt), atomic_write(target) as temporary:
+        temporary.write_bytes(b"half a fi")
+        raise KeyboardInterrupt
+    np.testing.assert_array_equal(read_image(target), gradient())
+    assert [p.name for p in target.parent.iterdir()] == ["map.png"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_image(tmp_path / "map.png", gradient())
+    assert list(tmp_path.iterdir()) == []
