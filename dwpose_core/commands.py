@@ -107,7 +107,14 @@ def render(args: argparse.Namespace) -> int:
 def models(args: argparse.Namespace) -> int:
     from .models.catalogue import models_table
 
-    print(models_table(args.cache_dir))
+    columns = ("name", "kind", "input", "size", "digest", "cached")
+    rows = models_table(args.cache_dir)
+    widths = [max(len(row[column]) for row in (*rows, {column: column})) for column in columns]
+    for row in ({column: column for column in columns}, *rows):
+        print("  ".join(f"{row[column]:{width}s}" for column, width in zip(columns, widths, strict=True)).rstrip())
+    for row in rows:
+        print(f"\n{row['name']}: {row['source']}\n    {row['note']}")
+        print(f"    weights: {row['weights licence']}; training data: {row['training data']}")
     return 0
 
 

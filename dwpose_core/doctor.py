@@ -99,16 +99,18 @@ def _onnxruntime(problems: list[str]) -> str:
 
 
 def _weights(cache_dir: str | os.PathLike | None, problems: list[str]) -> list[str]:
-    from .models import catalogue, download
+    from huggingface_hub import constants
 
-    folder = Path(download.cache_folder(cache_dir))
+    from .models import catalogue
+
+    folder = Path(cache_dir or constants.HF_HUB_CACHE)
     lines = [f"cache          {folder}"]
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK):
         problems.append(f"{existing} is not writable: set HF_HOME or pass --cache-dir to download weights")
-    for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE"):
+    for name in ("DWPOSE_MODELS", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
         if name in os.environ:
             lines.append(f"{name:14s} {os.environ[name]}")
-    cached = [entry.name for entry in catalogue.ENTRIES if catalogue.cached_path(entry, cache_dir)]
+    cached = [entry.name for entry in catalogue.CATALOGUE if catalogue.cached_path(entry, cache_dir)]
     lines.append(f"weights        {', '.join(cached) or 'none'} (see `dwpose models`)")
     return lines

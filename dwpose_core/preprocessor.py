@@ -28,6 +28,7 @@ DEFAULT_POSE = "dwpose-l-384"
 DEFAULT_DETECTOR = "yolox-l"
 BUNDLED_POSE = "dwpose-nano"
 
+
 class DWposeDetector:
     """Finds people and draws their pose.
 
@@ -76,7 +77,7 @@ class DWposeDetector:
 
         Raises:
             ValueError: for an unknown name, file or device, weights that do not fit, or a provider that does not run.
-            download.WeightsUnavailable: when named weights can be neither found nor downloaded.
+            download.DownloadError: when named weights can be neither found nor downloaded.
         """
         if backend not in ("torch", "onnx"):
             raise ValueError(f"backend must be 'torch' or 'onnx', got {backend!r}")
@@ -86,8 +87,8 @@ class DWposeDetector:
             raise ValueError("dtype belongs to backend='torch'; an .onnx file has its own precision")
         where = pick_device(device)
         where_to_look = {"cache_dir": cache_dir, "local_files_only": local_files_only}
-        pose_file = _find_weights(pose, "pose", where_to_look)
-        detector_file = None if detector is None else _find_weights(detector, "detector", where_to_look)
+        pose_file = _find_weights(pose, DEFAULT_POSE, where_to_look)
+        detector_file = None if detector is None else _find_weights(detector, DEFAULT_DETECTOR, where_to_look)
         if backend == "onnx":
             provider = provider or ("cuda" if where.type == "cuda" else "cpu")
             runners = [
@@ -226,22 +227,24 @@ def control_size(size: Sequence[int], resolution: int) -> tuple[int, int]:
     return height, width
 
 
-def _find_weights(source: str | os.PathLike, kind: str, where_to_look: dict) -> Path | None:
+def _find_weights(source: str | os.PathLike, default: str, where_to_look: dict) -> Path | None:
+    """The file of a path, a catalogue name, or "auto"; None where "auto" has to do without a detector."""
     if source != "auto":
-        if Path(source).suffix or Path(source).exists():
-            return Path(source)
-        return download.fetch(catalogue.find(str(source), kind), **where_to_look)
-    default = DEFAULT_POSE if kind == "pose" else DEFAULT_DETECTOR
+        path = Path(source).expanduser()
+        if path.is_file() or path.suffix:
+            return path
+        return download.fetch(catalogue.find(str(source)), **where_to_look)
     try:
-        return download.fetch(catalogue.find(default, kind), **where_to_look)
-    except download.WeightsUnavailable as error:
-        instead = (
-            f"Using the bundled {BUNDLED_POSE}, a rough starter model trained on synthetic people only"
-            if kind == "pose"
-            else "Going without a detector: the whole image is the first box, so one person per image"
-        )
-        warnings.warn(f"{default} is not available. {instead}. {error}", stacklevel=3)
-        return download.fetch(catalogue.find(BUNDLED_POSE, kind)) if kind == "pose" else None
+        return download.fetch(catalogue.find(default), **where_to_look)
+    except download.DownloadError as error:
+        if default == DEFAULT_POSE:
+            instead = (
+                f"Using the bundled {BUNDLED_POSE} instead, a rough starter model trained on synthetic people only"
+            )
+        else:
+            instead = "Going without a detector: one person per image, looked for in the whole image"
+        warnings.warn(f"{default} is not available. {instead}. ({error})", stacklevel=3)
+        return catalogue.cached_path(catalogue.find(BUNDLED_POSE)) if default == DEFAULT_POSE else None
 
 
 def _need_onnx(path: Path) -> Path:
