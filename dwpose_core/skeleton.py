@@ -2,7 +2,7 @@
 
 133 keypoints per person (Jin et al., "Whole-Body Human Pose Estimation in the Wild", ECCV 2020):
 17 body (COCO order), 6 feet, 68 face (iBUG-68 order), 21 left hand, 21 right hand. "Left" and "right" are
-the person's own sides. The OpenPose-18 body used by ControlNet maps is a view of these points, see `formats.py`.
+the person's own sides. The OpenPose-18 body used by ControlNet maps is a view of these points, see `openpose.py`.
 """
 
 from __future__ import annotations
@@ -103,3 +103,49 @@ OKS_SIGMAS: np.ndarray = np.array(
     ),
     dtype=np.float32,
 )
+
+# OpenPose-18, the body of ControlNet maps and POSE_KEYPOINT: each point's COCO-WholeBody index. There is no neck among
+# the 133; the original DWPose puts it midway between the shoulders (`openpose.openpose_body` does).
+NECK = 1
+OPENPOSE_BODY: dict[str, int] = {
+    "nose": 0,
+    "neck": -1,
+    "right_shoulder": 6,
+    "right_elbow": 8,
+    "right_wrist": 10,
+    "left_shoulder": 5,
+    "left_elbow": 7,
+    "left_wrist": 9,
+    "right_hip": 12,
+    "right_knee": 14,
+    "right_ankle": 16,
+    "left_hip": 11,
+    "left_knee": 13,
+    "left_ankle": 15,
+    "right_eye": 2,
+    "left_eye": 1,
+    "right_ear": 4,
+    "left_ear": 3,
+}
+
+# Limbs of ControlNet v1.1, as pairs of OpenPose-18 points in drawing order; limb i and joint i share colour i.
+OPENPOSE_LIMBS: tuple[tuple[int, int], ...] = (
+    *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7)),  # shoulders, right arm, left arm
+    *((1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)),  # right leg, left leg
+    *((1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),  # nose, right eye and ear, left eye and ear
+)
+OPENPOSE_COLORS: tuple[tuple[int, int, int], ...] = (  # RGB
+    *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0)),
+    *((0, 255, 0), (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255)),
+    *((0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85)),
+)
+
+# A finger is four edges outwards from the hand root (point 0).
+HAND_EDGES: tuple[tuple[int, int], ...] = tuple(
+    (0 if joint == 1 else 4 * finger + joint - 1, 4 * finger + joint) for finger in range(5) for joint in (1, 2, 3, 4)
+)
+
+# Feet hang on the ankles as in OpenPose's BODY_25, and have its colours (left, right); ControlNet maps have none. The
+# pairs index the OpenPose-18 followed by the six foot points: ankle to big toe, on to the small toe, ankle to heel.
+FOOT_EDGES: tuple[tuple[int, int], ...] = ((13, 18), (18, 19), (13, 20), (10, 21), (21, 22), (10, 23))
+FOOT_COLORS: tuple[tuple[int, int, int], tuple[int, int, int]] = ((0, 0, 255), (0, 255, 255))

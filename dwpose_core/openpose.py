@@ -1,0 +1,287 @@
+"""The OpenPose view of People: body of 18 and face of 70 points, and OpenPose JSON (ComfyUI's POSE_KEYPOINT).
+
+The reader accepts what is in circulation and refuses the rest with a ValueError that names frame, person and array.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .people import People
+from .skeleton import NECK, NUM_KEYPOINTS, OPENPOSE_BODY, PARTS
+
+_BODY_18 = np.array(list(OPENPOSE_BODY.values()))  # COCO-WholeBody index of each point; the neck's -1 is a placeholder
+_SHOULDERS = [OPENPOSE_BODY["left_shoulder"], OPENPOSE_BODY["right_shoulder"]]
+_EYES = [2, 1]  # right first, as among the OpenPose-18 and at the end of the 70-point face
+_EYES_18 = slice(14, 16)
+
+_BODY, _FOOT, _FACE, _LEFT_HAND, _RIGHT_HAND = (list(range(NUM_KEYPOINTS))[part] for part in PARTS.values())
+
+# By key of a person and number of points: the COCO-WholeBody index of each point, -1 where there is none.
+_LAYOUTS: dict[str, dict[int, list[int]]] = {
+    "pose_keypoints_2d": {
+        18: [*_BODY_18],
+        24: [*_BODY_18, *_FOOT],  # DWPose before it splits the feet off
+        25: [*_BODY_18[:8], -1, *_BODY_18[8:], *_FOOT],  # BODY_25: a middle hip before the right hip
+    },
+    "foot_keypoints_2d": {6: _FOOT},
+    "face_keypoints_2d": {70: [*_FACE, *_EYES], 68: _FACE},
+    "hand_left_keypoints_2d": {21: _LEFT_HAND},
+    "hand_right_keypoints_2d": {21: _RIGHT_HAND},
+}
+
+# Coordinates up to here are fractions of the canvas: estimates may lie outside it, but no pose is 2 pixels wide.
+_FRACTION = 2.0
+
+
+def is_visible(xy: np.ndarray, score: np.ndarray, threshold: float, strict: bool = False) -> np.ndarray:
+    """Whether points (..., 2) have finite coordinates and a score (...) >= threshold, or > if strict, in float32.
+
+    Comparing in float32 makes a score of exactly float32(0.3) the same on every NumPy: seen, and not seen if strict.
+    """
+    threshold = np.float32(threshold)
+    return (score > threshold if strict else score >= threshold) & np.isfinite(xy).all(-1)
+
+
+def openpose_body(
+    people: People, threshold: float = 0.3, strict: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The OpenPose-18 body: xy (P, 18, 2), score (P, 18) and visible (P, 18), see `is_visible`.
+
+    The neck is the middle of the shoulders with the smaller of their scores, and visible if both are > threshold.
+    """
+    xy, score = people.xy[:, _BODY_18], people.score[:, _BODY_18]
+    xy[:, NECK] = people.xy[:, _SHOULDERS].mean(axis=1)
+    score[:, NECK] = people.score[:, _SHOULDERS].min(axis=1)
+    visible = is_visible(xy, score, threshold, strict)
+    visible[:, NECK] &= score[:, NECK] > np.float32(threshold)
+    return xy, score, visible
+
+
+def openpose_face(
+    people: People, threshold: float = 0.3, strict_body: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The 70-point face: xy (P, 70, 2), score (P, 70), visible (P, 70): iBUG-68, then the body's right and left eye.
+
+    The eyes of a face with no visible point among its own 68 are not visible either.
+    """
+    xy, score = people.part("face")
+    visible = is_visible(xy, score, threshold)
+    body_xy, body_score, body_visible = openpose_body(people, threshold, strict_body)
+    eyes_visible = body_visible[:, _EYES_18] & visible.any(axis=1, keepdims=True)
+    return (
+        np.concatenate([xy, body_xy[:, _EYES_18]], axis=1),
+        np.concatenate([score, body_score[:, _EYES_18]], axis=1),
+        np.concatenate([visible, eyes_visible], axis=1),
+    )
+
+
+def to_openpose(people: People | Iterable[People], *, threshold: float = 0.3, confidence: str = "binary") -> list[dict]:
+    """OpenPose JSON as ComfyUI's POSE_KEYPOINT socket carries it: a list with one dict per frame, ready for json.dump.
+
+    A frame has int `canvas_height`, `canvas_width` and `people`. A person has flat lists x, y, c, x, y, c, ... in
+    pixels of `image_size`: `pose_keypoints_2d` (18 points), `face_keypoints_2d` (70), `hand_left_keypoints_2d` and
+    `hand_right_keypoints_2d` (21), `foot_keypoints_2d` (6: left big toe, small toe, heel, then right), further `bbox`
+    [x, y, w, h], `score` (box score) and, if tracked, `person_id`.
+
+    Lists always have their full length. A point below the threshold is 0, 0, 0; but in a face of which anything is
+    visible it keeps its x and y and only c is 0: readers take the extent of all 70 points as the face box.
+
+    Args:
+        people: one frame, or frames in order.
+        threshold: score a point must have to be visible (inclusive; the neck needs both shoulders above it).
+        confidence: c of a visible point: "binary" writes 1.0 (many readers drop all that is less), "score" the score.
+
+    Raises:
+        ValueError: on another confidence, or frames that are not People.
+    """
+    if confidence not in ("binary", "score"):
+        raise ValueError(f"unknown confidence {confidence!r}; choose 'binary' or 'score'")
+    return [_frame_dict(frame, threshold, confidence) for frame in as_frames(people)]
+
+
+def _frame_dict(people: People, threshold: float, confidence: str) -> dict:
+    def triples(xy: np.ndarray, score: np.ndarray, visible: np.ndarray, keep: np.ndarray) -> list[list[float]]:
+        c = np.where(visible, 1 if confidence == "binary" else np.maximum(score, 0), 0)
+        table = np.concatenate([np.where(keep[..., None], xy, 0), c[..., None]], axis=-1)
+        return table.reshape(len(people), -1).tolist()
+
+    def part(name: str) -> list[list[float]]:
+        xy, score = people.part(name)
+        visible = is_visible(xy, score, threshold)
+        return triples(xy, score, visible, visible)
+
+    xy, score, visible = openpose_face(people, threshold)
+    for face_xy, face_score, seen in zip(xy, score, visible, strict=True):
+        # a point without coordinates (NaN, or read as missing) must not stretch the face box to 0, 0 either
+        unknown = ~np.isfinite(face_xy).all(-1) | ((face_score <= 0) & (face_xy == 0).all(-1))
+        if seen.any():
+            face_xy[unknown] = face_xy[seen].mean(axis=0)
+    face = triples(xy, score, visible, np.broadcast_to(visible.any(axis=1, keepdims=True), visible.shape))
+
+    body_xy, body_score, body_visible = openpose_body(people, threshold)
+    columns = {
+        "pose_keypoints_2d": triples(body_xy, body_score, body_visible, body_visible),
+        "face_keypoints_2d": face,
+        "hand_left_keypoints_2d": part("left_hand"),
+        "hand_right_keypoints_2d": part("right_hand"),
+        "foot_keypoints_2d": part("foot"),
+        "bbox": np.concatenate([people.box[:, :2], people.box[:, 2:] - people.box[:, :2]], axis=1).tolist(),
+        "score": people.box_score.tolist(),
+    }
+    if people.id is not None:
+        columns["person_id"] = people.id.tolist()
+    height, width = people.image_size
+    return {
+        "people": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+        "canvas_height": height,
+        "canvas_width": width,
+    }
+
+
+def from_openpose(obj: Any, image_size: Sequence[int] | None = None, *, normalized: bool | None = None) -> list[People]:
+    """People of each frame of OpenPose JSON in any of the dialects in circulation.
+
+    Read are: a frame, a list of frames, or either as JSON text or bytes; the files of the OpenPose program; flat and
+    nested ([[x, y, c], ...]) lists; pixels and fractions of the canvas; bodies of 18, 24 (18 + feet) and 25 (BODY_25)
+    points; faces of 70 and 68; parts that are absent, null, empty or all zeros. A point with c <= 0 or a coordinate
+    that is not finite is missing: score 0 (its x and y are kept, finite ones). Any other c becomes its score.
+
+    There is no neck among the 133 points: it is written as the middle of the shoulders, so a file with a neck but
+    without one of the shoulders loses its neck. The middle hip of BODY_25 is lost, too. Boxes come from `bbox`, else
+    from the extent of the visible points; ids from `person_id` where everyone in the frame has one (OpenPose's -1 is
+    none). `visibility` is None.
+
+    Args:
+        obj: see above. For a file pass its bytes.
+        image_size: (H, W) for frames without `canvas_height` and `canvas_width`. Without it they get the canvas of the
+            first frame that has one.
+        normalized: whether coordinates are fractions of the canvas. None decides for each array: it is in fractions
+            if none of its points is further than 2 from the origin.
+
+    Raises:
+        ValueError: for anything else, naming frame, person and array: broken JSON, lists of a wrong length, no canvas
+            size, animals (AP-10K has 17 other points).
+    """
+    frames = _parse(obj)
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, Mapping):
+            raise ValueError(f"frame {number}: expected an object with 'people', got {type(frame).__name__}")
+        if "people" not in frame:
+            what = "animals; People hold the 133 points of humans" if "animals" in frame else "no 'people'"
+            raise ValueError(f"frame {number}: has {what}")
+    canvases = [_canvas_size(frame, number) for number, frame in enumerate(frames)]
+    if image_size is None:
+        image_size = next((canvas for canvas in canvases if canvas), None)
+    result = []
+    for number, (frame, canvas) in enumerate(zip(frames, canvases, strict=True)):
+        size = canvas or image_size
+        if size is None:
+            raise ValueError(f"frame {number}: no canvas_height and canvas_width; pass image_size=(H, W)")
+        result.append(_read_frame(frame["people"], size, normalized, f"frame {number}"))
+    return result
+
+
+def as_frames(people: People | Iterable[People]) -> list[People]:
+    """One frame or several as a list. Raises ValueError for what is not People."""
+    frames = [people] if isinstance(people, People) else list(people)
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, People):
+            raise ValueError(f"frame {number}: expected People, got {type(frame).__name__}")
+    return frames
+
+
+def extent(xy: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Smallest box (4,) xyxy around one person's points (K, 2) of positive score (K,); zeros where there is none."""
+    seen = xy[score > 0]
+    return np.concatenate([seen.min(axis=0), seen.max(axis=0)]) if len(seen) else np.zeros(4)
+
+
+def _parse(obj: Any) -> list:
+    if isinstance(obj, (str, bytes, bytearray)):
+        try:
+            return _parse(json.loads(obj))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"not JSON ({error}); for a file pass its contents, not its name") from None
+    if isinstance(obj, Mapping):
+        return [obj]
+    if not isinstance(obj, (list, tuple)):
+        raise ValueError(f"expected a frame, a list of frames, or their JSON text, got {type(obj).__name__}")
+    # ComfyUI's side channel wraps the JSON text of all frames in a list
+    return [frame for item in obj for frame in (_parse(item) if isinstance(item, (str, bytes)) else [item])]
+
+
+def _canvas_size(frame: Mapping, number: int) -> tuple[int, int] | None:
+    sides = frame.get("canvas_height"), frame.get("canvas_width")
+    if sides == (None, None):
+        return None
+    try:
+        height, width = (round(float(side)) for side in sides)
+    except (TypeError, ValueError, OverflowError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise ValueError(f"frame {number}: canvas_height, canvas_width must be positive numbers, got {sides}")
+    return height, width
+
+
+def _read_frame(persons: Any, size: Sequence[int], normalized: bool | None, where: str) -> People:
+    persons = [] if persons is None else persons
+    if not isinstance(persons, (list, tuple)):
+        raise ValueError(f"{where}: 'people' must be a list, got {type(persons).__name__}")
+    count = len(persons)
+    xy, score = np.zeros((count, NUM_KEYPOINTS, 2), np.float32), np.zeros((count, NUM_KEYPOINTS), np.float32)
+    box, box_score = np.zeros((count, 4), np.float32), np.ones(count, np.float32)
+    ids = []
+    scale = np.array([size[1], size[0]], np.float64)
+    for index, person in enumerate(persons):
+        here = f"{where}, person {index}"
+        if not isinstance(person, Mapping):
+            raise ValueError(
+                f"{here}: expected an object with 'pose_keypoints_2d' and the like, got {type(person).__name__}"
+            )
+        for key, layouts in _LAYOUTS.items():
+            points = _read_points(person.get(key), layouts, f"{here}: {key}")
+            if normalized or (normalized is None and (np.abs(points[:, :2]) <= _FRACTION).all()):
+                points[:, :2] *= scale
+            if len(points) == 70:
+                points[68:, 2] = 0  # the body has its own eyes: what a face says of them is only where they are
+            target = np.array(layouts.get(len(points), []), np.int64)
+            new = (target >= 0) & (score[index, target] <= 0)
+            xy[index, target[new]], score[index, target[new]] = points[new, :2], points[new, 2]
+        box[index] = extent(xy[index], score[index])
+        if (corner := _read_numbers(person.get("bbox"), (0, 4), f"{here}: bbox")).size:
+            box[index] = [*corner[:2], *(corner[:2] + corner[2:])]
+        if (value := _read_numbers(person.get("score"), (0, 1), f"{here}: score")).size:
+            box_score[index] = value[0]
+        value = _read_numbers(person.get("person_id"), (0, 1), f"{here}: person_id")
+        ids.append(int(value[0]) if value.size else -1)
+    return People(xy, score, box, box_score, tuple(size), id=np.array(ids) if ids and min(ids) >= 0 else None)
+
+
+def _read_points(value: Any, layouts: Mapping[int, list], where: str) -> np.ndarray:
+    """(n, 3) float64 x, y, c with n one of the layouts; (0, 3) for an absent part."""
+    if isinstance(value, (list, tuple)) and any(isinstance(point, (list, tuple)) for point in value):
+        points = [(0, 0, 0) if point is None else point for point in value]
+        if any(not isinstance(point, (list, tuple)) or len(point) != 3 for point in points):
+            raise ValueError(f"{where}: a nested list must hold x, y, c of each point")
+        value = [number for point in points for number in point]
+    numbers = _read_numbers(value, (0, *(3 * count for count in layouts)), where).reshape(-1, 3)
+    numbers[~np.isfinite(numbers).all(axis=1)] = 0
+    numbers[:, 2] = np.maximum(numbers[:, 2], 0)
+    return numbers if numbers.any() else numbers[:0]
+
+
+def _read_numbers(value: Any, lengths: Sequence[int], where: str) -> np.ndarray:
+    """A new flat float64 array of one of the lengths; a number is one, None is none."""
+    try:
+        numbers = np.array([] if value is None else value, np.float64).reshape(-1)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{where}: expected a list of numbers, got {str(value)[:60]!r}") from None
+    if len(numbers) not in lengths:
+        wanted = " or ".join(str(length) for length in lengths if length)
+        raise ValueError(f"{where}: has {len(numbers)} numbers; expected {wanted}")
+    return numbers
