@@ -1,8 +1,7 @@
 """The weights the field has: what they are, where they lie, under which licence, and which of them are on this disk.
 
-Digests and sizes of the hub files are those of their Git LFS pointers, commits f7c16a3 (7 August 2023) and 1a71441
-(22 August 2023) of yzd-v/DWPose; a value that could not be read there is None. Without a digest the one seen at the
-first download is recorded and checked from then on (trust on first use).
+Digests and sizes of the hub files are those of their Git LFS pointers in yzd-v/DWPose, commits f7c16a3 (7 August 2023)
+and 1a71441 (22 August 2023). No file is listed whose digest is not known, so every download is checked.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from . import rtmcc, yolox
-
-Origin = Literal["hub", "bundled"]
 
 # The authors publish the files as Apache-2.0. The images and labels behind them carry terms of their own.
 APACHE = "Apache-2.0"
@@ -32,15 +29,11 @@ class WeightEntry:
     input_size: tuple[int, int]
     repo: str | None  # on the hub; None for a file inside the package
     filename: str
-    sha256: str | None
-    bytes: int | None
+    sha256: str | None  # None only inside the package
+    bytes: int | None  # None where the exact size is not known
     weights_licence: str
     data_licence: str
     note: str
-
-    @property
-    def origin(self) -> Origin:
-        return "hub" if self.repo else "bundled"
 
 
 def _dwpose(name: str, network: str, filename: str, sha256: str, size: int | None, note: str) -> WeightEntry:
@@ -51,7 +44,7 @@ def _dwpose(name: str, network: str, filename: str, sha256: str, size: int | Non
 
 
 # In the order a user should consider them; AP is whole-body AP on COCO-WholeBody v1.0 val (DWPose, arXiv 2307.15880).
-CATALOGUE: tuple[WeightEntry, ...] = (
+ENTRIES: tuple[WeightEntry, ...] = (
     _dwpose(
         "dwpose-l-384",
         "dwpose-l-384",
@@ -153,26 +146,33 @@ CATALOGUE: tuple[WeightEntry, ...] = (
 )
 
 
-def find(name: str) -> WeightEntry:
+def find(name: str, kind: str | None = None) -> WeightEntry:
     """The entry called `name`.
 
+    Args:
+        kind: "pose" or "detector" where only that will do.
+
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or one of the other kind.
     """
-    for entry in CATALOGUE:
+    known = [entry for entry in ENTRIES if kind in (None, entry.kind)]
+    for entry in known:
         if entry.name == name:
             return entry
     raise ValueError(
-        f"unknown weights {name!r}; give a file (.onnx, .safetensors, .pth) or one of "
-        + ", ".join(entry.name for entry in CATALOGUE)
+        f"unknown {kind or 'model'} weights {name!r}; give a file (.onnx, .safetensors, .pth) or one of "
+        + ", ".join(entry.name for entry in known)
     )
 
 
 def manual_folders(cache_dir: str | Path | None = None) -> list[Path]:
-    """Folders where files are looked for by their plain name before the hub cache: those in the environment variable
-    DWPOSE_MODELS (several as in PATH), then `cache_dir`."""
+    """Folders where a file put there by hand is found under its plain name, before the hub cache is asked: those in
+    the environment variable DWPOSE_MODELS (several as in PATH), `cache_dir`, and `dwpose` in HF_HOME."""
+    from huggingface_hub import constants
+
     folders = [Path(p).expanduser() for p in os.environ.get("DWPOSE_MODELS", "").split(os.pathsep) if p]
-    return folders + ([Path(cache_dir).expanduser()] if cache_dir is not None else [])
+    folders += [Path(cache_dir).expanduser()] if cache_dir is not None else []
+    return [*folders, Path(constants.HF_HOME) / "dwpose"]
 
 
 def cached_path(entry: WeightEntry, cache_dir: str | Path | None = None) -> Path | None:
@@ -189,25 +189,20 @@ def cached_path(entry: WeightEntry, cache_dir: str | Path | None = None) -> Path
     return Path(found) if isinstance(found, str) else None
 
 
-def models_table(cache_dir: str | Path | None = None) -> list[dict[str, str]]:
-    """One row per entry, all values as text, for `dwpose models`."""
-    rows = []
-    for entry in CATALOGUE:
+def models_table(cache_dir: str | Path | None = None) -> str:
+    """What `dwpose models` prints: every entry, and where its file is on this machine."""
+    lines = []
+    for entry in ENTRIES:
         path = cached_path(entry, cache_dir)
         size = entry.bytes or (path.stat().st_size if path else None)
         height, width = entry.input_size
-        rows.append(
-            {
-                "name": entry.name,
-                "kind": entry.kind,
-                "input": f"{width}x{height}",
-                "size": f"{size / 1e6:.1f} MB" if size else "?",
-                "weights licence": entry.weights_licence,
-                "training data": entry.data_licence,
-                "source": f"{entry.repo}: {entry.filename}" if entry.repo else f"in the package: {entry.filename}",
-                "digest": "in the package" if not entry.repo else "known" if entry.sha256 else "trust on first use",
-                "cached": str(path) if path else "no",
-                "note": entry.note,
-            }
-        )
-    return rows
+        megabytes = f"{size / 1e6:.1f} MB" if size else "size not known"
+        lines += [
+            f"{entry.name:16s} {entry.kind:8s} {width:3d}x{height:<3d}  {megabytes:>14s}  {entry.note}",
+            f"    source    {entry.repo + ': ' if entry.repo else 'in the package: '}{entry.filename}",
+            f"    sha256    {entry.sha256 or 'none, it comes with the package'}",
+            f"    licence   weights {entry.weights_licence}; training data: {entry.data_licence}",
+            f"    on disk   {path or 'no'}",
+        ]
+    folders = ", ".join(str(folder) for folder in manual_folders(cache_dir))
+    return "\n".join([*lines, "", f"Files put by hand into one of these folders are found too: {folders}"])

@@ -7,11 +7,12 @@ Which network a file holds is read from the shapes in it, never from its name. N
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +23,6 @@ from .rtmcc import DWPose, PoseConfig
 from .yolox import YOLOX, YOLOXConfig
 
 State = dict[str, torch.Tensor]
-Model = TypeVar("Model", DWPose, YOLOX)
 
 SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
@@ -32,69 +32,70 @@ def load_pose(
     *,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
-    stage: int | None = None,
+    part: str = "auto",
 ) -> DWPose:
-    """A pose network from a file or a catalogue name (downloaded where needed).
+    """A pose network from a file or a catalogue name. See `load_network`."""
+    return load_network(source, "pose", cache_dir=cache_dir, local_files_only=local_files_only, part=part)
 
-    The result carries `name` (the architecture) and `source` (the file its weights came from).
+
+def load_detector(source: str | Path, *, cache_dir: str | Path | None = None, local_files_only: bool = False) -> YOLOX:
+    """A YOLOX detector from a file or a catalogue name. See `load_network`."""
+    return load_network(source, "detector", cache_dir=cache_dir, local_files_only=local_files_only)
+
+
+def load_network(
+    source: str | Path,
+    kind: str | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    part: str = "auto",
+) -> DWPose | YOLOX:
+    """A network with the weights of a file, or of a catalogue name (downloaded where needed).
+
+    It carries `name` (the architecture) and `source` (the file its weights came from).
 
     Args:
-        stage: for raw distillation checkpoints, see `read_state_dict`.
+        kind: "pose" or "detector" where only that will do.
+        part: of a raw distillation checkpoint, see `read_state_dict`.
 
     Raises:
         ValueError: unknown name; damaged file; weights of something else. The message says what to do.
         FileNotFoundError: `source` looks like a path and there is no such file.
-        dwpose_core.models.download.DownloadError: a catalogue file that could not be had.
+        dwpose_core.models.download.WeightsUnavailable: a catalogue file that could not be had.
     """
-    return _load(source, DWPose, cache_dir, local_files_only, stage)
-
-
-def load_detector(source: str | Path, *, cache_dir: str | Path | None = None, local_files_only: bool = False) -> YOLOX:
-    """A YOLOX detector from a file or a catalogue name. Errors as in `load_pose`."""
-    return _load(source, YOLOX, cache_dir, local_files_only, None)
-
-
-def _load(
-    source: str | Path, kind: type[Model], cache_dir: str | Path | None, local_files_only: bool, stage: int | None
-) -> Model:
-    wanted = "pose" if kind is DWPose else "detector"
     entry = None
     path = Path(source).expanduser()
     if not path.is_file():
         if path.suffix.lower() in SUFFIXES or len(path.parts) > 1:
             raise FileNotFoundError(f"no weights at {path}")
-        entry = catalogue.find(str(source))
-        if entry.kind != wanted:
-            raise ValueError(f"{entry.name} is a {entry.kind}, not a {wanted} model")
+        entry = catalogue.find(str(source), kind)
         from .download import fetch
 
         path = fetch(entry, cache_dir, local_files_only)
 
-    config, state = _read(path, stage)
-    if not isinstance(config, PoseConfig if kind is DWPose else YOLOXConfig):
-        raise ValueError(
-            f"{path} holds {infer.name_of(config)}, which is no {wanted} model; "
-            + ("give it as the detector" if wanted == "pose" else "give it as the pose model")
-        )
-    if entry is not None and infer.name_of(config) != entry.network:
-        raise ValueError(
-            f"{path} should hold {entry.network} but has the shapes of {infer.name_of(config)}; delete it and run again"
-        )
-    if kind is DWPose and config.num_keypoints != NUM_KEYPOINTS:
+    config, state = _read(path, part)
+    name = infer.name_of(config)
+    found = "pose" if isinstance(config, PoseConfig) else "detector"
+    if kind not in (None, found):
+        raise ValueError(f"{path} holds a {found} model ({name}) where a {kind} model is expected")
+    if entry is not None and name != entry.network:
+        raise ValueError(f"{path} should hold {entry.network} but has the shapes of {name}; delete it and run again")
+    if isinstance(config, PoseConfig) and config.num_keypoints != NUM_KEYPOINTS:
         raise ValueError(f"{path} predicts {config.num_keypoints} keypoints; a whole-body model has {NUM_KEYPOINTS}")
-    model = kind(config, infer.name_of(config))
+    model = DWPose(config, name) if found == "pose" else YOLOX(config, name)
     load_state(model, state, str(path))
     model.source = str(path)
     return model.float().eval()
 
 
-def _read(path: Path, stage: int | None) -> tuple[PoseConfig | YOLOXConfig, State]:
+def _read(path: Path, part: str) -> tuple[PoseConfig | YOLOXConfig, State]:
     """Configuration and state dict of a file."""
     if _format(path) == "onnx":
         from .onnx_graph import read_weights
 
         return read_weights(path)
-    state = read_state_dict(path, stage=stage)
+    state = read_state_dict(path, part=part)
     if _format(path) == "safetensors":
         text = read_metadata(path).get("config")
         if text:
@@ -184,7 +185,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise ValueError(f"{path} is a damaged safetensors file ({error}); download it again") from error
 
 
-def read_state_dict(path: str | Path, *, stage: int | None = None) -> State:
+def read_state_dict(path: str | Path, *, part: str = "auto") -> State:
     """The un-prefixed state dict of any weight file, tensors on the CPU in their stored type.
 
     Wrappers are removed: `state_dict` (mmengine; its weights are the averaged ones, so `ema_state_dict` is only used
@@ -195,13 +196,16 @@ def read_state_dict(path: str | Path, *, stage: int | None = None) -> State:
     * stage 2: `teacher.backbone.*` with `student.head.*`, because stage 2 trains a new head on the frozen backbone.
 
     Args:
-        stage: 1 or 2 for a raw distillation checkpoint. By default it is stage 1 where an alignment layer of the
-            feature loss is stored or the two backbones differ, as they do in every published stage-1 recipe, and
-            stage 2 where they are the same network. Pass 1 for a stage-1 run whose teacher was as large as its student.
+        part: "stage1" or "stage2" says which of these a raw checkpoint is, "plain" that it is none. "auto" takes it
+            for stage 1 where an alignment layer of the feature loss is stored or the two backbones differ, as in every
+            published stage-1 recipe, and for stage 2 where both are the same network. Say "stage1" for a stage-1 run
+            whose teacher was as large as its student.
 
     Raises:
         ValueError: for a damaged file, or one without weights.
     """
+    if part not in ("auto", "plain", "stage1", "stage2"):
+        raise ValueError(f"part is auto, plain, stage1 or stage2, not {part!r}")
     path = Path(path)
     form = _format(path)
     if form == "onnx":
@@ -229,30 +233,32 @@ def read_state_dict(path: str | Path, *, stage: int | None = None) -> State:
     state = {str(k).removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}
     state.pop("steps", None)  # counter of mmengine's averaged model
     if any(key.startswith("student.") for key in state):
-        state = _distilled(state, stage)
-    elif stage is not None:
-        raise ValueError(f"{path} is no raw distillation checkpoint; leave stage out")
+        state = _distilled(state, part)
+    elif part in ("stage1", "stage2"):
+        raise ValueError(f"{path} is no raw distillation checkpoint: it has no student")
     if not state:
         raise ValueError(f"{path} holds no weights")
     return state
 
 
-def _distilled(state: State, stage: int | None) -> State:
-    def part(prefix: str) -> State:
+def _distilled(state: State, part: str) -> State:
+    """The finished network out of teacher and student."""
+
+    def under(prefix: str) -> State:
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
-    student, teacher = part("student."), part("teacher.")
-    if stage is None:
+    student, teacher = under("student."), under("teacher.")
+    if part == "auto":
         shapes = [
             {key: value.shape for key, value in side.items() if key.startswith("backbone.")}
             for side in (student, teacher)
         ]
         aligned = any(key.startswith("distill_losses.") for key in state)
-        stage = 1 if aligned or shapes[0] != shapes[1] else 2
-    if stage == 1:
+        part = "stage1" if aligned or shapes[0] != shapes[1] else "stage2"
+    if part == "stage1":
         return student
-    if stage != 2:
-        raise ValueError(f"stage is 1 or 2, not {stage}")
+    if part != "stage2":
+        raise ValueError("this is a raw distillation checkpoint, not a plain one; leave part at auto")
     return {
         **{key: value for key, value in teacher.items() if key.startswith("backbone.")},
         **{key: value for key, value in student.items() if key.startswith("head.")},
@@ -263,21 +269,16 @@ def save_safetensors(
     model: DWPose | YOLOX,
     path: str | Path,
     metadata: Mapping[str, str] | None = None,
-    dtype: torch.dtype | None = None,
 ) -> None:
     """Writes the weights with name and configuration in the metadata; whole or not at all.
 
     Args:
         metadata: further text entries, such as where the weights come from.
-        dtype: stored type of the floating-point tensors; as they are by default.
     """
     from safetensors.torch import save
 
     path = Path(path)
-    state = {
-        key: (value.to(dtype) if dtype and value.is_floating_point() else value).detach().cpu().contiguous()
-        for key, value in model.state_dict().items()
-    }
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     text = {
         "format": "pt",
         "name": model.name,
@@ -290,3 +291,73 @@ def save_safetensors(
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `convert` did. `difference` is the largest one between any two outputs, `scale` the largest output."""
+
+    name: str
+    source: Path
+    target: Path
+    difference: float
+    scale: float
+    reference: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.source} -> {self.target}: {self.name}, largest difference from {self.reference} "
+            f"{self.difference:.2e} (largest output {self.scale:.3g})"
+        )
+
+
+def convert(source: str | Path, target: str | Path, *, part: str = "auto") -> Conversion:
+    """Any weight file to float32 .safetensors. What was written is loaded again and run against the source on the same
+    input: through ONNX Runtime where the source is .onnx and it is installed, else through the network loaded from it.
+
+    Args:
+        part: of a raw distillation checkpoint, see `read_state_dict`.
+
+    Raises:
+        ValueError: as `load_network`; a target that is not .safetensors; or a result that differs from the source. The
+            target is only written once it has passed.
+    """
+    source, target = Path(source).expanduser(), Path(target).expanduser()
+    if target.suffix.lower() != ".safetensors":
+        raise ValueError(f"the target must end in .safetensors, got {target.name}")
+    if not source.is_file():
+        raise FileNotFoundError(f"no weights at {source}")
+    model = load_network(source, part=part)
+    unchecked = target.with_name(f".{target.stem}.{os.getpid()}.safetensors")
+    try:
+        save_safetensors(model, unchecked, {"source": source.name})
+        again = load_network(unchecked)
+        images = sample_images(model, 1)
+        with torch.inference_mode():
+            results = again(images)
+            expected = model(images)
+        reference = "the network it was read from"
+        if source.suffix.lower() == ".onnx" and importlib.util.find_spec("onnxruntime"):
+            from .export import run_onnx
+
+            expected, reference = run_onnx(source, images), "ONNX Runtime on the source"
+        pairs = list(zip(_outputs(expected), _outputs(results), strict=True))
+        difference = max(float((a - b).abs().max()) for a, b in pairs)
+        scale = max(float(a.abs().max()) for a, _ in pairs)
+        # ONNX Runtime sums in another order, and a float16 graph also rounds.
+        if not difference <= 0.01 * max(scale, 1.0):
+            raise ValueError(f"{source} was read wrongly: its outputs differ by {difference:.3g} of {scale:.3g}")
+        os.replace(unchecked, target)
+    finally:
+        unchecked.unlink(missing_ok=True)
+    return Conversion(model.name, source, target, difference, scale, reference)
+
+
+def _outputs(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+
+
+def sample_images(model: DWPose | YOLOX, batch: int) -> torch.Tensor:
+    """Noise in the range of real input, always the same: normalised RGB for a pose network, 0..255 for YOLOX."""
+    noise = torch.randn((batch, 3, *model.config.input_size), generator=torch.Generator().manual_seed(0))
+    return noise if isinstance(model, DWPose) else (noise * 64 + 128).clamp(0, 255)
