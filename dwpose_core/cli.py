@@ -172,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     # Imported after parsing: `dwpose --help` should not wait for torch.
     from . import commands
+    from .models.download import WeightsUnavailable
 
     warnings.showwarning = lambda message, *_, **__: print(f"dwpose: {message}", file=sys.stderr)
     try:
@@ -179,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ndwpose: interrupted; files already written are whole", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, WeightsUnavailable) as error:
         print(f"dwpose: {error}", file=sys.stderr)
         return 2
 

@@ -107,14 +107,7 @@ def render(args: argparse.Namespace) -> int:
 def models(args: argparse.Namespace) -> int:
     from .models.catalogue import models_table
 
-    columns = ("name", "kind", "input", "size", "digest", "cached")
-    rows = models_table(args.cache_dir)
-    widths = [max(len(row[column]) for row in (*rows, {column: column})) for column in columns]
-    for row in ({column: column for column in columns}, *rows):
-        print("  ".join(f"{row[column]:{width}s}" for column, width in zip(columns, widths, strict=True)).rstrip())
-    for row in rows:
-        print(f"\n{row['name']}: {row['source']}\n    {row['note']}")
-        print(f"    weights: {row['weights licence']}; training data: {row['training data']}")
+    print(models_table(args.cache_dir))
     return 0
 
 
@@ -127,7 +120,7 @@ def convert(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     from .models.export import export_onnx
-    from .preprocessor import load_network
+    from .models.weights import load_network
 
     net = load_network(args.source, cache_dir=args.cache_dir, local_files_only=args.offline)
     print(export_onnx(net, args.target, opset=args.opset))

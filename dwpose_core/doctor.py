@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import sys
-from pathlib import Path
 
 import torch
 
@@ -99,11 +98,9 @@ def _onnxruntime(problems: list[str]) -> str:
 
 
 def _weights(cache_dir: str | os.PathLike | None, problems: list[str]) -> list[str]:
-    from huggingface_hub import constants
+    from .models import catalogue, download
 
-    from .models import catalogue
-
-    folder = Path(cache_dir or constants.HF_HUB_CACHE)
+    folder = download.cache_folder(cache_dir)
     lines = [f"cache          {folder}"]
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK):
@@ -111,6 +108,6 @@ def _weights(cache_dir: str | os.PathLike | None, problems: list[str]) -> list[s
     for name in ("DWPOSE_MODELS", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
         if name in os.environ:
             lines.append(f"{name:14s} {os.environ[name]}")
-    cached = [entry.name for entry in catalogue.CATALOGUE if catalogue.cached_path(entry, cache_dir)]
+    cached = [entry.name for entry in catalogue.ENTRIES if catalogue.cached_path(entry, cache_dir)]
     lines.append(f"weights        {', '.join(cached) or 'none'} (see `dwpose models`)")
     return lines

@@ -108,7 +108,7 @@ def _frame_dict(people: People, threshold: float, confidence: str) -> dict:
     def triples(xy: np.ndarray, score: np.ndarray, visible: np.ndarray, keep: np.ndarray) -> list[list[float]]:
         c = np.where(visible, 1 if confidence == "binary" else np.maximum(score, 0), 0)
         table = np.concatenate([np.where(keep[..., None], xy, 0), c[..., None]], axis=-1)
-        return table.reshape(len(people), -1).tolist()
+        return table.reshape(len(people), 3 * table.shape[1]).tolist()  # -1 cannot be inferred for nobody
 
     def part(name: str) -> list[list[float]]:
         xy, score = people.part(name)

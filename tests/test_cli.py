@@ -1,0 +1,196 @@
+"""The `dwpose` command as a user types it: files in, files out, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dwpose_core import images
+from dwpose_core.cli import build_parser, main
+from dwpose_core.models import create_model
+from dwpose_core.models.weights import save_safetensors
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A tiny pose network that "sees" every point somewhere."""
+    torch.manual_seed(0)
+    net = create_model("debug")
+    # Untrained BatchNorms shrink the features to 1e-10; the head takes them back to the size of trained ones.
+    for layer, std in ((net.head.final_layer, 1e9), (net.head.mlp[1], 1), (net.head.cls_x, 1), (net.head.cls_y, 1)):
+        torch.nn.init.normal_(layer.weight, std=std)
+    path = tmp_path_factory.mktemp("weights") / "debug.safetensors"
+    save_safetensors(net, path)
+    return str(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (60, 80)), ("b.jpg", (90, 50)), ("deep/c.webp", (64, 64))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def run(*args):
+    return main([str(arg) for arg in args])
+
+
+def test_one_photograph(tmp_path, photos, weights, capsys):
+    out = tmp_path / "maps" / "pose.png"
+    flags = ("--pose", weights, "--detector", "none", "--device", "cpu", "--json", "--overlay")
+    assert run("image", photos / "a.png", "-o", out, *flags) == 0
+    assert Image.open(out).size == (80, 60)
+    (frame,) = json.loads(out.with_suffix(".json").read_text())
+    assert len(frame["people"]) == 1
+    assert (frame["canvas_width"], frame["canvas_height"]) == (80, 60)
+    assert Image.open(out.with_name("pose.overlay.png")).size == (80, 60)
+    assert "debug on cpu (torch, float32)" in capsys.readouterr().out
+
+
+def test_folder_keeps_going_past_a_broken_file(tmp_path, photos, weights, capsys):
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
+    out = tmp_path / "maps"
+    assert run("image", photos, "-o", out, "--pose", weights, "--detector", "none", "--device", "cpu") == 1
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png", "c.png"]
+    text = capsys.readouterr()
+    assert "broken.jpg" in text.err
+    assert "3 of 4 images" in text.out
+
+
+@pytest.mark.parametrize(("text", "size"), [("128", (171, 128)), ("96x64", (96, 64))])
+def test_draw_size(tmp_path, photos, weights, text, size):
+    out = tmp_path / "pose.png"
+    flags = ("--pose", weights, "--detector", "none", "--device", "cpu", "--draw-size", text)
+    assert run("image", photos / "a.png", "-o", out, *flags) == 0
+    assert Image.open(out).size == size
+
+
+def test_own_boxes_and_render_of_the_json(tmp_path, photos, weights):
+    out = tmp_path / "pose.png"
+    flags = ("--pose", weights, "--device", "cpu", "--json", "--box", "5,5,70,55", "--box", "0,0,40,60")
+    assert run("image", photos / "a.png", "-o", out, *flags) == 0
+    (frame,) = json.loads(out.with_suffix(".json").read_text())
+    assert len(frame["people"]) == 2
+    again = tmp_path / "again.png"
+    assert run("render", out.with_suffix(".json"), "-o", again) == 0
+    # Scores above the threshold become 1 in the JSON, so the same points are drawn.
+    np.testing.assert_array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(out)))
+
+
+def test_write_failures_are_listed(tmp_path, photos, weights, capsys, monkeypatch):
+    real = Image.Image.save
+
+    def full(self, target, *args, **kwargs):
+        if target.stem.startswith(".b"):
+            raise OSError(28, "No space left on device")
+        return real(self, target, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    out = tmp_path / "maps"
+    assert run("image", photos, "-o", out, "--pose", weights, "--detector", "none", "--device", "cpu") == 1
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "c.png"]
+    assert "b.png cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_read_only_output(tmp_path, photos, weights, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(images.Path, "mkdir", refuse)
+    out = tmp_path / "locked" / "pose.png"
+    assert run("image", photos / "a.png", "-o", out, "--pose", weights, "--detector", "none", "--device", "cpu") == 1
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_interrupt_leaves_whole_files(tmp_path, photos, weights, monkeypatch, capsys):
+    real = images.os.replace
+    written = []
+
+    def replace(source, target):
+        if written:
+            raise KeyboardInterrupt
+        written.append(target)
+        real(source, target)
+
+    monkeypatch.setattr(images.os, "replace", replace)
+    out = tmp_path / "maps"
+    assert run("image", photos, "-o", out, "--pose", weights, "--detector", "none", "--device", "cpu") == 130
+    assert [p.name for p in out.iterdir()] == [written[0].name]
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["image", "absent.jpg", "-o", "x.png"], "no file, folder or pattern matches"),
+        (["image", "PHOTOS", "-o", "x.png"], "-o is a folder"),
+        (["image", "PHOTOS/a.png", "-o", "x.png", "--pose", "dwpose-xxl"], "dwpose-xxl"),
+        (["image", "PHOTOS/a.png", "-o", "x.png", "--pose", "absent.safetensors"], "absent.safetensors"),
+        (["image", "PHOTOS/a.png", "-o", "x.png", "--style", "cubist"], "openpose, dwpose, xinsir"),
+        (["image", "PHOTOS/a.png", "-o", "x.png", "--draw-size", "big"], "WIDTHxHEIGHT"),
+        (["image", "PHOTOS/a.png", "-o", "x.png", "--box", "1,2,3"], "four numbers"),
+        (["image", "PHOTOS/a.png", "-o", "x.png", "--device", "cuda:99"], "cuda:99"),
+        (["image", "PHOTOS/a.png", "PHOTOS/a2/a.png", "-o", "x"], "would both be written"),
+        (["render", "absent.json", "-o", "x.png"], "no keypoint file"),
+        (["convert", "absent.pth", "x.safetensors"], "absent.pth"),
+    ],
+)
+def test_usage_errors(photos, args, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (photos / "a2").mkdir()
+    Image.open(photos / "a.png").save(photos / "a2" / "a.png")
+    assert run(*(arg.replace("PHOTOS", str(photos)) for arg in args)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_models_and_doctor(capsys, tmp_path):
+    assert run("models", "--cache-dir", tmp_path) == 0
+    text = capsys.readouterr().out
+    for word in ("dwpose-l-384", "dwpose-nano", "yolox-l", "Apache-2.0", "COCO-WholeBody"):
+        assert word in text
+    assert run("doctor", "--cache-dir", tmp_path) in (0, 1)
+    text = capsys.readouterr().out
+    for word in ("torch", "opencv", "device", "cache"):
+        assert word in text
+
+
+def test_convert_and_export(tmp_path, weights, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    onnx = tmp_path / "debug.onnx"
+    back = tmp_path / "back.safetensors"
+    assert run("export", weights, onnx) == 0
+    assert run("convert", onnx, back) == 0
+    text = capsys.readouterr().out
+    assert "differs from PyTorch by" in text
+    assert "largest difference from" in text
+
+
+def test_program_starts_and_helps():
+    done = subprocess.run([sys.executable, "-m", "dwpose_core.cli", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "examples:" in done.stdout
+    done = subprocess.run([sys.executable, "-m", "dwpose_core.cli", "image"], capture_output=True, text=True)
+    assert done.returncode == 2
+
+
+def test_every_subcommand_has_examples():
+    parser = build_parser()
+    (commands,) = (action for action in parser._actions if hasattr(action, "choices") and action.choices)
+    for name, sub in commands.choices.items():
+        assert f"dwpose {name}" in sub.format_help(), name
+
+
+def test_importing_the_package_loads_nothing():
+    code = "import sys, dwpose_core; print([m for m in ('torch', 'cv2', 'PIL', 'onnxruntime') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
