@@ -1,0 +1,159 @@
+"""The judge against the original metric on xtcocotools, and its file formats."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dwpose_core.skeleton import PARTS
+from training import evaluate, metric
+
+pytest.importorskip("pycocotools")
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    return np.load(shared / "golden" / "metric_low.npz")
+
+
+@pytest.fixture(scope="module")
+def truth(shared):
+    return json.loads((shared / "data" / "test_coco_wholebody.json").read_text())
+
+
+def people_of(golden, mode="bbox_keypoint") -> metric.Detections:
+    scores = golden["scores"]
+    return metric.Detections(
+        image_id=golden["img_id"],
+        keypoints=golden["keypoints"],
+        scores=scores,
+        person_score=metric.rescore(golden["bbox_score"].astype(np.float64), scores, mode),
+        area=golden["bbox_scale"].astype(np.float64).prod(axis=1),
+    )
+
+
+NAMES = {
+    "keypoints_body": "body",
+    "keypoints_foot": "foot",
+    "keypoints_face": "face",
+    "keypoints_lefthand": "left_hand",
+    "keypoints_righthand": "right_hand",
+    "keypoints_wholebody": "whole",
+}
+
+
+@pytest.mark.parametrize(
+    "prefix, mode, suppress",
+    [("stats", "bbox_keypoint", True), ("stats_nonms", "bbox_keypoint", False), ("stats_kptscore", "keypoint", True)],
+)
+def test_stats_of_the_original(golden, truth, prefix, mode, suppress):
+    people = people_of(golden, mode)
+    stats = metric.coco_stats(truth, metric.oks_nms(people) if suppress else people)
+    compared = 0
+    for theirs, ours in NAMES.items():
+        expected = golden[f"{prefix}/{theirs}"]
+        np.testing.assert_allclose([stats[f"{ours}/{s}"] for s in metric.STATS], expected, atol=1e-6, err_msg=theirs)
+        compared += 1
+    assert compared == 6
+
+
+def test_nms_keeps_the_same_people(golden):
+    people = people_of(golden)
+    kept = metric.oks_nms(people)
+    row = {tuple(k.ravel()): i for k, i in zip(golden["keypoints"], golden["id"], strict=True)}
+    ours = {row[tuple(k.ravel())]: s for k, s in zip(kept.keypoints, kept.person_score, strict=True)}
+    theirs = dict(zip(golden["nms_keep_id"].tolist(), golden["nms_keep_score"].tolist(), strict=True))
+    assert ours.keys() == theirs.keys() and len(ours) == 18
+    for key, score in theirs.items():
+        assert ours[key] == pytest.approx(score, rel=1e-6)
+
+
+def test_hands_are_the_mean_of_both(golden, truth):
+    stats = metric.coco_stats(truth, people_of(golden))
+    assert stats["hands/AP"] == pytest.approx((stats["left_hand/AP"] + stats["right_hand/AP"]) / 2)
+    assert stats["face/APm"] == -1.0  # nothing of that size
+
+
+def test_area_rule(golden, truth):
+    """A body part's own extent must not decide what is a medium or large person."""
+    people = people_of(golden)
+    spread = people.keypoints.copy()
+    spread[:, PARTS["left_hand"]] += 5000  # a wild hand changes the hand, not the person's size
+    stats, wild = (metric.coco_stats(truth, p) for p in (people, replace(people, keypoints=spread)))
+    for name in metric.STATS:
+        assert wild[f"body/{name}"] == stats[f"body/{name}"]
+    assert wild["left_hand/AP"] < stats["left_hand/AP"]
+    boxes = metric.coco_stats(
+        {**truth, "annotations": [{**a, "area": -1} for a in truth["annotations"]]}, people, False
+    )
+    assert boxes["body/AP"] > 0.5  # 0.53 x box stands in for the missing area
+
+
+def test_score_of_a_person():
+    box = np.array([0.5, 0.8])
+    scores = np.zeros((2, 133))
+    scores[0, :2] = 0.6, 0.2  # 0.2 itself does not count
+    assert metric.rescore(box, scores).tolist() == pytest.approx([0.3, 0.0])
+    assert metric.rescore(box, scores, "bbox").tolist() == [0.5, 0.8]
+    with pytest.raises(ValueError, match="mode must be"):
+        metric.rescore(box, scores, "keypoints")
+
+
+def test_results_file_round_trip(golden, truth, tmp_path):
+    people = metric.oks_nms(people_of(golden))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(metric.results_json(people)))
+    again = metric.read_results(path, truth)
+    np.testing.assert_allclose(again.keypoints, people.keypoints, atol=1e-3)
+    stats, expected = metric.coco_stats(truth, again), metric.coco_stats(truth, people)
+    assert stats == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        ({}, "not a results file"),
+        ([], "not a results file"),
+        ([{"image_id": 1, "score": 1, "keypoints": [0] * 399}], "image_id 1"),
+        ([{"image_id": 785, "score": 1, "keypoints": [0] * 51}], "no foot_kpts"),
+    ],
+)
+def test_bad_results_files(tmp_path, truth, content, match):
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=match):
+        metric.read_results(tmp_path / "r.json", truth)
+
+
+def test_command_line_judges_a_results_file(golden, shared, tmp_path, capsys):
+    results, stats = tmp_path / "r.json", tmp_path / "stats.json"
+    results.write_text(json.dumps(metric.results_json(metric.oks_nms(people_of(golden)))))
+    annotations = str(shared / "data" / "test_coco_wholebody.json")
+    evaluate.main(
+        ["--results", str(results), "--annotations", annotations, "--json", str(stats), "--paper", "dwpose-l"]
+    )
+    printed = capsys.readouterr().out
+    assert "63.1" in printed and "100.0" in printed  # the paper's row and ours
+    record = json.loads(stats.read_text())
+    assert record["stats"]["whole/AP"] == pytest.approx(1.0) and record["published"]["whole"] == 0.631
+
+
+def test_detector_boxes(shared):
+    golden = np.load(shared / "golden" / "dataset_augment.npz")
+    boxes = evaluate.detector_boxes(shared / "data" / "test_coco_det_AP_H_56.json")
+    assert sum(len(b) for b, _ in boxes.values()) == len(golden["det_img_id"]) == 118
+    for image_id, (xyxy, score) in boxes.items():
+        mine = golden["det_img_id"] == image_id
+        order, theirs = np.lexsort(xyxy.T), np.lexsort(golden["det_bbox"][mine].T)
+        np.testing.assert_allclose(xyxy[order], golden["det_bbox"][mine][theirs], rtol=1e-6)
+        np.testing.assert_allclose(score[order], golden["det_score"][mine][theirs], rtol=1e-6)
+
+
+@pytest.mark.parametrize("argv", [[], ["model", "--results", "r.json"], ["model.onnx"]])
+def test_command_line_mistakes(argv, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate"])
+    with pytest.raises(SystemExit):
+        evaluate.main([*argv, "--annotations", "a.json"])

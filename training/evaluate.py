@@ -1,0 +1,226 @@
+"""The judge: COCO-WholeBody AP and AR of a model, or of anybody's results file.
+
+    python -m training.evaluate dwpose-l-384 --annotations coco_wholebody_val_v1.0.json --images val2017 \
+        --boxes COCO_val2017_detections_AP_H_56_person.json
+    python -m training.evaluate best.safetensors --annotations ... --images ...                     ground-truth boxes
+    python -m training.evaluate --results mine.json --annotations coco_wholebody_val_v1.0.json      no model, no images
+    torchrun --nproc-per-node 8 -m training.evaluate ...                                            all GPUs
+
+A model is a .pth, .onnx or .safetensors file or a catalogue name. With ground-truth boxes figures are a few points
+above the published ones, which use the detector boxes named above and the flip test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from dwpose_core import geometry, simcc
+from dwpose_core.backends import OnnxRunner, TorchRunner
+
+from . import metric
+from .data.wholebody import read_annotations, read_image
+from .distributed import Process, gather, start, stop
+from .objectives import normalize
+
+# Published AP, COCO-WholeBody v1.0 val, AP_H_56 boxes, flip test (README of IDEA-Research/DWPose; RTMPose: mmpose
+# tables). "hands" there combines both hands in a way the code does not show.
+PUBLISHED: dict[str, dict[str, float]] = {
+    "dwpose-t": {"body": 0.585, "foot": 0.465, "face": 0.735, "hands": 0.357, "whole": 0.485},
+    "dwpose-s": {"body": 0.633, "foot": 0.533, "face": 0.776, "hands": 0.427, "whole": 0.538},
+    "dwpose-m": {"body": 0.685, "foot": 0.636, "face": 0.828, "hands": 0.527, "whole": 0.606},
+    "dwpose-l": {"body": 0.704, "foot": 0.662, "face": 0.843, "hands": 0.566, "whole": 0.631},
+    "dwpose-l-384": {"body": 0.722, "foot": 0.704, "face": 0.887, "hands": 0.621, "whole": 0.665},
+    "rtmpose-x-384": {"body": 0.714, "foot": 0.692, "face": 0.888, "hands": 0.590, "whole": 0.653},
+}
+COLUMNS = ("body", "foot", "face", "left_hand", "right_hand", "hands", "whole")
+
+
+class BoxCrops(Dataset):
+    """All boxes of one image per item: crops (P, H, W, 3) uint8 RGB, boxes (P, 4), box scores (P,), image id."""
+
+    def __init__(self, images: dict[int, str], boxes: dict[int, tuple[np.ndarray, np.ndarray]], input_size):
+        self.images, self.boxes, self.input_size = images, boxes, input_size
+        self.ids = [image_id for image_id in images if image_id in boxes]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int):
+        image_id = self.ids[index]
+        boxes, scores = self.boxes[image_id]
+        return geometry.crop(read_image(self.images[image_id]), boxes, self.input_size), boxes, scores, image_id
+
+
+def ground_truth_boxes(annotations: str | Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """image id -> boxes (P, 4) xyxy and scores (P,) of one, of the people training would use."""
+    table = read_annotations(annotations)
+    owner = table.image_id[table.image]
+    return {int(i): (table.box[owner == i], np.ones((owner == i).sum(), np.float32)) for i in np.unique(owner)}
+
+
+def detector_boxes(path: str | Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """A COCO detection file: every person box of it, without threshold and without clipping."""
+    grouped: dict[int, list] = {}
+    for entry in json.loads(Path(path).read_text()):
+        if entry["category_id"] == 1:
+            x, y, w, h = entry["bbox"]
+            grouped.setdefault(entry["image_id"], []).append((x, y, x + w, y + h, entry["score"]))
+    tables = {image: np.array(rows, np.float32) for image, rows in grouped.items()}
+    return {image: (table[:, :4], table[:, 4]) for image, table in tables.items()}
+
+
+def predict(
+    runner: Callable,
+    crops: BoxCrops,
+    process: Process,
+    flip_test: bool = True,
+    batch_size: int = 64,
+    workers: int = 2,
+    progress: bool = True,
+) -> tuple[metric.Detections, np.ndarray]:
+    """Keypoints of every box, this process's share of images gathered with everybody else's, and box scores (D,)."""
+    mine = torch.utils.data.Subset(crops, range(process.rank, len(crops), process.world))
+    loader = DataLoader(mine, batch_size=None, num_workers=workers)
+    columns: list[list] = [[], [], [], [], [], []]
+    waiting: list[tuple] = []
+
+    def flush() -> None:
+        pixels, boxes, box_scores, owners = (np.concatenate(side) for side in zip(*waiting, strict=True))
+        waiting.clear()
+        for begin in range(0, len(pixels), batch_size):
+            part = slice(begin, begin + batch_size)
+            batch = normalize(torch.from_numpy(pixels[part]).to(runner.device))
+            logits = runner(batch)
+            if flip_test:
+                logits = simcc.flip_average(logits, runner(batch.flip(3)))
+            xy, score = (out.cpu().numpy() for out in simcc.decode(*logits))
+            scale = geometry.box_to_center_scale(boxes[part], crops.input_size)[1]
+            rows = (
+                owners[part],
+                geometry.keypoints_to_image(xy, boxes[part], crops.input_size),
+                score,
+                box_scores[part],
+                scale.prod(axis=1),
+            )
+            for column, row in zip(columns, rows, strict=False):
+                column.append(row)
+
+    bar = tqdm(loader, desc="judging", unit="image", disable=not (progress and process.is_first), dynamic_ncols=True)
+    for pixels, boxes, box_scores, image_id in bar:
+        waiting.append((*map(np.asarray, (pixels, boxes, box_scores)), np.full(len(boxes), image_id)))
+        if sum(len(entry[1]) for entry in waiting) >= batch_size:
+            flush()
+    if waiting:
+        flush()
+    shares = gather([np.concatenate(column) if column else None for column in columns[:5]], process)
+    owner, xy, score, box_score, area = (
+        np.concatenate([share[i] for share in shares if share[i] is not None]) for i in range(5)
+    )
+    return metric.Detections(owner.astype(np.int64), xy, score, box_score, area), box_score
+
+
+def evaluate_model(
+    runner: Callable,
+    truth: dict,
+    images: str | Path,
+    boxes: dict[int, tuple[np.ndarray, np.ndarray]],
+    process: Process,
+    use_area: bool = True,
+    **options,
+) -> tuple[dict[str, float], metric.Detections]:
+    """Stats of `metric.coco_stats`, on every process, and the people that were judged. `options` as in `predict`."""
+    names = {image["id"]: str(Path(images) / image["file_name"]) for image in truth["images"]}
+    people, box_score = predict(runner, BoxCrops(names, boxes, runner.input_size), process, **options)
+    kept = metric.oks_nms(
+        metric.Detections(**{**vars(people), "person_score": metric.rescore(box_score, people.scores)})
+    )
+    stats = metric.coco_stats(truth, kept, use_area) if process.is_first else None
+    return gather(stats, process)[0], kept
+
+
+def load_runner(model: str, device: str | torch.device | None, provider: str | None = None):
+    """A runner for a weight file or a catalogue name; .onnx files run on ONNX Runtime when `provider` is given."""
+    if provider:
+        if not model.endswith(".onnx"):
+            raise ValueError(f"--provider runs .onnx files; {model} is something else. Leave it out")
+        return OnnxRunner(model, provider)
+    from dwpose_core.models.weights import load_pose
+
+    return TorchRunner(load_pose(model), device)
+
+
+def table(stats: dict[str, float], name: str, published: str | None) -> str:
+    """The stats as people read them: AP / AR per part, the published AP below."""
+    lines = [f"{'':24}" + "".join(f"{column.replace('_', ' '):>13}" for column in COLUMNS)]
+    for kind in ("AP", "AR"):
+        lines.append(f"{name[:18]:18}{kind:6}" + "".join(f"{100 * stats[f'{c}/{kind}']:13.1f}" for c in COLUMNS))
+    if published:
+        row = PUBLISHED[published]
+        cells = "".join(f"{100 * row[c]:13.1f}" if c in row else f"{'':13}" for c in COLUMNS)
+        lines.append(f"{published[:18]:18}{'paper':6}" + cells)
+    lines.append("hands: mean of left and right, an assumption about the published column")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", help="weight file or catalogue name")
+    parser.add_argument("--annotations", required=True, help="COCO-WholeBody json")
+    parser.add_argument("--images", help="folder of the images")
+    parser.add_argument("--boxes", help="detector boxes (COCO results json); ground-truth boxes without it")
+    parser.add_argument("--results", help="judge this COCO-WholeBody results json instead of a model")
+    parser.add_argument("--device", help="cuda, cpu, ...; the best present by default")
+    parser.add_argument("--provider", help="run an .onnx file on ONNX Runtime: cpu, cuda, tensorrt, openvino")
+    parser.add_argument("--no-flip", action="store_true", help="one pass; published figures use the flip test")
+    parser.add_argument("--no-area", action="store_true", help="area = 0.53 x box (UBody)")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--paper", choices=PUBLISHED, help="published row to print; by default the model's own")
+    parser.add_argument("--json", help="write the stats here")
+    parser.add_argument("--save-results", help="write the judged people here, as a COCO-WholeBody results json")
+    args = parser.parse_args(argv)
+    if bool(args.model) == bool(args.results):
+        parser.error("give a model or --results, one of them")
+    if args.model and not args.images:
+        parser.error("--images is needed to run a model")
+    truth = json.loads(Path(args.annotations).read_text())
+    if args.results:
+        stats = metric.coco_stats(truth, metric.read_results(args.results, truth), not args.no_area)
+        name, kept, process = Path(args.results).stem, None, Process(0, 1, torch.device("cpu"))
+    else:
+        process = start(args.device or "")
+        runner = load_runner(args.model, process.device, args.provider)
+        boxes = detector_boxes(args.boxes) if args.boxes else ground_truth_boxes(args.annotations)
+        options = {"flip_test": not args.no_flip, "batch_size": args.batch_size, "workers": args.workers}
+        stats, kept = evaluate_model(runner, truth, args.images, boxes, process, not args.no_area, **options)
+        name = runner.name
+    if process.is_first:
+        published = args.paper or (name if name in PUBLISHED else None)
+        print(table(stats, name, published))
+        if args.json:
+            record = {
+                "model": args.model or args.results,
+                "network": name,
+                "annotations": args.annotations,
+                "boxes": args.boxes or ("as in the results file" if args.results else "ground truth"),
+                "flip_test": None if args.results else not args.no_flip,
+                "stats": stats,
+                "published": PUBLISHED.get(published or ""),
+                "hands": "mean of left and right (assumption)",
+            }
+            Path(args.json).write_text(json.dumps(record, indent=2) + "\n")
+        if args.save_results and kept is not None:
+            Path(args.save_results).write_text(json.dumps(metric.results_json(kept)))
+    stop()
+
+
+if __name__ == "__main__":
+    main()
