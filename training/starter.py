@@ -2,7 +2,7 @@
 
     python -m training.starter --assets DIR --out DIR            about two CPU-hours, one hour on two cores
 
-1. layers: rendered people (training.synthetic.generate); 2. pools: training crops made from them
+1. layers: rendered people (training.synthetic.generate) and objects; 2. pools: training crops made from them
 (training.synthetic.pool); 3. training of `dwpose-nano`; 4. OUT/dwpose-nano.safetensors (fp16) and OUT/metrics.json.
 Stages whose result exists are skipped, so an interrupted run goes on at the last finished stage.
 
@@ -39,6 +39,7 @@ from .objectives import normalize
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
 from .synthetic.generate import generate
 from .synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
+from .synthetic.objects import generate_objects
 from .synthetic.pool import CropPool, build_pool
 from .synthetic.workers import limit_threads
 
@@ -48,6 +49,7 @@ LEARNING_RATE = 3e-3
 AID_UNTIL = 0.6  # share of the run with the heat-map aid
 ABSENT_WEIGHT = 0.15  # of flat rows, relative to a seen keypoint of the same part
 LABEL_MARGIN = 64  # bins beyond either border that have a label row of their own
+OBJECTS = 1500  # rendered things that are not people
 HELD_OUT = 600  # people nobody trains on
 # Loss weight of a seen keypoint. The body decides what the picture says; faces have four times as many points.
 PART_WEIGHTS = {"body": 2.0, "foot": 1.0, "face": 0.35, "left_hand": 0.5, "right_hand": 0.5}
@@ -250,6 +252,8 @@ def main() -> None:
     for folder, people, seed in jobs:
         if not (out / folder / f"labels_{seed:04d}.npz").is_file():
             generate(args.assets, out / folder, people, seed, args.workers, (size[0] * 4 // 3, size[1] * 4 // 3))
+    if not (out / "objects" / "done").is_file():
+        generate_objects(args.assets, out / "objects", OBJECTS, args.seed, args.workers)
     pools = (
         ("train", "layers", args.crops, True),
         ("hard", "held_out", HELD_OUT, True),
@@ -257,8 +261,8 @@ def main() -> None:
     )
     for name, folder, count, augment in pools:
         if not (out / "pool" / f"{name}.npz").is_file():
-            layers = out / folder
-            build_pool(layers, args.assets, out / "pool", name, count, args.seed, size, args.workers, augment)
+            sources = (out / folder, out / "objects", args.assets)
+            build_pool(*sources, out / "pool", name, count, args.seed, size, args.workers, augment)
     limit_threads()
     (out / "rendezvous").unlink(missing_ok=True)
     arguments = (args.workers, out / "pool", out, args.steps, args.seed)

@@ -47,6 +47,19 @@ def random_color(rng: np.random.Generator) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.1, 1.0))) ** 1.8
 
 
+def random_cloth(rng: np.random.Generator) -> Material:
+    """Plain or patterned fabric, most of it with folds."""
+    weave = int(rng.choice(7, p=(0.5, 0.09, 0.08, 0.1, 0.12, 0.05, 0.06)))
+    return Material(
+        plain=tuple(random_color(rng)),
+        shine=rng.uniform(0, 0.08),
+        weave=weave,
+        weave_color=tuple(random_color(rng)),
+        weave_form=(rng.uniform(4, 18 if weave == 4 else 45), rng.random(), rng.uniform(0.3, 1.0)),
+        folds=(rng.uniform(0.02, 0.14) * (rng.random() < 0.8), rng.uniform(6, 22)),
+    )
+
+
 class Wardrobe:
     """Dresses posed bodies with what the asset folder holds."""
 
@@ -100,18 +113,6 @@ class Wardrobe:
     def _file(self, name: str | None) -> Path | None:
         return self.folder / name if name else None
 
-    def cloth(self, rng: np.random.Generator) -> Material:
-        """Plain or patterned fabric, most of it with folds."""
-        weave = int(rng.choice(7, p=(0.5, 0.09, 0.08, 0.1, 0.12, 0.05, 0.06)))
-        return Material(
-            plain=tuple(random_color(rng)),
-            shine=rng.uniform(0, 0.08),
-            weave=weave,
-            weave_color=tuple(random_color(rng)),
-            weave_form=(rng.uniform(4, 18 if weave == 4 else 45), rng.random(), rng.uniform(0.3, 1.0)),
-            folds=(rng.uniform(0.02, 0.14) * (rng.random() < 0.8), rng.uniform(6, 22)),
-        )
-
     # Hems: positive inside the garment, in dm.
 
     def _top(self, rng: np.random.Generator) -> np.ndarray:
@@ -151,8 +152,8 @@ class Wardrobe:
         outer = inner + rng.uniform(0.05, 0.3)
         tucked = rng.random() < 0.35
         bottom, top = self._bottom(rng), self._top(rng)
-        matching = self.cloth(rng)
-        trousers = matching if rng.random() < 0.1 else self.cloth(rng)
+        matching = random_cloth(rng)
+        trousers = matching if rng.random() < 0.1 else random_cloth(rng)
         items = [self._garment("helper-tights", vertices, bottom, outer if tucked else inner, trousers, rng)]
         hidden = bottom > HIDE_FROM
         if rng.random() < 0.96:
@@ -161,7 +162,7 @@ class Wardrobe:
         height = self.model.base[:, 1]
         if rng.random() < 0.18:
             skirt = np.clip(height - (self.hip_height - rng.uniform(2.0, 8.5)), -HEM, HEM)
-            items.append(self._garment("helper-skirt", vertices, skirt, outer + 0.08, self.cloth(rng), rng))
+            items.append(self._garment("helper-skirt", vertices, skirt, outer + 0.08, random_cloth(rng), rng))
         if rng.random() < 0.2:
             items += self._coat(vertices, outer + rng.uniform(0.1, 0.35), rng)
         return items, hidden
@@ -169,7 +170,7 @@ class Wardrobe:
     def _coat(self, vertices: np.ndarray, thickness: float, rng: np.random.Generator) -> list[Item]:
         """A jacket or coat over the rest, open in front or closed; long ones continue on the skirt mesh."""
         base = self.model.base
-        material = self.cloth(rng)
+        material = random_cloth(rng)
         low = self.hip_height - rng.uniform(-0.8, 5.0)
         trunk = np.minimum(base[:, 1] - low, self.neck_height + 0.3 - base[:, 1])
         if rng.random() < 0.6:
@@ -211,7 +212,7 @@ class Wardrobe:
             fitted.append(self.shoes[rng.integers(len(self.shoes))])
         for name in fitted:
             proxy = self.model.proxies[name]
-            material = replace(self.cloth(rng), occlusion=self._file(proxy.occlusion))
+            material = replace(random_cloth(rng), occlusion=self._file(proxy.occlusion))
             kind = rng.random()
             if proxy.texture and kind < 0.65:  # as photographed, or tinted
                 tint = (1.0, 1.0, 1.0) if kind < 0.3 else tuple(np.clip(random_color(rng) * 2.5, 0.03, 2))
@@ -254,7 +255,7 @@ class Wardrobe:
             items.append(worn(lash, replace(flat, texture=picture(lash))))
         kind = rng.random()
         if kind < 0.08:
-            items.append(worn(any_of(self.hats), self.cloth(rng)))
+            items.append(worn(any_of(self.hats), random_cloth(rng)))
         elif kind < 0.9:
             hair = any_of(self.hairs)
             items.append(worn(hair, replace(flat, texture=picture(hair), tint=tuple(tint), shine=0.05, alpha_min=0.35)))

@@ -1,7 +1,8 @@
 """From stored layers to training crops: one rendered person becomes endless pictures.
 
-Background, people behind, the person, people and things in front, the border of the photograph (black beyond, as a
-crop over the edge of a picture is), colour, blur, noise, JPEG, mirroring. Three kinds of crop:
+Background, things and people behind, the person, people and things in front, the border of the photograph (black
+beyond, as a crop over the edge of a picture is), shadows, colour, texture, blur, noise, JPEG, mirroring.
+Three kinds of crop:
     tight   around the person as a top-down detector gives it, with DWPose's rotation, scale and shift
     loose   the whole photograph as the box: the person is small and off-centre, bars above or beside the picture
     empty   nobody at all: every keypoint is outside
@@ -35,6 +36,14 @@ class Crop:
     visible: np.ndarray
 
 
+def read_rgba(path: Path) -> np.ndarray:
+    """(h, w, 4) uint8 RGBA. WebP drops an alpha that is 255 everywhere, as in close-ups; it is put back."""
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if picture is None or picture.ndim != 3:
+        raise ValueError(f"{path} is not a readable RGBA picture")
+    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA if picture.shape[2] == 4 else cv2.COLOR_BGR2RGBA)
+
+
 class LayerStore:
     """All layers of a folder with their labels; pictures are decoded on first use and kept."""
 
@@ -53,11 +62,16 @@ class LayerStore:
     def rgba(self, index: int) -> np.ndarray:
         """(h, w, 4) uint8, straight alpha."""
         if self._decoded[index] is None:
-            picture = cv2.imread(str(self.paths[index]), cv2.IMREAD_UNCHANGED)
-            if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
-                raise ValueError(f"{self.paths[index]} is not a readable RGBA picture")
-            self._decoded[index] = cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)
+            self._decoded[index] = read_rgba(self.paths[index])
         return self._decoded[index]
+
+
+def read_objects(folder: Path) -> list[np.ndarray]:
+    """All RGBA pictures written by training.synthetic.objects."""
+    paths = sorted(folder.glob("*.webp"))
+    if not paths:
+        raise ValueError(f"{folder} holds no .webp pictures; run training.synthetic.objects first")
+    return [read_rgba(path) for path in paths]
 
 
 def similarity(angle: float, scale: float, source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -90,7 +104,7 @@ def _tight(layer_size: tuple[int, int], size: tuple[int, int], rng: np.random.Ge
     scale = size[1] * MARGIN / BOX_PADDING / layer_size[1]
     if rng is None:
         return similarity(0.0, scale, centre, target)
-    angle = np.deg2rad(np.clip(rng.normal(0, 20), -60, 60)) * (rng.random() < 0.6)
+    angle = np.deg2rad(np.clip(rng.normal(0, 20), -60, 60)) * (rng.random() < 0.5)
     scale *= np.exp(np.clip(rng.normal(-0.03, 0.18), -0.5, 0.4))
     return similarity(angle, scale, centre, target + rng.normal(0, 0.06, 2) * size)
 
@@ -123,6 +137,7 @@ def composite(
     store: LayerStore,
     index: int,
     backgrounds: Backgrounds,
+    objects: list[np.ndarray],
     size: tuple[int, int],
     rng: np.random.Generator,
     augment: bool = True,
@@ -143,6 +158,8 @@ def composite(
     if augment:
         if rng.random() < 0.5:
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 3.0))
+        for _ in range(rng.choice(5, p=(0.4, 0.25, 0.15, 0.12, 0.08))):
+            image, _ = _something(objects, image, (0.15, 1.0), rng)
         for _ in range(rng.choice(3, p=(0.6, 0.28, 0.12))):
             image, _ = _somebody(store, image, scale, rng, 0.25)
     if LOOSE <= kind < LOOSE + EMPTY:
@@ -156,7 +173,10 @@ def composite(
         image, _ = lay_over(image, person, matrix)
     if augment and rng.random() < 0.14:
         image, over = _somebody(store, image, scale, rng, 0.4)
-    if augment and rng.random() < 0.3:
+    if augment and rng.random() < 0.22:
+        image, mask = _something(objects, image, (0.1, 0.5), rng)
+        over = np.maximum(over, mask)
+    if augment and rng.random() < 0.2:
         mask = _occluder(size, rng)
         image = image * (1 - mask[..., None]) + backgrounds.texture(size, rng) * mask[..., None]
         over = np.maximum(over, mask)
@@ -196,6 +216,20 @@ def _somebody(
     return lay_over(image, rgba, matrix)
 
 
+def _something(
+    objects: list[np.ndarray], image: np.ndarray, share: tuple[float, float], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A rendered object anywhere, its longer side a share of the crop's height."""
+    rgba = objects[rng.integers(len(objects))]
+    if rng.random() < 0.5:
+        rgba = rgba[:, ::-1]
+    size = np.array(image.shape[1::-1])
+    scale = size[1] * rng.uniform(*share) / max(rgba.shape[:2])
+    angle = rng.normal(0, 0.15) if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi)
+    matrix = similarity(angle, scale, np.array(rgba.shape[1::-1]) / 2, rng.uniform(0, 1, 2) * size)
+    return lay_over(image, rgba, matrix)
+
+
 def _occluder(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """(h, w) mask 0..1 of something in front: an ellipse, a box, a beam, or a table across the bottom."""
     width, height = size
@@ -225,8 +259,12 @@ def _beyond(matrix: np.ndarray, frame: np.ndarray, size: tuple[int, int]) -> np.
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, contrast, gamma, colour cast, saturation, low resolution, blur, noise, JPEG on a float 0..255 image."""
+    """Shadow, texture, exposure, contrast, gamma, colour, low resolution, blur, noise, JPEG; float image, 0..255."""
     height, width = image.shape[:2]
+    if rng.random() < 0.3:
+        image = image * _shadow((width, height), rng)
+    if rng.random() < 0.2:
+        image = _random_convolution(image, rng)
     if rng.random() < 0.8:
         image = (image - 128) * rng.uniform(0.6, 1.3) + 128 + rng.normal(0, 18)
     if rng.random() < 0.6:
@@ -261,3 +299,24 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         code = cv2.imencode(".jpg", np.clip(image, 0, 255).astype(np.uint8), quality)[1]
         image = cv2.imdecode(code, cv2.IMREAD_COLOR).astype(np.float32)
     return image
+
+
+def _shadow(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """(h, w, 1) factor: a soft-edged polygon of shade or of light falling over everything."""
+    mask = np.zeros((size[1], size[0]), np.float32)
+    corners = (rng.uniform(-0.2, 1.2, (int(rng.integers(3, 6)), 2)) * size).astype(np.int32)
+    cv2.fillConvexPoly(mask, cv2.convexHull(corners), 1.0)
+    mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.7, 8.0))
+    return 1 + mask[..., None] * (rng.uniform(0.35, 0.8) - 1 if rng.random() < 0.75 else rng.uniform(0.1, 0.5))
+
+
+def _random_convolution(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Other colours and textures, same shapes (Xu et al., arXiv 2007.13003): a random filter, mixed with the image."""
+    kernel = int(rng.choice((1, 3, 5)))
+    weights = rng.normal(0, 1 / np.sqrt(3 * kernel * kernel), (3, 3, kernel, kernel)).astype(np.float32)
+    centred = np.ascontiguousarray(image - image.mean((0, 1)), np.float32)
+    planes = [cv2.filter2D(centred[..., c], -1, weights[o, c]) for o in range(3) for c in range(3)]
+    mixed = np.stack([sum(planes[3 * o : 3 * o + 3]) for o in range(3)], axis=-1)
+    mixed = mixed / (mixed.std() + 1e-3) * centred.std() + image.mean()
+    share = rng.uniform(0.2, 0.9)
+    return image * (1 - share) + mixed * share

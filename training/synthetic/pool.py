@@ -1,6 +1,6 @@
 """Ready training crops on disk, so that training waits for nothing: one .npy of pictures, one .npz of labels.
 
-    python -m training.synthetic.pool --layers DIR --assets DIR --out POOL --name train --count 40000 --seed 1
+    python -m training.synthetic.pool --layers DIR --objects DIR --assets DIR --out POOL --count 40000
 
 Writes OUT/NAME.npy (n, h, w, 3) uint8 RGB and OUT/NAME.npz with keypoints (n, 133, 2) float32 px and visible (n, 133).
 Crop k is the same for any number of workers.
@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .backgrounds import Backgrounds
-from .composite import LayerStore, composite
+from .composite import LayerStore, composite, read_objects
 from .workers import worker_pool
 
 CHUNK = 200  # crops per task
@@ -41,20 +41,22 @@ class CropPool:
         return len(self.images)
 
 
-def _start(layers: Path, assets: Path, picture: Path, seed: int, size: tuple[int, int], augment: bool) -> None:
+def _start(
+    layers: Path, objects: Path, assets: Path, picture: Path, seed: int, size: tuple[int, int], augment: bool
+) -> None:
     global _job
     cv2.setNumThreads(1)
     images = np.load(picture, mmap_mode="r+")
-    _job = (LayerStore(layers), Backgrounds(assets), images, seed, size, augment)
+    _job = (LayerStore(layers), Backgrounds(assets), read_objects(objects), images, seed, size, augment)
 
 
 def _fill(numbers: range) -> tuple[np.ndarray, np.ndarray]:
-    store, backgrounds, images, seed, size, augment = _job
+    store, backgrounds, objects, images, seed, size, augment = _job
     keypoints, visible = [], []
     for k in numbers:
         rng = np.random.default_rng((seed, k))
         layer = int(rng.integers(len(store))) if augment else k % len(store)
-        crop = composite(store, layer, backgrounds, size, rng, augment)
+        crop = composite(store, layer, backgrounds, objects, size, rng, augment)
         images[k] = crop.image
         keypoints.append(crop.keypoints)
         visible.append(crop.visible)
@@ -63,6 +65,7 @@ def _fill(numbers: range) -> tuple[np.ndarray, np.ndarray]:
 
 def build_pool(
     layers: Path,
+    objects: Path,
     assets: Path,
     out: Path,
     name: str,
@@ -78,7 +81,7 @@ def build_pool(
     np.lib.format.open_memmap(picture, "w+", np.uint8, (count, size[1], size[0], 3)).flush()
     tasks = [range(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
     parts = []
-    with worker_pool(workers, _start, (layers, assets, picture, seed, size, augment)) as pool:
+    with worker_pool(workers, _start, (layers, objects, assets, picture, seed, size, augment)) as pool:
         with tqdm(total=count, unit="crop", desc=name) as bar:
             for part in pool.imap(_fill, tasks):
                 parts.append(part)
@@ -90,6 +93,7 @@ def build_pool(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=Path, required=True, help="folder written by training.synthetic.generate")
+    parser.add_argument("--objects", type=Path, required=True, help="folder written by training.synthetic.objects")
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="train")
@@ -100,7 +104,18 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="centred, upright, unspoilt: for measuring")
     args = parser.parse_args()
     size = tuple(args.size)
-    build_pool(args.layers, args.assets, args.out, args.name, args.count, args.seed, size, args.workers, not args.plain)
+    build_pool(
+        args.layers,
+        args.objects,
+        args.assets,
+        args.out,
+        args.name,
+        args.count,
+        args.seed,
+        size,
+        args.workers,
+        not args.plain,
+    )
 
 
 if __name__ == "__main__":

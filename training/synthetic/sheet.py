@@ -1,9 +1,9 @@
 """Contact sheet of layers with their keypoints, to check labels by eye.
 
-    python -m training.synthetic.sheet --data LAYERS --out sheet.png [--assets DIR]
+    python -m training.synthetic.sheet --data LAYERS --out sheet.png [--assets DIR --objects DIR]
 
-With --assets the layers are shown as training crops (composited); without, as they are. Body green, feet orange,
-face white, left hand red, right hand magenta; hidden points are dark.
+With --assets and --objects the layers are shown as training crops (composited); without, as they are. Body green,
+feet orange, face white, left hand red, right hand magenta; hidden points are dark.
 """
 
 from __future__ import annotations
@@ -47,22 +47,26 @@ def tile(pictures: list[np.ndarray], columns: int) -> np.ndarray:
 
 def main() -> None:
     from .backgrounds import Backgrounds
-    from .composite import LayerStore, composite
+    from .composite import LayerStore, composite, read_objects
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--assets", type=Path)
+    parser.add_argument("--objects", type=Path)
     parser.add_argument("--count", type=int, default=32)
     parser.add_argument("--columns", type=int, default=8)
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"))
     args = parser.parse_args()
     store = LayerStore(args.data)
+    if (args.assets is None) != (args.objects is None):
+        parser.error("crops need both --assets and --objects")
     backgrounds = Backgrounds(args.assets) if args.assets else None
+    objects = read_objects(args.objects) if args.objects else []
     pictures = []
     for i in range(min(args.count, len(store))):
         if backgrounds:
-            crop = composite(store, i, backgrounds, tuple(args.size), np.random.default_rng(i))
+            crop = composite(store, i, backgrounds, objects, tuple(args.size), np.random.default_rng(i))
             pictures.append(mark(crop.image, crop.keypoints, crop.visible))
             continue
         rgba = store.rgba(i).astype(np.float32)
