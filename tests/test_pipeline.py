@@ -191,3 +191,29 @@ def test_detector_runner_accepts_batches():
 def test_a_missing_device_is_an_error(device):
     with pytest.raises(ValueError, match="device"):
         pick_device(device)
+
+
+def test_device_path_finds_the_same_people(fill, shared, filled_t, monkeypatch):
+    """Images as tensors on the networks' device, as on a GPU: letterbox and crops by PyTorch instead of OpenCV."""
+    image = read_rgb(shared / "data" / "000000000785.jpg")
+    boxes = [np.array([[280, 40, 500, 400], [-20, 30, 200, 380]])]
+    (plain,) = estimate_people([image], filled_t, None, boxes)
+    monkeypatch.setattr(pipeline, "_to_runner_device", lambda image, pose: torch.as_tensor(image))
+    (device,) = estimate_people([image], filled_t, None, boxes)
+    # Crops differ by the CPU's 1/32 pixel grid: random weights amplify that to a hundredth of a score.
+    np.testing.assert_allclose(plain.score, device.score, atol=0.05)
+    assert np.median(np.abs(plain.xy - device.xy)) < 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.05), (torch.float16, 0.1)])
+def test_cuda_agrees_with_the_cpu(dtype, tolerance):
+    torch.manual_seed(0)
+    net = create_model("dwpose-t")
+    torch.nn.init.normal_(net.head.mlp[1].weight)
+    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    boxes = [np.array([[10, 10, 200, 290], [150, 0, 390, 280]])]
+    (cpu,) = estimate_people([image], TorchRunner(net, "cpu"), None, boxes)
+    (gpu,) = estimate_people([image], TorchRunner(net, "cuda", dtype), None, boxes)
+    np.testing.assert_allclose(cpu.score, gpu.score, atol=tolerance)
