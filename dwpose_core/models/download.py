@@ -158,11 +158,14 @@ def _download(entry: WeightEntry, cache_dir: str | os.PathLike | None) -> Path:
         raise _unavailable(entry, cache_dir, f"{endpoint} does not answer like a Hugging Face hub")
 
     # Laid out as huggingface_hub does: blobs are named by their etag, and it adds the links itself.
-    blob = cache_folder(cache_dir) / f"models--{entry.repo.replace('/', '--')}" / "blobs" / metadata.etag
+    folder = f"models--{entry.repo.replace('/', '--')}"
+    blob = cache_folder(cache_dir) / folder / "blobs" / metadata.etag
     part = blob.with_name(f"{blob.name}.part")
+    lock = cache_folder(cache_dir) / ".locks" / folder / f"{part.name}.lock"
     try:
         blob.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(str(part) + ".lock"):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
             if not blob.exists():
                 size = metadata.size or entry.bytes
                 free = shutil.disk_usage(blob.parent).free + (part.stat().st_size if part.exists() else 0)
@@ -234,4 +237,4 @@ def _transfer(request: urllib.request.Request, part: Path, size: int | None, tit
             failures = 0 if file.tell() > start else failures + 1
             if failures == ATTEMPTS:
                 raise ConnectionError(f"{_first_line(lost)}; run again to go on from {file.tell()} bytes") from lost
-            time.sleep(min(failures, 3))
+            time.sleep(min(failures, 3))  # none after progress
