@@ -159,7 +159,7 @@ def debug(**changes) -> TrainConfig:
         name="debug", model="debug", train=(), val_annotations="", data_root=".", epochs=300, batch_size=8,
         early=AugmentConfig(half_body=0, shift_probability=0, scale=(1, 1), rotation_probability=0, cutout=0, flip=0),
         late_epoch=0, lr_batch=8, warmup_steps=20, cosine_epoch=150, ema_momentum=0.02, ema_gamma=20.0, workers=0,
-        save_every=100, log_every=20, tensorboard=False,
+        flip_test=False, save_every=100, log_every=20, tensorboard=False,
     )  # fmt: skip
     return TrainConfig(**{**options, **changes})
 

@@ -1,0 +1,380 @@
+"""The loop end to end on drawn people: learning, resuming, several processes, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dwpose_core import simcc
+from dwpose_core.models import create_model
+from dwpose_core.models.weights import load_pose, read_metadata
+from training import checkpoint, config, distill_stage1, distill_stage2, distributed, evaluate, train_pose
+from training.data.augment import NO_AUGMENT
+from training.data.toy import write_toy_data
+from training.data.wholebody import DataSource, WholeBodyDataset
+from training.loop import fit
+from training.monitor import NonFiniteLoss
+from training.objectives import SimCCObjective, normalize
+
+# Short runs with all of the augmentation on.
+SHORT = [
+    *("debug", "--batch-size", "4", "--log-every", "1", "--warmup-steps", "3", "--epochs", "10", "--cosine-epoch", "5"),
+    *("--early.flip", "0.5", "--early.half-body", "0.5", "--early.rotation-probability", "0.6"),
+    *("--early.shift-probability", "0.3", "--early.scale", "0.6,1.4", "--early.cutout", "1.0"),
+]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> DataSource:
+    return write_toy_data(tmp_path_factory.mktemp("toy"))
+
+
+def arguments(toy: DataSource, out: Path, *more: str) -> list[str]:
+    return [*SHORT, "--train", f"{toy.annotations},{toy.images}", "--out", str(out), *more]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def in_child(main, argv: list[str], environment: dict[str, str] | None = None) -> multiprocessing.Process:
+    """Run a recipe in a forked process: a real process to kill, without paying for the imports again."""
+
+    def run() -> None:
+        os.environ.update(environment or {})
+        main(argv)
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    return child
+
+
+def in_two_processes(main, argv: list[str]) -> None:
+    """What `torchrun --nproc-per-node 2` does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = [in_child(main, argv, {**group, "RANK": str(rank)}) for rank in range(2)]
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0, 0]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Bit for bit: network, average, optimiser, generators."""
+
+    def compare(x, y, where: str) -> None:
+        assert type(x) is type(y), where
+        if isinstance(x, dict):
+            assert x.keys() == y.keys(), where
+            for key in x:
+                compare(x[key], y[key], f"{where}/{key}")
+        elif isinstance(x, list):
+            assert len(x) == len(y), where
+            for i, pair in enumerate(zip(x, y, strict=True)):
+                compare(*pair, f"{where}/{i}")
+        elif isinstance(x, torch.Tensor):
+            assert torch.equal(x, y), where
+        else:
+            assert x == y, where
+
+    compare(checkpoint.load_state(a / "last.pt"), checkpoint.load_state(b / "last.pt"), "")
+    models = [load_pose(folder / "last.safetensors").state_dict() for folder in (a, b)]
+    compare(*({k: v for k, v in state.items()} for state in models), "model")
+
+
+@pytest.mark.slow
+def test_debug_learns_eight_people_by_heart(tmp_path):
+    """The stated error: 0.6 pixels of the 64 x 64 crop on average over all 133 keypoints; and a high AP."""
+    started = time.perf_counter()
+    train_pose.main(["debug", "--out", str(tmp_path)])
+    assert time.perf_counter() - started < 60
+    folder = tmp_path / "debug"
+    source = DataSource(str(folder / "toy" / "annotations.json"), str(folder / "toy"))
+    samples = WholeBodyDataset((source,), (64, 64), NO_AUGMENT)
+    samples = [samples[0, i] for i in range(8)]
+    network = load_pose(folder / "last.safetensors")
+    with torch.no_grad():
+        found, _ = simcc.decode(*network(normalize(torch.from_numpy(np.stack([s["image"] for s in samples])))))
+    error = np.linalg.norm(found.numpy() - np.stack([s["keypoints"] for s in samples]), axis=-1).mean()
+    assert error < 0.6
+    pytest.importorskip("pycocotools")
+    stats = folder / "stats.json"
+    evaluate.main(
+        [
+            *(str(folder / "last.safetensors"), "--annotations", source.annotations, "--images", source.images),
+            *("--no-flip", "--device", "cpu", "--workers", "0", "--json", str(stats)),
+        ]
+    )
+    assert json.loads(stats.read_text())["stats"]["whole/AP"] > 0.8
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_resumed_is_bit_identical(toy, tmp_path):
+    """kill -9 at five random moments, often in the middle of writing a checkpoint: nothing is lost or changed."""
+    whole = arguments(toy, tmp_path / "whole", "--save-every", "1000")
+    train_pose.main(whole)
+    argv = arguments(toy, tmp_path / "killed", "--save-every", "1")
+    folder = tmp_path / "killed" / "debug"
+    rng = np.random.default_rng()
+    kills = sorted(rng.choice(np.arange(2, 19), 5, replace=False).tolist())
+    for step in kills:
+        child = in_child(train_pose.main, argv)
+        deadline = time.monotonic() + 60
+        while not ((folder / "log.jsonl").exists() and max(losses(folder), default=0) >= step):
+            assert child.is_alive() and time.monotonic() < deadline, f"never reached step {step} of {kills}"
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, kills
+    train_pose.main(argv)
+    assert_same_run(tmp_path / "whole" / "debug", folder)
+    assert losses(tmp_path / "whole" / "debug") == losses(folder)
+
+
+def test_same_seed_same_loss_other_seed_other_loss(toy, tmp_path):
+    runs = [("a", "1"), ("b", "1"), ("c", "2")]
+    for name, seed in runs:
+        train_pose.main(arguments(toy, tmp_path / name, "--seed", seed, "--max-steps", "4"))
+    a, b, c = (losses(tmp_path / name / "debug") for name, _ in runs)
+    assert a == b and a != c
+
+
+@pytest.mark.parametrize("stage, batch, accumulate", [("pose", 4, 1), ("stage1", 2, 2)])
+def test_two_processes_equal_one_with_the_joint_batch(toy, tmp_path, stage, batch, accumulate):
+    """Loss sequence to 1e-5, with BatchNorm over both processes; weights end equal on both."""
+    main, more = train_pose.main, []
+    if stage == "stage1":
+        torch.manual_seed(0)
+        teacher = tmp_path / "teacher.safetensors"
+        checkpoint.save_model(teacher, create_model("debug"), {})
+        main, more = distill_stage1.main, ["--distill.teacher-weights", str(teacher)]
+        more += ["--distill.teacher-batch-stats", "true"]
+    name = "debug" if stage == "pose" else "debug-stage1"
+    # AdamW turns a gradient of rounding noise into a full step, so the rate decides how fast rounding grows.
+    shared_flags = ["--max-steps", "8", "--lr", "1e-3", "--accumulate", str(accumulate), *more]
+    main(arguments(toy, tmp_path / "one", "--batch-size", str(2 * batch), *shared_flags))
+    in_two_processes(main, arguments(toy, tmp_path / "two", "--batch-size", str(batch), *shared_flags))
+    one, two = (losses(tmp_path / folder / name) for folder in ("one", "two"))
+    assert one.keys() == two.keys() and len(one) == 8
+    for step in one:
+        assert two[step] == pytest.approx(one[step], rel=1e-5), step
+
+
+def test_two_processes_judge_the_same_people(toy, tmp_path):
+    pytest.importorskip("pycocotools")
+    torch.manual_seed(0)
+    model = tmp_path / "model.safetensors"
+    checkpoint.save_model(model, create_model("debug"), {})
+    argv = [str(model), "--annotations", toy.annotations, "--images", toy.images, "--device", "cpu", "--workers", "0"]
+    for name, judge in (("one", evaluate.main), ("two", partial(in_two_processes, evaluate.main))):
+        judge([*argv, "--save-results", str(tmp_path / name)])
+    files = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
+    one, two = ({entry["image_id"]: entry for entry in file} for file in files)
+    assert one.keys() == two.keys() and len(one) == 8
+    for image_id in one:
+        np.testing.assert_allclose(one[image_id]["face_kpts"], two[image_id]["face_kpts"], atol=2e-3)
+
+
+def test_all_reduce_batchnorm_of_one_process_is_batchnorm(tmp_path):
+    """Forward, gradients and running statistics against PyTorch's own layer."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        plain, ours = torch.nn.BatchNorm2d(5), distributed.AllReduceBatchNorm(5)
+        for layer in (plain, ours):
+            torch.manual_seed(1)
+            torch.nn.init.normal_(layer.weight)
+            torch.nn.init.normal_(layer.bias)
+        x = torch.randn(4, 5, 6, 7) * 3 + 50
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        for layer, batch in zip((plain, ours), inputs, strict=True):
+            (layer(batch) * torch.linspace(0, 1, x.numel()).view_as(x)).sum().backward()
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
+        for name, value in plain.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
+    finally:
+        distributed.stop()
+
+
+def test_sigterm_saves_and_leaves(toy, tmp_path):
+    argv = arguments(toy, tmp_path / "term", "--save-every", "1000")
+    folder = tmp_path / "term" / "debug"
+    child = in_child(train_pose.main, argv)
+    while not ((folder / "log.jsonl").exists() and len(losses(folder)) >= 3):
+        time.sleep(0.002)
+    child.terminate()
+    child.join(60)
+    assert child.exitcode == 143
+    stopped = checkpoint.load_state(folder / "last.pt")["step"]
+    assert 3 <= stopped < 20
+    train_pose.main(argv)
+    train_pose.main(arguments(toy, tmp_path / "whole"))
+    assert_same_run(tmp_path / "whole" / "debug", folder)
+
+
+def test_full_disk_keeps_the_old_file(tmp_path):
+    """A limit on the file size is a full disk as far as write() is concerned."""
+    path = tmp_path / "state.pt"
+    checkpoint.save_state(path, {"step": 1})
+
+    def overfill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        for write in (
+            lambda: checkpoint.save_state(path, {"step": 2, "weights": torch.zeros(10**6)}),
+            lambda: checkpoint.save_model(tmp_path / "model.safetensors", create_model("debug"), {}),
+        ):
+            try:
+                write()
+            except checkpoint.CheckpointError as error:
+                assert "previous file is intact" in str(error)
+            else:
+                os._exit(1)
+        os._exit(0)
+
+    child = multiprocessing.get_context("fork").Process(target=overfill)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert checkpoint.load_state(path) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]  # no debris
+
+
+def test_full_disk_during_training_costs_a_warning(toy, tmp_path, monkeypatch, capfd):
+    """Checkpoints in between may fail; the last one must not, and then the run says so."""
+    allowed = []
+
+    def refuse(path, state):
+        if not allowed:
+            raise checkpoint.CheckpointError("no space")
+
+    monkeypatch.setattr(checkpoint, "save_state", refuse)
+    with pytest.raises(checkpoint.CheckpointError):
+        train_pose.main(arguments(toy, tmp_path, "--save-every", "1", "--max-steps", "3"))
+    assert capfd.readouterr().out.count("warning: no space") == 2
+
+
+def test_a_broken_loss_stops_with_its_batch(toy, tmp_path):
+    settings = config.parse(config.POSE, arguments(toy, tmp_path, "--save-every", "1"), "")
+
+    class Breaks(SimCCObjective):
+        calls = 0
+
+        def forward(self, batch):
+            self.calls += 1
+            out = super().forward(batch)
+            return {**out, "loss": out["loss"] * math.nan} if self.calls == 4 else out
+
+    process = distributed.Process(0, 1, torch.device("cpu"))
+    with pytest.raises(NonFiniteLoss, match="step 4"):
+        fit(Breaks(create_model("debug"), 8), settings, process)
+    folder = tmp_path / "debug"
+    saved = checkpoint.load_state(folder / "nonfinite_step4_rank0.pt")
+    assert saved["batches"][0]["image"].shape == (4, 64, 64, 3) and math.isnan(saved["statistics"]["loss"])
+    state = checkpoint.load_state(folder / "last.pt")
+    assert state["step"] == 3  # the broken step was never kept
+    assert all(torch.isfinite(value).all() for value in state["objective"].values())
+
+
+@pytest.mark.parametrize(
+    "more, match",
+    [
+        (["--lr", "1e-3"], "lr was 0.004 and is now 0.001"),
+        (["--batch-size", "8"], "batch_size was 4"),
+        (["--early.rotation", "10"], "early was"),
+    ],
+)
+def test_another_configuration_does_not_continue_a_run(toy, tmp_path, more, match):
+    train_pose.main(arguments(toy, tmp_path, "--max-steps", "1"))
+    with pytest.raises(ValueError, match=match):
+        train_pose.main(arguments(toy, tmp_path, *more))
+
+
+def test_both_stages_give_complete_networks(toy, tmp_path):
+    """annotations -> stage 1 -> stage 2, each loading what the one before saved; no file holds a teacher."""
+    out = tmp_path
+    train_pose.main(arguments(toy, out, "--max-steps", "2"))
+    teacher = out / "debug" / "last.safetensors"
+    steps = ["--max-steps", "3"]
+    distill_stage1.main(arguments(toy, out, *steps, "--distill.teacher-weights", str(teacher)))
+    first = out / "debug-stage1" / "last.safetensors"
+    distill_stage2.main(arguments(toy, out, *steps, "--distill.teacher-weights", str(first)))
+    second = out / "debug-stage2" / "last.safetensors"
+    own = create_model("debug").state_dict().keys()
+    states = [load_pose(path).state_dict() for path in (teacher, first, second)]
+    assert all(state.keys() == own for state in states)
+    for key in own:
+        same = torch.equal(states[1][key], states[2][key])
+        assert same or key.startswith("head."), key  # the backbone of stage 1 is frozen to the bit
+    assert not torch.equal(states[1]["head.cls_x.weight"], states[2]["head.cls_x.weight"])
+    assert read_metadata(second)["recipe"] == "debug-stage2"
+    saved = checkpoint.load_state(out / "debug-stage1" / "last.pt")["objective"]
+    assert not [
+        key for key in saved if key.startswith("teacher.") and not key.rsplit(".", 1)[-1].startswith(("run", "num"))
+    ]
+
+
+def test_a_head_that_starts_as_its_own_teacher_has_nothing_to_learn(toy, tmp_path):
+    torch.manual_seed(0)
+    teacher = tmp_path / "teacher.safetensors"
+    checkpoint.save_model(teacher, create_model("debug"), {})
+    more = ["--max-steps", "1", "--distill.teacher-weights", str(teacher), "--distill.head-init", "stage1"]
+    distill_stage2.main(arguments(toy, tmp_path, *more))
+    assert losses(tmp_path / "debug-stage2")[1] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("argv, match", [([], "needs the weights of its teacher"), (["nano"], "holds")])
+def test_teachers_are_checked(toy, tmp_path, argv, match):
+    more = []
+    if argv:
+        checkpoint.save_model(tmp_path / "t.safetensors", create_model("dwpose-nano"), {})
+        more = ["--distill.teacher-weights", str(tmp_path / "t.safetensors")]
+    with pytest.raises(ValueError, match=match):
+        distill_stage1.main(arguments(toy, tmp_path, *more))
+
+
+def test_validation_keeps_the_best(toy, tmp_path):
+    pytest.importorskip("pycocotools")
+    more = ["--val-annotations", toy.annotations, "--val-images", toy.images, "--val-boxes", "", "--val-every", "1"]
+    train_pose.main(arguments(toy, tmp_path, *more, "--max-steps", "4"))
+    lines = [json.loads(line) for line in (tmp_path / "debug" / "log.jsonl").read_text().splitlines()]
+    results = [line["whole/AP"] for line in lines if "whole/AP" in line]
+    assert len(results) == 2  # two steps per epoch
+    assert float(read_metadata(tmp_path / "debug" / "best.safetensors")["whole_body_ap"]) == pytest.approx(
+        max(results), abs=1e-4
+    )
+
+
+def test_start_from_given_weights(toy, tmp_path):
+    torch.manual_seed(5)
+    source = create_model("debug")
+    checkpoint.save_model(tmp_path / "start.safetensors", source, {})
+    more = ["--init", str(tmp_path / "start.safetensors"), "--max-steps", "1", "--lr", "0"]
+    train_pose.main(arguments(toy, tmp_path, *more))
+    trained = load_pose(tmp_path / "debug" / "last.safetensors").state_dict()
+    assert all(torch.equal(trained[f"backbone.{k}"], v) for k, v in source.backbone.named_parameters())
+    assert not torch.equal(trained["head.cls_x.weight"], source.head.cls_x.weight)
+    train_pose.main(arguments(toy, tmp_path, *more, "--init-head", "true", "--name", "whole"))
+    trained = load_pose(tmp_path / "whole" / "last.safetensors").state_dict()
+    assert all(torch.equal(trained[k], v) for k, v in source.named_parameters())
+    checkpoint.save_model(tmp_path / "nano.safetensors", create_model("dwpose-nano"), {})
+    with pytest.raises(ValueError, match="does not start a debug"):
+        train_pose.main(arguments(toy, tmp_path, "--name", "x", "--init", str(tmp_path / "nano.safetensors")))
