@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from .people import People
     from .pipeline import Options
     from .preprocessor import DWposeDetector
-    from .render import render
 
-# Loaded on first use, so that `import dwpose_core` costs nothing by itself.
+# Loaded on first use, so that `import dwpose_core` costs nothing by itself. `render` is a module of that name and so
+# cannot be a function here: from dwpose_core.render import render.
 _HOME = {
     "DWposeDetector": "preprocessor",
     "Options": "pipeline",
@@ -29,7 +29,6 @@ _HOME = {
     "create_detector": "models",
     "create_model": "models",
     "from_openpose": "formats",
-    "render": "render",
     "to_openpose": "formats",
 }
 
@@ -40,7 +39,6 @@ __all__ = [
     "create_detector",
     "create_model",
     "from_openpose",
-    "render",
     "to_openpose",
 ]
 
