@@ -1,0 +1,263 @@
+"""Frames in, frames out: videos read upright with their own times, and written as H.264 with the same frames.
+
+    with VideoReader("in.mp4") as video, VideoWriter("pose.mp4", video) as out:
+        for frame, people in people_of(video, detector.detect, Steady()):
+            out.write(render(people), frame.time)
+
+PyAV (FFmpeg) does the work: pip install "dwpose-torch[video]".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .images import atomic_write
+from .people import People
+from .stages import batched
+from .tracking import Steady
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif")
+
+# Audio that an mp4 may carry as it is (registered for ISO base media, known to FFmpeg's muxer); other becomes AAC.
+_MP4_AUDIO = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: (H, W, 3) uint8 RGB, upright, and when it is shown, in seconds from the first frame."""
+
+    image: np.ndarray
+    time: Fraction
+
+
+class VideoReader:
+    """The frames of a video file, decoded one after the other while you iterate.
+
+    Attributes:
+        fps: average frames per second. Frames of a variable-rate video carry their own times.
+        frame_count: as the file says, or None where it does not. For progress bars, not to be relied on.
+
+    Raises:
+        ImportError: without PyAV. FileNotFoundError, ValueError: when there is no video in the file, and while
+            iterating when it is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        av = _import_av()
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no video file at {path}")
+        try:
+            self._container = av.open(str(path))
+        except (av.error.FFmpegError, OSError) as error:
+            raise ValueError(f"{path} cannot be opened as a video: {error.strerror or error}") from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise ValueError(f"{path} has no video stream")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.fps = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
+        self.time_base = Fraction(self._stream.time_base)
+        self.frame_count: int | None = self._stream.frames or None
+        self.has_audio = bool(self._container.streams.audio)
+        self.start = Fraction(0)  # presentation time of the first frame; known once it is decoded
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        av = _import_av()
+        first = last = None
+        try:
+            for picture in self._container.decode(self._stream):
+                pts = picture.pts
+                if pts is None or (last is not None and pts <= last):  # broken files: keep the frame, keep the order
+                    pts = 0 if last is None else last + max(1, round(1 / (self.fps * self.time_base)))
+                if first is None:
+                    first = pts
+                    self.start = first * self.time_base
+                last = pts
+                yield Frame(_upright(picture), (pts - first) * self.time_base)
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{self.path} is damaged and cannot be decoded to its end: {error.strerror}") from error
+        if first is None:
+            raise ValueError(f"{self.path} has a video stream without a single frame")
+
+
+def _upright(picture: Any) -> np.ndarray:
+    """RGB pixels, turned by the display matrix that phones write instead of turning the picture."""
+    quarter_turns = round(picture.rotation / 90) % 4  # counter-clockwise, as numpy counts
+    return np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), quarter_turns))
+
+
+class VideoWriter:
+    """Writes an H.264 mp4 that appears under its name only when it is complete.
+
+    Args:
+        path: the .mp4 file.
+        source: the video it is made from: gives the frame rate and the resolution of time.
+        audio: also take over the sound of `source`, unchanged where an mp4 can hold it, else as AAC (mono
+            or stereo).
+        crf: x264's quality, 0 (lossless) to 51; 18 is visually lossless.
+
+    H.264 in its common form needs even sides: an odd image is extended by one row or column of its edge.
+    """
+
+    def __init__(self, path: str | os.PathLike, source: VideoReader, *, audio: bool = False, crf: int = 18):
+        path = Path(path)
+        if path.suffix.lower() not in (".mp4", ".mov", ".m4v", ".mkv"):
+            raise ValueError(f"a video is written as .mp4 (or .mov, .mkv), not as {path.name}")
+        self._source, self._crf = source, crf
+        self._want_audio = audio and source.has_audio
+        self._stack = contextlib.ExitStack()
+        self._temporary = self._stack.enter_context(atomic_write(path))
+        self._container = self._video = self._audio = None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException as late:
+            self._close()
+            if not self._stack.__exit__(type(late), late, late.__traceback__):
+                raise
+        else:
+            self._close()
+            self._stack.__exit__(kind, error, trace)
+
+    def write(self, image: np.ndarray, time: Fraction) -> None:
+        """(H, W, 3) uint8 RGB, all of one size, at rising times in seconds from the first frame."""
+        av = _import_av()
+        height, width = image.shape[:2]
+        image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        if self._container is None:
+            self._open(av, image.shape[:2])
+        if (self._video.height, self._video.width) != image.shape[:2]:
+            raise ValueError(
+                f"frames must keep their size: {image.shape[:2]} after {self._video.height, self._video.width}"
+            )
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        picture.time_base = self._source.time_base
+        picture.pts = round(time / self._source.time_base)
+        self._container.mux(self._video.encode(picture))
+        if self._audio is not None:
+            self._audio.copy_until(time)
+
+    def _open(self, av: Any, size: tuple[int, int]) -> None:
+        self._container = av.open(str(self._temporary), "w")
+        video = self._container.add_stream("libx264", rate=self._source.fps)
+        video.height, video.width = size
+        video.pix_fmt = "yuv420p"
+        # A fixed number of threads: x264's result depends on it, and the same input shall give the same file anywhere.
+        video.options = {"crf": str(self._crf), "preset": "veryfast", "threads": "4"}
+        context = video.codec_context
+        context.time_base = self._source.time_base
+        # What the RGB conversion does, said in the file: players guess BT.709 for large pictures otherwise.
+        context.colorspace, context.color_range = 6, 1  # SMPTE 170M, limited range (ITU-T H.273)
+        self._video = video
+        if self._want_audio:
+            self._audio = _AudioCopy(av, self._source, self._container)
+
+    def _finish(self) -> None:
+        if self._container is None:
+            raise ValueError("no frame was written: a video needs at least one")
+        self._container.mux(self._video.encode(None))
+        if self._audio is not None:
+            self._audio.copy_until(None)
+
+    def _close(self) -> None:
+        for part in (self._audio, self._container):
+            if part is not None:
+                part.close()
+
+
+class _AudioCopy:
+    """The sound of one file into another, in step with the pictures so that neither waits for the other on playback."""
+
+    def __init__(self, av: Any, source: VideoReader, target: Any):
+        self._in = av.open(str(source.path))
+        stream = self._in.streams.audio[0]
+        self._target = target
+        self._as_is = stream.codec_context.name in _MP4_AUDIO
+        if self._as_is:
+            self._out = target.add_stream_from_template(stream)
+        else:
+            layout = "mono" if stream.layout.nb_channels == 1 else "stereo"
+            self._out = target.add_stream("aac", rate=stream.rate, layout=layout)
+        self._tick = Fraction(stream.time_base)
+        self._shift = round(source.start / self._tick)  # the pictures start at 0 now
+        self._packets = self._in.demux(stream)
+        self._next = next(self._packets, None)
+
+    def copy_until(self, time: Fraction | None) -> None:
+        """Everything up to `time` seconds of the new video; None: to the end."""
+        while self._next is not None:
+            packet = self._next
+            if time is not None and packet.dts is not None and (packet.dts - self._shift) * self._tick > time:
+                return
+            self._copy(packet)
+            self._next = next(self._packets, None)
+            if self._next is None and not self._as_is:
+                self._target.mux(self._out.encode(None))
+
+    def _copy(self, packet: Any) -> None:
+        if not self._as_is:
+            for sound in packet.decode():
+                if sound.pts is not None:
+                    sound.pts -= self._shift
+                self._target.mux(self._out.encode(sound))
+        elif packet.dts is not None:  # the demuxer's last packet is empty and only says "flush"
+            packet.pts -= self._shift
+            packet.dts -= self._shift
+            packet.stream = self._out
+            self._target.mux(packet)
+
+    def close(self) -> None:
+        self._in.close()
+
+
+def people_of(
+    frames: Iterable[Frame],
+    detect: Callable[[Sequence[np.ndarray]], Sequence[People]],
+    steady: Steady | None = None,
+    batch_size: int = 8,
+) -> Iterator[tuple[Frame, People]]:
+    """Every frame with its people, in order.
+
+    Args:
+        detect: images to People, one each (`DWposeDetector.detect`).
+        steady: gives ids, fills gaps and smooths, see `tracking.Steady`; None leaves every frame by itself.
+        batch_size: frames per call of `detect`.
+    """
+    waiting: deque[Frame] = deque()
+    for chunk in batched(frames, batch_size):
+        for frame, people in zip(chunk, detect([frame.image for frame in chunk]), strict=True):
+            waiting.append(frame)
+            for done in [people] if steady is None else steady.push(people, float(frame.time)):
+                yield waiting.popleft(), done
+    for done in [] if steady is None else steady.flush():
+        yield waiting.popleft(), done
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError('videos need PyAV: pip install "dwpose-torch[video]"') from error
+    return av

@@ -1,0 +1,236 @@
+"""Videos in and out: same frames, same times, same colours, upright, with their sound. All films are made here."""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from dwpose_core.people import People
+from dwpose_core.skeleton import NUM_KEYPOINTS
+from dwpose_core.stages import prefetch, run_ahead
+from dwpose_core.tracking import Steady
+from dwpose_core.video import Frame, VideoReader, VideoWriter, people_of
+
+av = pytest.importorskip("av")
+
+
+def picture(i: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Grey that says which frame it is, with a red top left quarter that says which way is up."""
+    image = np.full((height, width, 3), 20 + 4 * i, np.uint8)
+    image[: height // 2, : width // 2] = (230, 30, 30)
+    return image
+
+
+def make_film(path, count=12, fps=Fraction(25), times=None, audio=None, codec="libx264", size=(48, 64), start=0):
+    """A film; `times` in ticks of 1/1000 s makes its frame rate vary; `start` shifts it in time (seconds)."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=fps)
+        video.height, video.width = size
+        video.pix_fmt = "yuv420p"
+        if codec == "libx264":
+            video.options = {"crf": "10"}
+        tick = 1 / fps if times is None else Fraction(1, 1000)
+        video.codec_context.time_base = tick
+        sound = container.add_stream(audio, rate=16000, layout="mono") if audio else None
+        for i in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(i, *size), format="rgb24")
+            frame.time_base, frame.pts = tick, (i if times is None else times[i]) + round(start / tick)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if sound is not None:
+            for i in range(0, 16000 * count // 25, 1024):
+                tone = (8000 * np.sin(np.arange(i, i + 1024) * 0.2)).astype(np.int16)[None]
+                frame = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+                frame.rate, frame.pts = 16000, i + round(start * 16000)
+                container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+    return path
+
+
+def copy_film(source, target, **options):
+    with VideoReader(source) as video, VideoWriter(target, video, **options) as out:
+        for frame in video:
+            out.write(frame.image, frame.time)
+    return target
+
+
+def all_frames(path) -> list[Frame]:
+    with VideoReader(path) as video:
+        return list(video)
+
+
+@pytest.mark.parametrize("fps", [Fraction(24), Fraction(30000, 1001), Fraction(60)])
+def test_same_rate_same_count_same_times(tmp_path, fps):
+    source = make_film(tmp_path / "in.mp4", fps=fps)
+    copy = copy_film(source, tmp_path / "out.mp4")
+    with VideoReader(copy) as video:
+        assert video.fps == fps
+        assert video.frame_count == 12
+        frames = list(video)
+    for i, (frame, original) in enumerate(zip(frames, all_frames(source), strict=True)):
+        assert frame.time == original.time == i / fps
+        assert abs(int(frame.image[-1, -1, 0]) - int(picture(i)[-1, -1, 0])) <= 2
+
+
+def test_variable_frame_rate_keeps_every_frame_at_its_time(tmp_path):
+    times = [0, 40, 80, 90, 100, 300, 310, 500, 540, 580, 1000, 1040]
+    source = make_film(tmp_path / "in.mp4", times=times)
+    frames = all_frames(copy_film(source, tmp_path / "out.mp4"))
+    assert [round(float(frame.time) * 1000) for frame in frames] == times
+
+
+def test_colours_survive_and_the_file_says_what_they_are(tmp_path):
+    source = make_film(tmp_path / "in.mp4")
+    copy = copy_film(source, tmp_path / "out.mp4")
+    assert np.abs(all_frames(copy)[0].image[10, 10].astype(int) - (230, 30, 30)).max() <= 6
+    with av.open(str(copy)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt, int(context.colorspace), int(context.color_range)) == (
+            "h264", "yuv420p", 6, 1,
+        )  # fmt: skip
+
+
+def test_odd_sides_are_extended_to_even_ones(tmp_path):
+    source = make_film(tmp_path / "in.mp4")
+    with VideoReader(source) as video, VideoWriter(tmp_path / "odd.mp4", video) as out:
+        for frame in video:
+            out.write(frame.image[:47, :63], frame.time)
+    assert all_frames(tmp_path / "odd.mp4")[0].image.shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("angle", [90, 180, 270])
+def test_rotation_flags_are_obeyed(tmp_path, angle):
+    """The display matrix in the file's header turns the picture; the 9 numbers are 16.16 and 2.30 fixed point."""
+    source = make_film(tmp_path / "in.mp4")
+    data = bytearray(source.read_bytes())
+    at = data.index(b"tkhd") + 4 + 4 + 20 + 16  # version and flags, then 5 ints, then layer, group, volume and padding
+    cos, sin = round(np.cos(np.radians(angle))), round(np.sin(np.radians(angle)))
+    matrix = [cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30]
+    data[at : at + 36] = b"".join((value & 0xFFFFFFFF).to_bytes(4, "big") for value in matrix)
+    source.write_bytes(data)
+    image = all_frames(source)[0].image
+    expected = np.rot90(picture(0), -angle // 90)  # the matrix turns clockwise
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).mean() < 4
+    # and what is written is upright, with no flag
+    assert all_frames(copy_film(source, tmp_path / "out.mp4"))[0].image.shape == expected.shape
+
+
+@pytest.mark.parametrize(("audio", "suffix", "kept"), [("aac", ".mp4", "aac"), ("pcm_s16le", ".mkv", "aac")])
+@pytest.mark.parametrize("start", [0, 2])
+def test_sound_is_kept_on_request(tmp_path, audio, suffix, kept, start):
+    source = make_film(tmp_path / f"in{suffix}", count=50, audio=audio, start=start)
+    copy_film(source, tmp_path / "silent.mp4")
+    copy_film(source, tmp_path / "loud.mp4", audio=True)
+    with av.open(str(tmp_path / "silent.mp4")) as container:
+        assert not container.streams.audio
+    with av.open(str(tmp_path / "loud.mp4")) as container:
+        sound = container.streams.audio[0]
+        assert sound.codec_context.name == kept
+        frames = list(container.decode(sound))
+        samples = np.concatenate([frame.to_ndarray().ravel() for frame in frames])
+    assert len(samples) == pytest.approx(32000, abs=4096)  # 50 frames at 25 fps: two seconds
+    assert float(frames[0].pts * frames[0].time_base) == pytest.approx(0, abs=0.07)
+    assert np.abs(samples).mean() > 0.05  # the tone, not silence
+
+
+def test_the_same_film_gives_the_same_bytes(tmp_path):
+    source = make_film(tmp_path / "in.mp4")
+    a, b = (copy_film(source, tmp_path / name) for name in ("a.mp4", "b.mp4"))
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_a_failed_film_leaves_nothing_behind(tmp_path):
+    source = make_film(tmp_path / "in.mp4")
+    with pytest.raises(RuntimeError), VideoReader(source) as video, VideoWriter(tmp_path / "out.mp4", video) as out:
+        for i, frame in enumerate(video):
+            if i == 5:
+                raise RuntimeError("interrupted")
+            out.write(frame.image, frame.time)
+    with pytest.raises(ValueError, match="at least one"), VideoReader(source) as video:
+        VideoWriter(tmp_path / "out.mp4", video).__exit__(None, None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_what_is_no_film_is_refused_with_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
+        VideoReader(tmp_path / "none.mp4")
+    (tmp_path / "text.mp4").write_text("not a film")
+    with pytest.raises(ValueError, match=r"text\.mp4"):
+        VideoReader(tmp_path / "text.mp4")
+    film = make_film(tmp_path / "in.mp4")
+    (tmp_path / "cut.mp4").write_bytes(film.read_bytes()[:600])
+    with pytest.raises(ValueError, match=r"cut\.mp4"):
+        all_frames(tmp_path / "cut.mp4")
+    with VideoReader(film) as video, pytest.raises(ValueError, match="mp4"):
+        VideoWriter(tmp_path / "out.png", video)
+
+
+def test_without_av_the_error_names_the_extra(tmp_path, monkeypatch):
+    film = make_film(tmp_path / "in.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"dwpose-torch\[video\]"):
+        VideoReader(film)
+
+
+def one_person(offset: float) -> People:
+    xy = np.random.default_rng(0).uniform(0, 40, (1, NUM_KEYPOINTS, 2)).astype(np.float32) + np.float32(offset)
+    box = np.concatenate((xy.min(1), xy.max(1)), axis=1)
+    return People(xy, np.full((1, NUM_KEYPOINTS), 0.9), box, np.ones(1), (48, 64))
+
+
+@pytest.mark.parametrize("count", [1, 4, 11])
+def test_every_frame_comes_back_with_its_own_people(count):
+    """The delay of gap filling never shifts people against pictures; frame 4 loses its person and gets them back."""
+    frames = [Frame(np.full((48, 64, 3), i, np.uint8), Fraction(i, 25)) for i in range(count)]
+
+    def detect(images):
+        numbers = [int(image[0, 0, 0]) for image in images]
+        return [People.empty((48, 64)) if n == 4 else one_person(n) for n in numbers]
+
+    results = list(people_of(iter(frames), detect, Steady(), batch_size=3))
+    assert [int(frame.image[0, 0, 0]) for frame, _ in results] == list(range(count))
+    for i, (_, people) in enumerate(results):
+        assert people.id.tolist() == [0]
+        np.testing.assert_allclose(people.xy, one_person(i).xy, atol=1e-3)
+    plain = list(people_of(iter(frames), detect, None, batch_size=3))
+    assert [len(people) for _, people in plain] == [int(i != 4) for i in range(count)]
+
+
+def test_prefetch_keeps_order_bounds_and_errors():
+    made = []
+
+    def numbers():
+        for i in range(100):
+            made.append(i)
+            yield i
+        raise ValueError("the end")
+
+    ahead = prefetch(numbers(), 3)
+    assert next(ahead) == 0
+    assert len(made) <= 6
+    with pytest.raises(ValueError, match="the end"):
+        assert list(ahead) == list(range(1, 100))
+    stopped = prefetch(iter(range(10**9)), 2)
+    next(stopped)
+    stopped.close()  # the thread ends: this test would hang otherwise
+
+
+def test_run_ahead_is_an_ordered_map_with_a_window():
+    from concurrent.futures import ThreadPoolExecutor
+
+    taken = []
+
+    def items():
+        for i in range(50):
+            taken.append(i)
+            yield i
+
+    with ThreadPoolExecutor(3) as executor:
+        results = run_ahead(lambda i: i * i, items(), executor, window=5)
+        assert next(results) == 0
+        assert len(taken) == 5
+        assert list(results) == [i * i for i in range(1, 50)]
