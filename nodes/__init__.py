@@ -1,0 +1,31 @@
+"""ComfyUI nodes. Each node converts its inputs, calls dwpose_core, and converts back.
+
+Modules of dwpose_core that pull in OpenCV are imported when a node runs, so that a server with this pack starts as fast
+as one without.
+"""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import ComfyExtension, io
+
+
+class DWPoseExtension(ComfyExtension):
+    @classmethod
+    async def create(cls) -> DWPoseExtension:
+        from . import models
+
+        models.register_folders()
+        if not hasattr(io, "NodeReplace"):
+            # Older cores know neither node replacement nor on_load; the prompt hook alone does the renaming there.
+            pass
+        return cls()
+
+    async def on_load(self) -> None:
+        pass
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .estimate import DWPoseEstimate
+        from .loader import DWPoseLoader
+        from .render import DWPoseRender
+
+        return [DWPoseLoader, DWPoseEstimate, DWPoseRender]

@@ -1,0 +1,230 @@
+"""DWPose Estimate: images in, pose maps, keypoints and boxes out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as mm
+import comfy.utils
+import numpy as np
+import torch
+from comfy_api.v0_0_2 import io, ui
+
+from . import sockets
+from .models import PoseModel
+from .sockets import ALIASES, CATEGORY, Boxes, Keypoints, KijaiBoxes, Model, schema
+
+if TYPE_CHECKING:
+    from ..dwpose_core.people import People
+    from ..dwpose_core.pipeline import Options
+
+# Images and people per forward. More than this gains nothing on a GPU; on a CPU large batches only use more memory.
+GPU_BATCH = (8, 32)
+CPU_BATCH = (2, 8)
+PREVIEWS = 8  # pictures shown on the node, whatever the length of the film
+
+
+class DWPoseEstimate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DWPoseEstimate",
+            display_name="DWPose Estimate",
+            category=CATEGORY,
+            description="Finds people and their body, hand, face and foot keypoints, and draws the pose map.",
+            search_aliases=[*ALIASES, "openpose estimator", "controlnet preprocessor", "pose detection"],
+            inputs=[
+                Model.Input("model", tooltip="From DWPose Loader."),
+                io.Image.Input("image", tooltip="One image, or the frames of a video."),
+                io.MultiType.Input(
+                    "boxes",
+                    [Boxes, KijaiBoxes],
+                    optional=True,
+                    tooltip="Boxes of the people instead of the detector: BOUNDING_BOX, or BBOX as x1, y1, x2, y2.",
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="Take the box around this mask instead of the detector."),
+                sockets.size_from_input(),
+                *sockets.size_inputs(),
+                io.Combo.Input(
+                    "style",
+                    options=list(sockets.STYLES),
+                    default="openpose",
+                    tooltip="openpose: ControlNet 1.1, Union and Flux. dwpose: the original's drawing. xinsir: thick "
+                    "sticks for xinsir's SDXL ControlNet. sdpose: as ComfyUI's SDPose.",
+                ),
+                *sockets.part_inputs(),
+                io.Combo.Input(
+                    "search",
+                    options=["detector", "whole image"],
+                    default="detector",
+                    tooltip="detector: everyone. whole image: one person, found without the detector; for drawings "
+                    "and close-ups it does not know.",
+                ),
+                io.Int.Input(
+                    "max_people", default=0, min=0, max=1000, tooltip="Keep the surest people of each frame. 0: all."
+                ),
+                io.Float.Input(
+                    "detector_threshold",
+                    default=0.3,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How sure the detector must be of a person. Lower it to find more.",
+                ),
+                io.Float.Input(
+                    "keypoint_threshold",
+                    default=0.3,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="Score from which a point counts as seen. Raise it to lose the face on the back of a head.",
+                ),
+                io.Boolean.Input(
+                    "flip_test",
+                    default=False,
+                    tooltip="Look at the mirror image, too, and take the mean: a little better, half as fast.",
+                ),
+                io.Combo.Input(
+                    "confidence",
+                    options=["binary", "score"],
+                    default="binary",
+                    tooltip="Confidence in the keypoints. binary: 1 or 0, which every node reads. score: the network's "
+                    "own, which some nodes drop below 1.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("pose_map", display_name="pose_map", tooltip="The pose map of every frame."),
+                Keypoints.Output("keypoints", display_name="keypoints", tooltip="Keypoints in pixels of the image."),
+                Boxes.Output("person_boxes", display_name="boxes", tooltip="Boxes of the people, for each frame."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        image,
+        size,
+        resolution,
+        width,
+        height,
+        style,
+        body,
+        hands,
+        face,
+        feet,
+        search,
+        max_people,
+        detector_threshold,
+        keypoint_threshold,
+        flip_test,
+        confidence,
+        boxes=None,
+        mask=None,
+        size_from=None,
+    ) -> io.NodeOutput:
+        from ..dwpose_core.pipeline import Options
+
+        source = tuple(image.shape[1:3])
+        if boxes is not None:
+            boxes = sockets.read_boxes(boxes, len(image), source)
+        elif mask is not None:
+            boxes = sockets.mask_boxes(mask, len(image), source)
+        images, people = CPU_BATCH if mm.is_device_cpu(mm.get_torch_device()) else GPU_BATCH
+        options = Options(
+            detector_threshold=detector_threshold,
+            keypoint_threshold=keypoint_threshold,
+            max_people=max_people or None,
+            flip_test="corrected" if flip_test else "off",
+            image_batch=images,
+            people_batch=people,
+        )
+        output, found = draw_estimates(
+            estimate(model, image, boxes, options, use_detector=search == "detector"),
+            len(image),
+            sockets.target_size(source, size, resolution, width, height, size_from),
+            sockets.style_of(style),
+            keypoint_threshold,
+            {"body": body, "hands": hands, "face": face, "feet": feet},
+        )
+        keypoints = sockets.to_keypoints(found, keypoint_threshold, confidence)
+        text = sockets.nobody_text(found)
+        sockets.say(cls, text)
+        shown = {**previews(cls, output), "openpose_json": [sockets.to_json(keypoints)]}
+        if text:
+            shown["text"] = (text,)
+        return io.NodeOutput(output, keypoints, sockets.to_bounding_boxes(found), ui=shown)
+
+
+def estimate(
+    model: PoseModel,
+    images: torch.Tensor,
+    boxes: list[np.ndarray] | None,
+    options: Options,
+    use_detector: bool = True,
+) -> Iterator[list[People]]:
+    """The people of IMAGE (B, H, W, 3), a chunk of frames at a time; chunks halve where memory runs out.
+
+    Raises:
+        ComfyUI's interrupt, between chunks and inside the networks.
+    """
+    from ..dwpose_core.pipeline import estimate_people
+
+    with model.ready(options.image_batch, options.people_batch) as (pose, detector):
+        start = 0
+        while start < len(images):
+            mm.throw_exception_if_processing_interrupted()
+            part = slice(start, start + options.image_batch)
+            frames = sockets.to_frames(images[part])
+            given = None if boxes is None else boxes[part]
+            try:
+                people = estimate_people(frames, pose, detector if use_detector else None, given, options)
+            except mm.InterruptProcessingException:
+                raise
+            except mm.OOM_EXCEPTION:
+                if options.image_batch == options.people_batch == 1:
+                    raise
+                mm.soft_empty_cache()
+                options = dataclasses.replace(
+                    options,
+                    image_batch=max(1, options.image_batch // 2),
+                    people_batch=max(1, options.people_batch // 2),
+                )
+                continue
+            yield people
+            start += len(frames)
+
+
+def draw_estimates(
+    chunks: Iterator[list[People]],
+    count: int,
+    size: tuple[int, int],
+    style: Any,
+    threshold: float,
+    wanted: dict[str, bool],
+) -> tuple[torch.Tensor, list[People]]:
+    """Pose maps (B, H, W, 3) of `count` frames, drawn while they are found, with progress and a live preview; and the
+    people without the parts that are not wanted."""
+    from PIL import Image
+
+    from ..dwpose_core.render import render
+
+    progress = comfy.utils.ProgressBar(count)
+    maps = sockets.new_image(count, size)
+    found: list[People] = []
+    for chunk in chunks:
+        for people in chunk:
+            people = sockets.without_parts(people, **wanted)
+            pose_map = render(people, size, style, feet=wanted["feet"], threshold=threshold)
+            sockets.put(maps[len(found)], pose_map)
+            found.append(people)
+        progress.update_absolute(len(found), count, ("JPEG", Image.fromarray(pose_map), 512))
+    return maps, found
+
+
+def previews(cls: type[io.ComfyNode], image: torch.Tensor) -> dict:
+    """A few frames of an IMAGE as pictures on the node."""
+    return ui.PreviewImage(image[:: -(-len(image) // PREVIEWS)], cls=cls).as_dict()

@@ -1,0 +1,133 @@
+"""DWPose Render: keypoints of any origin drawn at any size."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from . import sockets
+from .sockets import ALIASES, CATEGORY, Keypoints, schema
+
+
+def _length(name: str, what: str):
+    return io.Int.Input(name, default=0, min=0, max=64, tooltip=f"{what} in pixels of the map. 0: that of the style.")
+
+
+class DWPoseRender(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DWPoseRender",
+            display_name="DWPose Render",
+            category=CATEGORY,
+            description="Draws the keypoints of all frames, at any size and in any style, on black, a colour or images.",
+            search_aliases=[*ALIASES, "draw pose", "render pose json", "overlay"],
+            inputs=[
+                Keypoints.Input("keypoints", tooltip="Keypoints in any dialect: pixels or fractions, flat or nested."),
+                io.Image.Input(
+                    "image", optional=True, tooltip="Draw over these images instead of the background colour."
+                ),
+                sockets.size_from_input(),
+                *sockets.size_inputs(),
+                io.Combo.Input(
+                    "style",
+                    options=list(sockets.STYLES),
+                    default="openpose",
+                    tooltip="openpose: ControlNet 1.1, Union and Flux. dwpose: the original's drawing. xinsir: thick "
+                    "sticks for xinsir's SDXL ControlNet. sdpose: as ComfyUI's SDPose.",
+                ),
+                *sockets.part_inputs(),
+                io.Boolean.Input("head", default=True, tooltip="Nose, eyes and ears of the body."),
+                io.Float.Input(
+                    "threshold",
+                    default=0.3,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="Confidence from which a point is drawn.",
+                ),
+                io.Float.Input(
+                    "thickness", default=1.0, min=0.1, max=20.0, step=0.1, tooltip="Multiplies all widths and radii."
+                ),
+                io.Boolean.Input(
+                    "color_by_person", default=False, tooltip="One colour for each person instead of each limb."
+                ),
+                io.String.Input("background", default="#000000", tooltip="Background colour, as #rrggbb or a name."),
+                io.Float.Input(
+                    "opacity", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Of the drawing over images."
+                ),
+                _length("stick_width", "Half the width of a limb"),
+                _length("joint_radius", "Radius of a body joint"),
+                _length("hand_line_width", "Width of a finger"),
+                _length("hand_joint_radius", "Radius of a hand joint"),
+                _length("face_point_radius", "Radius of a face point"),
+            ],
+            outputs=[io.Image.Output("pose_map", display_name="pose_map", tooltip="One picture for each frame.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        keypoints,
+        size,
+        resolution,
+        width,
+        height,
+        style,
+        body,
+        hands,
+        face,
+        feet,
+        head,
+        threshold,
+        thickness,
+        color_by_person,
+        background,
+        opacity,
+        stick_width,
+        joint_radius,
+        hand_line_width,
+        hand_joint_radius,
+        face_point_radius,
+        image=None,
+        size_from=None,
+    ) -> io.NodeOutput:
+        import cv2
+        import numpy as np
+        from PIL import ImageColor
+
+        from ..dwpose_core.render import overlay, render
+
+        frames = sockets.to_people(keypoints, None if image is None else image.shape[1:3])
+        if not frames:
+            raise ValueError("There are no frames in these keypoints.")
+        source = frames[0].image_size if image is None else tuple(image.shape[1:3])
+        target = sockets.target_size(source, size, resolution, width, height, size_from)
+        drawing = {
+            "style": sockets.style_of(
+                style,
+                stick=stick_width,
+                joint=joint_radius,
+                hand_line=hand_line_width,
+                hand_joint=hand_joint_radius,
+                face_point=face_point_radius,
+            ),
+            "feet": feet,
+            "threshold": threshold,
+            "thickness": thickness,
+            "color_by_person": color_by_person,
+        }
+        color = ImageColor.getrgb(background)[:3]
+        maps = sockets.new_image(len(frames), target)
+        for number, people in enumerate(frames):
+            people = sockets.without_parts(people, body, hands, face, feet)
+            if not head:
+                people.score[:, :5] = 0  # COCO's nose, eyes, ears; without_parts made the scores ours
+            if image is None:
+                sockets.put(maps[number], render(people, target, background=color, **drawing))
+                continue
+            photo = sockets.to_frames(image[min(number, len(image) - 1)][None])[0]
+            if photo.shape[:2] != target:
+                shrinks = target[0] < photo.shape[0]
+                photo = cv2.resize(photo, target[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+            sockets.put(maps[number], overlay(np.ascontiguousarray(photo), people, opacity=opacity, **drawing))
+        return io.NodeOutput(maps)
