@@ -69,6 +69,14 @@ def _add_image(command) -> None:
     sub.add_argument("-o", "--out", required=True, help="the map; with several inputs a folder for <stem>.png")
     sub.add_argument("--json", action="store_true", help="write OpenPose JSON beside each map")
     sub.add_argument("--overlay", action="store_true", help="write <stem>.overlay.png, the pose over the photograph")
+    find = _add_networks(sub)
+    find.add_argument("--box", action="append", metavar="X1,Y1,X2,Y2", help="own box in pixels, for one input; repeat")
+    _add_drawing(sub)
+    sub.set_defaults(run="image")
+
+
+def _add_networks(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Which networks, and how they find people (the group that is returned)."""
     nets = sub.add_argument_group("networks")
     nets.add_argument("--pose", default="auto", help="name from `dwpose models` or a .safetensors, .pth, .onnx file")
     nets.add_argument("--detector", default="auto", help="likewise; 'none' starts from the whole image (one person)")
@@ -79,7 +87,6 @@ def _add_image(command) -> None:
     nets.add_argument("--cache-dir", help="where downloads go (default: the Hugging Face cache)")
     nets.add_argument("--offline", action="store_true", help="never ask the network")
     find = sub.add_argument_group("finding people")
-    find.add_argument("--box", action="append", metavar="X1,Y1,X2,Y2", help="own box in pixels, for one input; repeat")
     find.add_argument("--max-people", type=int, help="keep the best-scoring people of each image")
     find.add_argument("--detector-threshold", type=float, default=0.3, help="score a person box must exceed")
     find.add_argument("--nms-threshold", type=float, default=0.45, help="overlap (IoU) up to which two boxes stay two")
@@ -91,8 +98,7 @@ def _add_image(command) -> None:
         help="average with the mirror image; 'original' is the published one, off by a quarter pixel",
     )
     find.add_argument("--batch-size", type=int, default=8, help="images per detector call")
-    _add_drawing(sub)
-    sub.set_defaults(run="image")
+    return find
 
 
 def _add_drawing(sub: argparse.ArgumentParser) -> None:

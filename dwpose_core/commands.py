@@ -8,6 +8,7 @@ import glob
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,38 +18,20 @@ from .images import IMAGE_SUFFIXES, atomic_write, read_image, write_image
 from .people import People
 from .pipeline import Options
 
-
-def image(args: argparse.Namespace) -> int:
+if TYPE_CHECKING:
     from .preprocessor import DWposeDetector
 
+
+def image(args: argparse.Namespace) -> int:
     inputs = find_inputs(args.inputs)
     several = len(inputs) > 1 or any(Path(name).is_dir() for name in args.inputs)
     outputs = _output_paths(inputs, Path(args.out), several)
     boxes = _parse_boxes(args.box)
     if boxes is not None and several:
         raise ValueError("--box goes with a single input image")
-    options = Options(
-        detector_threshold=args.detector_threshold,
-        nms_threshold=args.nms_threshold,
-        keypoint_threshold=args.threshold,
-        max_people=args.max_people,
-        flip_test=args.flip_test,
-        refine=True if args.refine else None,
-        image_batch=args.batch_size,
-    )
     drawing = _drawing(args)
-    detector = DWposeDetector.from_pretrained(
-        args.pose,
-        # Own boxes replace the detector: do not load, let alone download, one.
-        None if args.detector == "none" or boxes is not None else args.detector,
-        device=args.device,
-        dtype=args.dtype and getattr(torch, args.dtype),
-        backend=args.backend,
-        provider=args.provider,
-        cache_dir=args.cache_dir,
-        local_files_only=args.offline,
-        options=options,
-    )
+    # Own boxes replace the detector: do not load, let alone download, one.
+    detector = load_networks(args, with_detector=boxes is None)
     failures: list[str] = []
     nobody = found = 0
     with tqdm(total=len(inputs), unit="image", disable=len(inputs) == 1) as progress:
@@ -72,14 +55,43 @@ def image(args: argparse.Namespace) -> int:
             progress.set_postfix(people=found, failed=len(failures))
     for line in failures:
         print(f"failed: {line}", file=sys.stderr)
-    where = detector.pose.description if detector.detector is None else (
-        f"{detector.detector.description} + {detector.pose.description}"
-    )  # fmt: skip
     done = len(inputs) - len(failures)
+    where = describe(detector)
     print(f"{done} of {len(inputs)} images, {found} people, {nobody} images without people; {where}")
     if done:
         print(f"wrote {outputs[0] if not several else args.out}")
     return 1 if failures else 0
+
+
+def load_networks(args: argparse.Namespace, with_detector: bool = True) -> DWposeDetector:
+    """The networks that the options of `cli._add_networks` name."""
+    from .preprocessor import DWposeDetector
+
+    options = Options(
+        detector_threshold=args.detector_threshold,
+        nms_threshold=args.nms_threshold,
+        keypoint_threshold=args.threshold,
+        max_people=args.max_people,
+        flip_test=args.flip_test,
+        refine=True if args.refine else None,
+        image_batch=args.batch_size,
+    )
+    return DWposeDetector.from_pretrained(
+        args.pose,
+        args.detector if with_detector and args.detector != "none" else None,
+        device=args.device,
+        dtype=args.dtype and getattr(torch, args.dtype),
+        backend=args.backend,
+        provider=args.provider,
+        cache_dir=args.cache_dir,
+        local_files_only=args.offline,
+        options=options,
+    )
+
+
+def describe(detector: DWposeDetector) -> str:
+    """Which weights on which device."""
+    return " + ".join(runner.description for runner in (detector.detector, detector.pose) if runner is not None)
 
 
 def render(args: argparse.Namespace) -> int:
