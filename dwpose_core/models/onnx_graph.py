@@ -29,6 +29,11 @@ PASS_THROUGH = {
     "Identity", "Cast", "CastLike", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Split",
     "SplitToSequence", "SequenceAt", "Slice", "Gather",
 }  # fmt: skip
+# Operations on constants that exporters leave in the graph when they do not fold them.
+FOLDABLE = {
+    "Identity", "Transpose", "Cast", "CastLike", "Gather", "Slice", "Unsqueeze", "Squeeze", "Reshape", "Expand",
+    "Shape",
+}  # fmt: skip
 # Activations our networks do not have: same layers, other function.
 FOREIGN = {"LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Mish", "HardSwish", "Tanh", "Softmax", "Softplus"}
 
@@ -58,8 +63,7 @@ class _Flow:
         if node.op == "Constant":
             found = [v for k, v in node.attributes.items() if k in ("value", "value_float", "value_int", "value_ints")]
             return np.asarray(found[0]) if found else None
-        if node.op not in ("Identity", "Transpose", "Cast", "CastLike", "Gather", "Unsqueeze", "Squeeze", "Reshape",
-                           "Expand", "Shape"):  # fmt: skip
+        if node.op not in FOLDABLE:
             return None
         inputs = []
         for i, name in enumerate(node.inputs):
@@ -72,6 +76,12 @@ class _Flow:
             return x.transpose(get("perm", range(x.ndim)[::-1]))
         if node.op == "Gather":
             return np.take(x, inputs[1], axis=get("axis", 0))
+        if node.op == "Slice":
+            starts, ends, *rest = (value.tolist() for value in inputs[1:])
+            axes = rest[0] if rest else range(len(starts))
+            steps = rest[1] if len(rest) > 1 else [1] * len(starts)
+            cut = dict(zip(axes, map(slice, starts, ends, steps), strict=True))
+            return x[tuple(cut.get(axis, cut.get(axis - x.ndim, slice(None))) for axis in range(x.ndim))]
         if node.op in ("Unsqueeze", "Squeeze"):
             axes = inputs[1].tolist() if len(inputs) > 1 else get("axes")
             change = np.expand_dims if node.op == "Unsqueeze" else np.squeeze
