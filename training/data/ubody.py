@@ -87,8 +87,9 @@ def frames_at_rate(video: Path, wanted: set[int]) -> Iterator[tuple[int, np.ndar
         start = None
         for frame in container.decode(stream):
             start = frame.time if start is None else start
-            # The frame fills all numbers not taken yet, up to the one nearest to its own moment (the earlier of two).
-            end = math.ceil((frame.time - start) * FRAME_RATE - 0.5 - 1e-6) + 1
+            # The frame fills all numbers not taken yet, up to the one nearest to its own moment. Ties go
+            # to the earlier number; 0.05 allows for containers that store milliseconds.
+            end = math.ceil((frame.time - start) * FRAME_RATE - 0.55) + 1
             image = None
             while number <= end:
                 if number in wanted:
