@@ -9,6 +9,7 @@ Stages whose result exists are skipped, so an interrupted run goes on at the las
 What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
   SimCC alone hardly leaves the mean pose within the first ten thousand pictures.
+* Small crops first: 128x96 costs half of 192x144. The layers that depend on the size are then stretched (`grow`).
 * A keypoint outside the crop is taught a flat row, with a small weight. Its maximum, the score, is then near 0 instead
   of being whatever an untaught row gives; this is what makes the score usable as a visibility.
 * Processes instead of threads: each of `--workers` processes trains on its own batches with one thread and gradients
@@ -20,8 +21,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -31,7 +34,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dwpose_core.models.cspnext import ConvBNAct
-from dwpose_core.models.rtmcc import DWPose, create_model
+from dwpose_core.models.rtmcc import VARIANTS, DWPose, PoseConfig
 from dwpose_core.simcc import BETA, decode, label_sigma
 from dwpose_core.skeleton import FLIP_INDICES, NUM_KEYPOINTS, PARTS
 
@@ -44,9 +47,11 @@ from .synthetic.pool import CropPool, build_pool
 from .synthetic.workers import limit_threads
 
 MODEL = "dwpose-nano"
-BATCH = 32  # per process
-LEARNING_RATE = 3e-3
-AID_UNTIL = 0.6  # share of the run with the heat-map aid
+BATCH = 16  # per process; 32 per step learn more from the same number of pictures than 64
+LEARNING_RATE = 2e-3
+SMALL = (128, 96)  # crops of the first phase, (H, W)
+SMALL_UNTIL = 0.6  # share of the steps with small crops
+AID_UNTIL = 0.36  # share of the steps with the heat-map aid
 ABSENT_WEIGHT = 0.15  # of flat rows, relative to a seen keypoint of the same part
 LABEL_MARGIN = 64  # bins beyond either border that have a label row of their own
 OBJECTS = 1500  # rendered things that are not people
@@ -79,6 +84,22 @@ class HeatmapAid(nn.Module):
         size = features[1].shape[2:]
         planes = [lateral(x) for lateral, x in zip(self.laterals, features[1:], strict=True)]
         return self.maps(sum(F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in planes))
+
+
+def grow(small: DWPose, config: PoseConfig) -> DWPose:
+    """The same network for larger crops: layers over map cells and over bins are interpolated, the rest is copied."""
+    large = DWPose(config, MODEL)
+    state = small.state_dict()
+    stride = small.backbone.stride
+    (h, w), (new_h, new_w) = ([n // stride for n in c.input_size] for c in (small.config, config))
+    cells = state["head.mlp.1.weight"].unflatten(1, (h, w))[None]
+    cells = F.interpolate(cells, size=(new_h, new_w), mode="bilinear", align_corners=False)[0].flatten(1)
+    state["head.mlp.1.weight"] = cells * (h * w) / (new_h * new_w)  # more cells add up to the same token
+    for axis, length in (("x", config.input_size[1]), ("y", config.input_size[0])):
+        bins = state[f"head.cls_{axis}.weight"].t()[None]
+        state[f"head.cls_{axis}.weight"] = F.interpolate(bins, size=2 * length, mode="linear")[0].t()
+    large.load_state_dict(state)
+    return large
 
 
 def label_table(length: int, sigma: float) -> torch.Tensor:
@@ -134,10 +155,22 @@ def loss_weights(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return part * seen, part * ABSENT_WEIGHT * (visible == OUTSIDE).float()
 
 
-def draw_batch(pool: CropPool, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def resized(images: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Crops (n, h, w, 3) and points (n, 133, 2) at `size` (H, W); whole numbers are pixel centres."""
+    if images.shape[1:3] == size:
+        return images, points
+    scale = np.array((size[1] / images.shape[2], size[0] / images.shape[1]), np.float32)
+    small = [cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA) for image in images]
+    return np.stack(small), (points + 0.5) * scale - 0.5
+
+
+def draw_batch(
+    pool: CropPool, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """BATCH random crops, half of them mirrored: images (N, 3, H, W), points (N, 133, 2), visible (N, 133)."""
     chosen = np.sort(rng.choice(len(pool), BATCH, replace=False))
-    images, points, visible = pool.images[chosen], pool.keypoints[chosen].copy(), pool.visible[chosen].copy()
+    images, points = resized(pool.images[chosen], pool.keypoints[chosen].copy(), size)
+    visible = pool.visible[chosen].copy()
     flip = rng.random(BATCH) < 0.5
     images[flip] = images[flip][:, :, ::-1]
     points[flip, :, 0] = images.shape[2] - 1 - points[flip, :, 0]
@@ -154,9 +187,9 @@ def measure(net: DWPose, pool: CropPool) -> dict[str, float]:
     hits, errors, inside, outside = [], {"face": [], "hand": []}, [], []
     for start in range(0, len(pool), 50):
         part = slice(start, start + 50)
-        images = normalize(torch.from_numpy(pool.images[part]))
-        found, score = (t.numpy() for t in decode(*net(images)))
-        for xy, s, points, visible in zip(found, score, pool.keypoints[part], pool.visible[part], strict=True):
+        images, truth = resized(pool.images[part], pool.keypoints[part], net.config.input_size)
+        found, score = (t.numpy() for t in decode(*net(normalize(torch.from_numpy(images)))))
+        for xy, s, points, visible in zip(found, score, truth, pool.visible[part], strict=True):
             distance = np.linalg.norm(xy - points, axis=-1)
             if (visible[[5, 6, 11, 12]] > OUTSIDE).all():
                 torso = max(np.linalg.norm(points[5] - points[12]), np.linalg.norm(points[6] - points[11]))
@@ -182,43 +215,40 @@ def train(rank: int, workers: int, pool_folder: Path, out: Path, steps: int, see
     rng = np.random.default_rng((seed, rank))
     pool = CropPool.load(pool_folder, "train")
     tests = {name: CropPool.load(pool_folder, name) for name in ("plain", "hard")}
-    net = create_model(MODEL).to(memory_format=torch.channels_last)
-    height, width = net.config.input_size
-    tables = tuple(label_table(2 * n, s) for n, s in zip((width, height), label_sigma((height, width)), strict=True))
-    aid = HeatmapAid(net)
-    both = nn.ModuleList((net, aid))
-    optimizer = build_optimizer(both, LEARNING_RATE, 0.05)
+    config = VARIANTS[MODEL]
+    net = DWPose(replace(config, input_size=SMALL), MODEL)
     schedule = Schedule(LEARNING_RATE, warmup=200, cosine_start=steps // 4, cosine_end=steps, final=0.01)
-    average = None
     history, losses, start = [], [], time.time()
     for step in tqdm(range(steps), unit="step", disable=rank > 0):
+        if step in (0, int(SMALL_UNTIL * steps)):  # a phase begins
+            net = net if step == 0 else grow(net, config)
+            net = net.to(memory_format=torch.channels_last)
+            size = net.config.input_size
+            tables = tuple(label_table(2 * n, s) for n, s in zip(size[::-1], label_sigma(size), strict=True))
+            both = nn.ModuleList((net, HeatmapAid(net)))
+            optimizer = build_optimizer(both, LEARNING_RATE, 0.05)
+            average = ExponentialMovingAverage(net, momentum=0.002, gamma=200.0)
         for group in optimizer.param_groups:
             group["lr"] = schedule.at(step)
-        images, points, visible = draw_batch(pool, rng)
+        images, points, visible = draw_batch(pool, size, rng)
         weight, absent = loss_weights(visible)
         with torch.autocast("cpu", torch.bfloat16):
             features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
             logits = net.head(features[-1])
-            maps = aid(features) if step < AID_UNTIL * steps else None
+            maps = both[1](features) if step < AID_UNTIL * steps else None
         loss = simcc_loss(logits, tables, points, weight, absent)
         total = loss if maps is None else loss + heatmap_loss(maps, points, weight)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        gradients = [p.grad for p in both.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        for gradient, mean in zip(gradients, (flat / workers).split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        average_gradients(both, workers)
         nn.utils.clip_grad_norm_(both.parameters(), 5.0)
         optimizer.step()
         losses.append(loss.item())
         if rank > 0:
             continue
-        if average is None:
-            average = ExponentialMovingAverage(net, momentum=0.002, gamma=300.0)
         average.update(net)
-        if (step + 1) % max(steps // 24, 1) == 0 or step + 1 == steps:
-            row = {"pictures": (step + 1) * BATCH * workers, "seconds": round(time.time() - start)}
+        if (step + 1) % max(steps // 20, 1) == 0 or step + 1 == steps:
+            row = {"pictures": (step + 1) * BATCH * workers, "input": size, "seconds": round(time.time() - start)}
             row |= {"loss": float(np.mean(losses))} | {name: measure(average.module, t) for name, t in tests.items()}
             history.append(row)
             losses.clear()
@@ -227,6 +257,15 @@ def train(rank: int, workers: int, pool_folder: Path, out: Path, steps: int, see
             (out / "metrics.json").write_text(json.dumps(history, indent=1) + "\n")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def average_gradients(module: nn.Module, workers: int) -> None:
+    """Mean over the processes, in one message."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, mean in zip(gradients, (flat / workers).split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def save(net: DWPose, path: Path) -> None:
@@ -240,14 +279,14 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--people", type=int, default=9000, help="rendered for training")
-    parser.add_argument("--crops", type=int, default=48000, help="composited for training")
-    parser.add_argument("--steps", type=int, default=8000, help=f"of {BATCH} crops per process")
+    parser.add_argument("--crops", type=int, default=56000, help="composited for training")
+    parser.add_argument("--steps", type=int, default=13000, help=f"of {BATCH} crops per process")
     parser.add_argument("--workers", type=int, default=2, help="processes; part of the recipe, keep 2 to repeat it")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     out = args.out.resolve()
-    size = create_model(MODEL).config.input_size[::-1]
+    size = VARIANTS[MODEL].input_size[::-1]
     jobs = (("layers", args.people, args.seed), ("held_out", HELD_OUT, args.seed + 1000))
     for folder, people, seed in jobs:
         if not (out / folder / f"labels_{seed:04d}.npz").is_file():
