@@ -1,0 +1,79 @@
+"""From checkpoints, ours and the original's, to a file with a card."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from dwpose_core.models import create_model
+from dwpose_core.models.weights import load_pose, read_metadata
+from training import checkpoint, export, train_pose
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    train_pose.main(["debug", "--out", str(out), "--max-steps", "2", "--log-every", "1"])
+    return out / "debug"
+
+
+@pytest.mark.parametrize("source", [".", "last.pt", "last.safetensors"])
+def test_own_runs(run, tmp_path, source):
+    out = tmp_path / "debug.safetensors"
+    stats = {
+        "stats": {f"{part}/{kind}": 0.5 for part in export_parts() for kind in ("AP", "AR")},
+        "flip_test": True,
+        "annotations": "data/val.json",
+        "boxes": "boxes.json",
+        "hands": "mean of left and right (assumption)",
+    }
+    (tmp_path / "stats.json").write_text(json.dumps(stats))
+    export.main([str(run / source), str(out), "--stats", str(tmp_path / "stats.json"), "--licence", "CC0-1.0"])
+    exported, averaged = load_pose(out), checkpoint.load_state(run / "last.pt")["average"]
+    assert exported.name == "debug"
+    assert all(torch.equal(value, averaged[key]) for key, value in exported.state_dict().items())
+    assert read_metadata(out)["whole_body_ap"] == "0.5000"
+    card = out.with_suffix(".md").read_text()
+    for words in ("# debug", "64 x 64", "CC0-1.0", "annotations.json", "| AP | 0.500", "learning rate 0.004"):
+        assert words in card
+
+
+def export_parts():
+    return ("body", "foot", "face", "left_hand", "right_hand", "hands", "whole")
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_raw_checkpoints_of_the_original(tmp_path, stage):
+    """Their layout: teacher and student side by side, the align convolution of the feature loss, optimiser state."""
+    torch.manual_seed(0)
+    student, teacher = create_model("debug"), create_model("debug")
+    state = {f"student.{k}": v for k, v in student.state_dict().items()}
+    state |= {f"teacher.{k}": v for k, v in teacher.state_dict().items()}
+    torch.save({"state_dict": state, "optimizer": {"lr": 1.0}}, tmp_path / "epoch_60.pth")
+    out = tmp_path / "out.safetensors"
+    export.main([str(tmp_path / "epoch_60.pth"), str(out), "--stage", str(stage), "--data", "COCO-WholeBody and UBody"])
+    backbone = student if stage == 1 else teacher
+    result = load_pose(out).state_dict()
+    assert torch.equal(result["backbone.stem.0.conv.weight"], backbone.backbone.stem[0].conv.weight)
+    assert torch.equal(result["head.cls_x.weight"], student.head.cls_x.weight)
+    card = out.with_suffix(".md").read_text()
+    assert "non-commercial" in card and "UBody: non-commercial" in card and "Not measured" in card
+
+
+def test_half_precision_is_half_the_size(run, tmp_path):
+    sizes = []
+    for flags in ([], ["--half"]):
+        out = tmp_path / f"{len(flags)}.safetensors"
+        export.main([str(run), str(out), *flags])
+        sizes.append(out.stat().st_size)
+        assert load_pose(out).head.cls_x.weight.dtype == torch.float32
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_mistakes(tmp_path):
+    with pytest.raises(ValueError, match="no best.safetensors"):
+        export.main([str(tmp_path), str(tmp_path / "a.safetensors")])
+    with pytest.raises(SystemExit):
+        export.main([str(tmp_path), "a.onnx"])
