@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .images import IMAGE_SUFFIXES, atomic_write, read_image, write_image
 from .people import People
 from .pipeline import Options
+from .video_cli import video  # noqa: F401
 
 if TYPE_CHECKING:
     from .preprocessor import DWposeDetector

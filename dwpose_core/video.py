@@ -23,7 +23,8 @@ import numpy as np
 
 from .images import atomic_write
 from .people import People
-from .stages import batched
+from .render import overlay, render
+from .stages import batched, prefetch
 from .tracking import Steady
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif")
@@ -253,6 +254,46 @@ def people_of(
                 yield waiting.popleft(), done
     for done in [] if steady is None else steady.flush():
         yield waiting.popleft(), done
+
+
+def pose_video(
+    source: str | os.PathLike,
+    detect: Callable[[Sequence[np.ndarray]], Sequence[People]],
+    *,
+    map_path: str | os.PathLike | None = None,
+    overlay_path: str | os.PathLike | None = None,
+    steady: Steady | None = None,
+    batch_size: int = 8,
+    draw_size: Callable[[People], tuple[int, int]] | None = None,
+    drawing: dict[str, Any] | None = None,
+) -> Iterator[People]:
+    """Yields the people of each frame while the pose video and the overlay are being written.
+
+    Decoding, networks, and drawing with encoding run side by side, a few frames apart: memory does not grow with the
+    film. Both files appear once the last frame is out; a caller that stops early leaves nothing behind.
+
+    Args:
+        source: any video FFmpeg reads.
+        detect, steady, batch_size: as `people_of`.
+        map_path: the pose maps, an .mp4 with the frames and times of `source`, or None.
+        overlay_path: the poses over the pictures, with the sound of `source`, or None.
+        draw_size: people -> (H, W) of the map; None is the size of the video.
+        drawing: keywords of `render.render` and `render.overlay`.
+    """
+    drawing = drawing or {}
+    with contextlib.ExitStack() as stack:
+        video = stack.enter_context(VideoReader(source))
+        maps = stack.enter_context(VideoWriter(map_path, video)) if map_path else None
+        overlays = stack.enter_context(VideoWriter(overlay_path, video, audio=True)) if overlay_path else None
+        # Closed in reverse: no thread reads the file any more when the file is closed.
+        frames = stack.enter_context(contextlib.closing(prefetch(video, 2 * batch_size)))
+        found = people_of(frames, detect, steady, batch_size)
+        for frame, people in stack.enter_context(contextlib.closing(prefetch(found, 2 * batch_size))):
+            if maps is not None:
+                maps.write(render(people, draw_size and draw_size(people), **drawing), frame.time)
+            if overlays is not None:
+                overlays.write(overlay(frame.image, people, **drawing), frame.time)
+            yield people
 
 
 def _import_av() -> Any:

@@ -234,3 +234,46 @@ def test_run_ahead_is_an_ordered_map_with_a_window():
         assert next(results) == 0
         assert len(taken) == 5
         assert list(results) == [i * i for i in range(1, 50)]
+
+
+@pytest.fixture
+def figure_everywhere(monkeypatch):
+    """`dwpose video` with networks that need no weights: one figure fills every frame."""
+    from dwpose_core import commands
+    from dwpose_core.preprocessor import DWposeDetector
+
+    from .test_pipeline import FigurePose
+
+    monkeypatch.setattr(commands, "load_networks", lambda args, with_detector=True: DWposeDetector(FigurePose()))
+
+
+def test_the_command_writes_maps_overlay_and_keypoints(tmp_path, capsys, figure_everywhere):
+    from dwpose_core.cli import main
+    from dwpose_core.formats import from_openpose, load_npz
+    from dwpose_core.render import render
+
+    source = make_film(tmp_path / "in.mp4", count=20, audio="aac", size=(96, 128))
+    outputs = [tmp_path / name for name in ("pose.mp4", "both.mp4", "pose.npz")]
+    command = ["video", str(source), "-o", str(outputs[0]), "--overlay", str(outputs[1])]
+    assert main([*command, "--keypoints", str(outputs[2])]) == 0
+    assert "20 frames at 25 per second, 1.0 people each, 1 tracks" in capsys.readouterr().out
+    people = load_npz(outputs[2])
+    frames = all_frames(outputs[0])
+    assert len(people) == len(frames) == 20
+    assert np.abs(frames[9].image.astype(int) - render(people[9])).mean() < 6
+    with av.open(str(outputs[1])) as container:
+        assert len(container.streams.audio) == 1
+    over = all_frames(outputs[1])[9].image
+    assert np.abs(over[:5, :5].astype(int) - picture(9)[:5, :5]).mean() < 6  # the picture shows beside the figure
+    assert main([*command, "--keypoints", str(tmp_path / "pose.json"), "--draw-size", "64", "--raw"]) == 0
+    assert len(from_openpose((tmp_path / "pose.json").read_bytes())) == 20
+    assert all_frames(outputs[0])[0].image.shape == (64, 86, 3)  # 85 made even
+
+
+def test_the_command_refuses_to_overwrite_its_input_and_says_what_is_missing(tmp_path, capsys, figure_everywhere):
+    from dwpose_core.cli import main
+
+    source = make_film(tmp_path / "in.mp4")
+    assert main(["video", str(source), "-o", str(source)]) == 2
+    assert main(["video", str(tmp_path / "no.mp4"), "-o", str(tmp_path / "o.mp4")]) == 2
+    assert "no video file" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+"""`dwpose video`: its options and what it does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_command(command, add_networks, add_drawing) -> None:
+    sub = command(
+        "video",
+        "pose video of a video: same frames, same times",
+        """
+        dwpose video in.mp4 -o pose.mp4
+        dwpose video in.mp4 -o pose.mp4 --overlay both.mp4 --keypoints pose.npz
+        dwpose video phone.mov -o pose.mp4 --draw-size 512 --beta 40
+        dwpose video in.mp4 -o pose.mp4 --raw
+        """,
+    )
+    sub.add_argument("input", help="any video FFmpeg reads")
+    sub.add_argument("-o", "--out", required=True, metavar="FILE.mp4", help="the pose maps")
+    sub.add_argument("--overlay", metavar="FILE.mp4", help="also the poses over the pictures, with the sound")
+    sub.add_argument("--keypoints", metavar="FILE", help="also the keypoints of all frames: .npz, or .json (OpenPose)")
+    add_networks(sub)
+    add_steady(sub)
+    add_drawing(sub)
+    sub.set_defaults(run="video")
+
+
+def add_steady(sub: argparse.ArgumentParser) -> None:
+    calm = sub.add_argument_group("from frame to frame")
+    calm.add_argument("--max-gap", type=int, default=5, help="fill people and points missing for so many frames")
+    calm.add_argument("--min-cutoff", type=float, default=1.0, help="Hz; less holds still points stiller")
+    calm.add_argument("--beta", type=float, default=20.0, help="more follows fast points more closely")
+    calm.add_argument("--no-smooth", action="store_true", help="ids and gaps only")
+    calm.add_argument("--raw", action="store_true", help="every frame by itself: no ids, no filling, no smoothing")
+
+
+def steady_from(args: argparse.Namespace):
+    """A fresh `tracking.Steady` as the options say; None with --raw."""
+    from .tracking import GapFiller, OneEuro, Steady
+
+    if args.raw:
+        return None
+    euro = None if args.no_smooth else OneEuro(min_cutoff=args.min_cutoff, beta=args.beta)
+    return Steady(filler=GapFiller(args.max_gap, threshold=args.threshold), euro=euro)
+
+
+def video(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .commands import _draw_size, _drawing, describe, load_networks
+    from .formats import save_npz, to_openpose
+    from .images import atomic_write
+    from .video import VideoReader, pose_video
+
+    for name in (args.out, args.overlay):
+        if name and Path(name).resolve() == Path(args.input).resolve():
+            raise ValueError(f"{name} is the input; write to another file")
+    keypoints = args.keypoints and Path(args.keypoints)
+    if keypoints and keypoints.suffix not in (".npz", ".json"):
+        raise ValueError(f"--keypoints is written as .npz or .json, not as {keypoints.name}")
+    drawing = _drawing(args)
+    steady = steady_from(args)
+    with VideoReader(args.input) as probe:  # before the networks are loaded: a wrong name should not take seconds
+        total, fps, silent = probe.frame_count, float(probe.fps), not probe.has_audio
+    detector = load_networks(args)
+    stored, frames, seen, ids = [], 0, 0, set()
+    poses = pose_video(
+        args.input,
+        detector.detect,
+        map_path=args.out,
+        overlay_path=args.overlay,
+        steady=steady,
+        batch_size=args.batch_size,
+        draw_size=lambda people: _draw_size(args.draw_size, people),
+        drawing=drawing,
+    )
+    for people in tqdm(poses, total=total, unit="frame"):
+        frames += 1
+        seen += len(people)
+        ids.update([] if people.id is None else people.id.tolist())
+        if keypoints:
+            stored.append(people)
+    if keypoints and keypoints.suffix == ".npz":
+        save_npz(keypoints, stored)
+    elif keypoints:
+        with atomic_write(keypoints) as temporary:
+            temporary.write_text(json.dumps(to_openpose(stored, threshold=args.threshold)))
+    tracks = "" if args.raw else f", {len(ids)} tracks"
+    print(f"{frames} frames at {fps:g} per second, {seen / frames:.1f} people each{tracks}; {describe(detector)}")
+    print("wrote " + ", ".join(str(name) for name in (args.out, args.overlay, keypoints) if name))
+    if args.overlay and silent:
+        print("the input has no sound", file=sys.stderr)
+    return 0
