@@ -12,20 +12,42 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 class DWPoseExtension(ComfyExtension):
     @classmethod
     async def create(cls) -> DWPoseExtension:
-        from . import models
+        from . import models, replacement
 
         models.register_folders()
         if not hasattr(io, "NodeReplace"):
             # Older cores know neither node replacement nor on_load; the prompt hook alone does the renaming there.
-            pass
+            replacement.install_prompt_hook()
         return cls()
 
     async def on_load(self) -> None:
-        pass
+        from . import replacement
+
+        await replacement.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .compat import DWPosePreprocessorCompat
+        from .convert import DWPoseConvert
+        from .crops import DWPoseFaceHandCrop, DWPoseToMask
         from .estimate import DWPoseEstimate
+        from .folder import DWPoseLoadFolder
+        from .json_files import DWPoseLoadJSON, DWPoseSaveJSON
         from .loader import DWPoseLoader
+        from .people import DWPoseSelect, DWPoseSmooth, DWPoseTransform
         from .render import DWPoseRender
 
-        return [DWPoseLoader, DWPoseEstimate, DWPoseRender]
+        return [
+            DWPoseLoader,
+            DWPoseEstimate,
+            DWPoseRender,
+            DWPoseSelect,
+            DWPoseSmooth,
+            DWPoseTransform,
+            DWPoseFaceHandCrop,
+            DWPoseToMask,
+            DWPoseSaveJSON,
+            DWPoseLoadJSON,
+            DWPoseConvert,
+            DWPoseLoadFolder,
+            DWPosePreprocessorCompat,
+        ]

@@ -46,12 +46,12 @@ def choices(kind: str) -> list[str]:
 
 def _files(kind: str) -> list[str]:
     # Everything that may be a network of this kind by its name; what it really is, is read from its shapes.
-    found = {}
+    found = set()
     for folder in (POSE_FOLDER, DETECTOR_FOLDER):
         for name in folder_paths.get_filename_list(folder):
             is_detector = "yolo" in name.lower()
-            if is_detector == (kind == "detector") and (is_detector or folder == POSE_FOLDER and _may_be_pose(name)):
-                found.setdefault(name, folder)
+            if is_detector == (kind == "detector") and (is_detector or _may_be_pose(name)):
+                found.add(name)
     return sorted(found)
 
 

@@ -19,7 +19,7 @@ class DWPoseRender(io.ComfyNode):
             node_id="DWPoseRender",
             display_name="DWPose Render",
             category=CATEGORY,
-            description="Draws the keypoints of all frames, at any size and in any style, on black, a colour or images.",
+            description="Draws the keypoints of all frames, in any size and style, on black, a colour or images.",
             search_aliases=[*ALIASES, "draw pose", "render pose json", "overlay"],
             inputs=[
                 Keypoints.Input("keypoints", tooltip="Keypoints in any dialect: pixels or fractions, flat or nested."),

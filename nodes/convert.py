@@ -1,0 +1,93 @@
+"""DWPose Convert: every pose type of ComfyUI into every other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from comfy_api.v0_0_2 import io
+
+from . import sockets
+from .sockets import ALIASES, CATEGORY, Keypoints, schema
+
+PoseData = io.Custom("POSEDATA")
+DWPoses = io.Custom("DWPOSES")
+LAYOUTS = ("OpenPose 18", "BODY_25", "nested", "COCO-WholeBody")
+
+
+class DWPoseConvert(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DWPoseConvert",
+            display_name="DWPose Convert",
+            category=CATEGORY,
+            description="Reads any pose type (POSE_KEYPOINT in every dialect, JSON text, POSEDATA of WanAnimate, "
+            "DWPOSES of SCAIL) and gives all of them.",
+            search_aliases=[*ALIASES, "posedata", "dwposes", "wan animate", "scail", "body_25"],
+            inputs=[
+                io.MultiType.Input(
+                    "pose", [Keypoints, PoseData, DWPoses, io.String], tooltip="Poses of any type, or their JSON text."
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip="Gives the size in pixels to poses that do not know it (DWPOSES)."
+                ),
+                io.Combo.Input(
+                    "coordinates",
+                    options=["pixels", "fractions"],
+                    default="pixels",
+                    tooltip="Of keypoints and json. Most nodes want pixels; some old ones fractions of the canvas.",
+                ),
+                io.Combo.Input(
+                    "confidence",
+                    options=["keep", "binary"],
+                    default="keep",
+                    tooltip="binary: 1 for points from the threshold on, which every node draws.",
+                ),
+                io.Float.Input(
+                    "threshold", default=0.3, min=0.0, max=2.0, step=0.01, tooltip="For binary: confidence of a point."
+                ),
+                io.Combo.Input(
+                    "json_layout",
+                    options=list(LAYOUTS),
+                    default=LAYOUTS[0],
+                    tooltip="Of the JSON text. COCO-WholeBody has all 133 points and is always in pixels.",
+                ),
+            ],
+            outputs=[
+                Keypoints.Output("keypoints", display_name="keypoints", tooltip="POSE_KEYPOINT with 18 body points."),
+                PoseData.Output("posedata", display_name="POSEDATA", tooltip="First person, for WanAnimatePreprocess."),
+                DWPoses.Output("dwposes", display_name="DWPOSES", tooltip="Everyone, for SCAIL-Pose."),
+                io.String.Output("json", display_name="json", tooltip="JSON text."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, pose, coordinates, confidence, threshold, json_layout, image=None) -> io.NodeOutput:
+        from ..dwpose_core import dialects
+        from ..dwpose_core.formats import to_coco
+
+        size = None if image is None else tuple(image.shape[1:3])
+        if isinstance(pose, Mapping) and ("pose_metas" in pose or "pose_metas_original" in pose):
+            frames = dialects.from_posedata(pose)
+        elif isinstance(pose, Mapping) and "poses" in pose:
+            if size is None:
+                raise ValueError("DWPOSES hold fractions only; connect an image for the size in pixels.")
+            frames = dialects.from_dwposes(pose, size)
+        else:
+            frames = sockets.to_people(pose, size)
+        if confidence == "binary":
+            keypoints = sockets.to_keypoints(frames, threshold or sockets.PRESENT, "binary")
+        else:
+            keypoints = sockets.to_keypoints(frames)
+        if json_layout == "COCO-WholeBody":
+            text = sockets.to_json(to_coco(frames, range(len(frames))))
+        else:
+            shown = [dialects.to_body25(frame) for frame in keypoints] if json_layout == "BODY_25" else keypoints
+            if coordinates == "fractions":
+                shown = [dialects.to_fractions(frame) for frame in shown]
+            if json_layout == "nested":
+                shown = [dialects.to_nested(frame) for frame in shown]
+            text = sockets.to_json(shown)
+        if coordinates == "fractions":
+            keypoints = [dialects.to_fractions(frame) for frame in keypoints]
+        return io.NodeOutput(keypoints, dialects.to_posedata(frames), dialects.to_dwposes(frames), text)

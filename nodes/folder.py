@@ -1,0 +1,72 @@
+"""DWPose Load Folder: the pictures of a folder, one after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from . import sockets
+from .sockets import CATEGORY, schema
+
+
+class DWPoseLoadFolder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DWPoseLoadFolder",
+            display_name="DWPose Load Folder",
+            category=CATEGORY,
+            description="The pictures of a folder as a list, of any sizes: the nodes that follow run once for each.",
+            search_aliases=["load images from folder", "batch images", "image folder"],
+            inputs=[
+                io.String.Input("folder", default="", tooltip="Folder in ComfyUI's input folder; empty: that itself."),
+                io.String.Input(
+                    "prefix", default="dwpose", tooltip="Folder in ComfyUI's output folder, put before the names."
+                ),
+                io.Int.Input("first", default=0, min=0, max=1000000, tooltip="Skip so many pictures."),
+                io.Int.Input("limit", default=0, min=0, max=1000000, tooltip="Load at most so many. 0: all."),
+            ],
+            outputs=[
+                io.Image.Output("images", display_name="images", is_output_list=True, tooltip="One by one, by name."),
+                io.String.Output(
+                    "names",
+                    display_name="names",
+                    is_output_list=True,
+                    tooltip="Name of each for the file prefix of a saving node.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder, prefix, first, limit):
+        return [(str(file), file.stat().st_mtime_ns) for file in _pictures(folder)[first:][: limit or None]]
+
+    @classmethod
+    def execute(cls, folder, prefix, first, limit) -> io.NodeOutput:
+        from ..dwpose_core.images import read_image
+
+        images, names = [], []
+        for file in _pictures(folder)[first:][: limit or None]:
+            pixels = read_image(file)
+            images.append(sockets.new_image(1, pixels.shape[:2]))
+            sockets.put(images[-1][0], pixels)
+            names.append("/".join(part for part in (prefix.strip("/ "), file.stem) if part))
+        if not images:
+            raise ValueError(f"There are no pictures left in {folder!r} after the first {first}.")
+        return io.NodeOutput(images, names)
+
+
+def _pictures(folder: str) -> list[Path]:
+    """Raises ValueError for a folder that is not there, has no pictures, or lies outside ComfyUI's input folder."""
+    from ..dwpose_core.images import IMAGE_SUFFIXES
+
+    home = Path(folder_paths.get_input_directory()).resolve()
+    found = (home / folder.strip()).resolve()
+    if not found.is_relative_to(home) or not found.is_dir():
+        raise ValueError(f"There is no folder {folder!r} in ComfyUI's input folder.")
+    files = sorted(file for file in found.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"There are no pictures in {folder!r}.")
+    return files

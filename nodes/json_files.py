@@ -1,0 +1,172 @@
+"""DWPose Save JSON and DWPose Load JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from . import sockets
+from .sockets import ALIASES, CATEGORY, Keypoints, schema
+
+LAYOUTS = ("one file", "one per frame", "OpenPose folder")
+
+
+class DWPoseSaveJSON(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DWPoseSaveJSON",
+            display_name="DWPose Save JSON",
+            category=CATEGORY,
+            description="Writes keypoints into the output folder. Nothing is overwritten.",
+            search_aliases=[*ALIASES, "save pose keypoints", "export openpose json"],
+            inputs=[
+                Keypoints.Input("keypoints", tooltip="Keypoints of one image or a clip."),
+                io.String.Input(
+                    "filename_prefix", default="dwpose/keypoints", tooltip="Folder and start of the file name."
+                ),
+                io.Combo.Input(
+                    "layout",
+                    options=list(LAYOUTS),
+                    default=LAYOUTS[0],
+                    tooltip="one file: the whole clip. one per frame: name_00000.json, ... OpenPose folder: "
+                    "name_000000000000_keypoints.json in a folder, as the OpenPose program writes it.",
+                ),
+            ],
+            outputs=[io.String.Output("path", display_name="path", tooltip="The file, or the folder of the files.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, keypoints, filename_prefix, layout) -> io.NodeOutput:
+        from ..dwpose_core.images import atomic_write
+
+        frames = sockets.to_keypoints(sockets.to_people(keypoints))
+        folder, stem = _free_name(filename_prefix)
+        files = []
+        if layout == LAYOUTS[0]:
+            path = files = [folder / f"{stem}.json"]
+            contents = [frames]
+        else:
+            path = [folder / stem]
+            if layout == LAYOUTS[1]:
+                files = [path[0] / f"{stem}_{number:05}.json" for number in range(len(frames))]
+                contents = [[frame] for frame in frames]
+            else:
+                files = [path[0] / f"{stem}_{number:012}_keypoints.json" for number in range(len(frames))]
+                contents = [_openpose_file(frame) for frame in frames]
+        for file, content in zip(files, contents, strict=True):
+            with atomic_write(file) as temporary:
+                temporary.write_text(json.dumps(content, separators=(",", ":")))
+        text = f"{len(frames)} frames in {os.path.relpath(path[0], folder_paths.get_output_directory())}"
+        return io.NodeOutput(str(path[0]), ui={"text": (text,)})
+
+
+def _free_name(prefix: str) -> tuple[Path, str]:
+    """Folder in ComfyUI's output folder and the first numbered name in it that is free.
+
+    ComfyUI's own counter only sees names that go on with an underscore, which no JSON file does.
+    """
+    folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    taken = {os.path.splitext(entry)[0] for entry in os.listdir(folder)}
+    number = 1
+    while f"{name}_{number:05}" in taken:
+        number += 1
+    return Path(folder), f"{name}_{number:05}"
+
+
+def _openpose_file(frame: dict) -> dict:
+    """A frame as the OpenPose program writes it, plus the canvas size, which its readers ignore and ours need."""
+    people = [
+        {
+            "person_id": [person.get("person_id", -1)],
+            "pose_keypoints_2d": person["pose_keypoints_2d"],
+            "face_keypoints_2d": person["face_keypoints_2d"],
+            "hand_left_keypoints_2d": person["hand_left_keypoints_2d"],
+            "hand_right_keypoints_2d": person["hand_right_keypoints_2d"],
+            "foot_keypoints_2d": person["foot_keypoints_2d"],
+        }
+        for person in frame["people"]
+    ]
+    size = {key: frame[key] for key in ("canvas_height", "canvas_width")}
+    return {"version": 1.3, "people": people, **size}
+
+
+class DWPoseLoadJSON(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DWPoseLoadJSON",
+            display_name="DWPose Load JSON",
+            category=CATEGORY,
+            description="Reads keypoints from a file or folder of ComfyUI's input or output folder, or from JSON text.",
+            search_aliases=[*ALIASES, "load openpose json", "import keypoints"],
+            inputs=[
+                io.String.Input(
+                    "path",
+                    default="",
+                    tooltip="File or folder in ComfyUI's input folder, or else in its output folder. A folder is read "
+                    "in the order of its file names, one frame after another.",
+                ),
+                io.String.Input(
+                    "text", default="", multiline=True, tooltip="Keypoints as JSON text; used when path is empty."
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip="Gives the canvas size to files that have none, such as OpenPose's."
+                ),
+            ],
+            outputs=[Keypoints.Output("keypoints", display_name="keypoints", tooltip="In pixels, one list per frame.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, path, text, image=None):
+        if not path.strip():
+            return text
+        return [(str(file), file.stat().st_mtime_ns) for file in _find(path)]
+
+    @classmethod
+    def validate_inputs(cls, path):
+        try:
+            _find(path) if isinstance(path, str) and path.strip() else None
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, path, text, image=None) -> io.NodeOutput:
+        size = None if image is None else tuple(image.shape[1:3])
+        if not path.strip():
+            if not text.strip():
+                raise ValueError("Give the path of a JSON file or folder, or JSON text.")
+            return io.NodeOutput(sockets.to_keypoints(sockets.to_people(text, size)))
+        frames = []
+        for file in _find(path):
+            try:
+                frames += sockets.to_people(file.read_bytes(), size)
+            except ValueError as error:
+                raise ValueError(f"{file.name}: {error}") from error
+        return io.NodeOutput(sockets.to_keypoints(frames))
+
+
+def _find(path: str) -> list[Path]:
+    """The JSON files of a path inside ComfyUI's input or output folder.
+
+    Raises:
+        ValueError: where there are none, and for paths that lead out of these folders: workflows are passed around.
+    """
+    homes = [Path(folder_paths.get_input_directory()).resolve(), Path(folder_paths.get_output_directory()).resolve()]
+    for home in homes:
+        found = (home / path.strip()).resolve()
+        if not any(found.is_relative_to(allowed) for allowed in homes):
+            raise ValueError(f"{path} is not inside ComfyUI's input or output folder; copy it there.")
+        if found.is_file():
+            return [found]
+        if found.is_dir():
+            files = sorted(file for file in found.iterdir() if file.suffix.lower() == ".json")
+            if files:
+                return files
+    raise ValueError(f"There is no JSON file or folder {path!r} in ComfyUI's input or output folder.")
