@@ -1,10 +1,11 @@
-"""Training crops per second from 640 x 480 and 1920 x 1080 JPEGs, with the augmentation of the 256 x 192 configurations.
+"""Training crops per second from 640 x 480 and 1920 x 1080 JPEGs, augmented as for the 256 x 192 networks.
 
     python benchmarks/bench_training_data.py --workers 2 --json benchmarks/results/training_data.json
 
 Pictures are drawn (smooth noise with a figure, JPEG quality 90); decoding cost depends on their size, not on what they
 show. The loader is the real one: `WholeBodyDataset` behind a PyTorch DataLoader, batches of 64 arriving in the main
-process. With 1 worker per core a training process needs nothing else.
+process. The last column is CPU time per crop in one process: unlike the rate it does not depend on what else the
+machine is doing, and cores / that time is the rate of an idle machine.
 """
 
 from __future__ import annotations
@@ -61,6 +62,15 @@ def measure(source, workers: int, reduced: bool, seconds: float) -> float:
     return batches_seen * BATCH / (time.perf_counter() - begin)
 
 
+def cpu_milliseconds(source, reduced: bool, samples: int = 200) -> float:
+    data = WholeBodyDataset((source,), (256, 192), AugmentConfig(), reduced_decode=reduced)
+    data[0, 0]
+    begin = time.process_time()
+    for i in range(samples):
+        data[i, i % len(data)]
+    return (time.process_time() - begin) / samples * 1e3
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
@@ -68,6 +78,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    cv2.setNumThreads(0)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for size, reduced in CASES:
@@ -77,13 +88,10 @@ def main() -> None:
             kilobytes = np.mean([path.stat().st_size for path in where.glob("*.jpg")]) / 1024
             rows.append(
                 {"image": f"{size[1]}x{size[0]}", "kilobytes": round(kilobytes), "reduced_decode": reduced}
-                | {"crops_per_second": round(rate, 1)}
+                | {"crops_per_second": round(rate, 1), "cpu_ms_per_crop": round(cpu_milliseconds(source, reduced), 2)}
             )
-            print(
-                "{image:>10}  {kilobytes:4d} KB  reduced {reduced_decode!s:5}  {crops_per_second:7.1f} /s".format(
-                    **rows[-1]
-                )
-            )
+            line = "{image:>10}  {kilobytes:4d} KB  reduced {reduced_decode!s:5}  {crops_per_second:7.1f} /s"
+            print((line + "  {cpu_ms_per_crop:6.2f} ms").format(**rows[-1]))
     if args.json:
         record = {
             "what": "augmented 256x192 training crops per second",

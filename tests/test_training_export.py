@@ -73,7 +73,7 @@ def test_half_precision_is_half_the_size(run, tmp_path):
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(ValueError, match="no best.safetensors"):
+    with pytest.raises(ValueError, match="is it the folder of a run"):
         export.main([str(tmp_path), str(tmp_path / "a.safetensors")])
     with pytest.raises(SystemExit):
         export.main([str(tmp_path), "a.onnx"])

@@ -15,8 +15,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
-
 from dwpose_core.models.rtmcc import DWPose, create_model
 from dwpose_core.models.weights import load_pose, read_metadata
 
@@ -30,7 +28,7 @@ DATA_TERMS = {
 }
 
 
-def read_network(source: Path, stage: int | None) -> tuple[DWPose, dict | None]:
+def read_network(source: Path, part: str) -> tuple[DWPose, dict | None]:
     """The finished network in `source` and the configuration of its run, where there is one beside it.
 
     Raises:
@@ -50,7 +48,7 @@ def read_network(source: Path, stage: int | None) -> tuple[DWPose, dict | None]:
             network = create_model(config["model"])
             network.load_state_dict(state["average"])
             return network.eval(), config
-    return load_pose(source, stage=stage), config
+    return load_pose(source, part=part), config
 
 
 def model_card(
@@ -98,7 +96,8 @@ def model_card(
         parts = ("body", "foot", "face", "left_hand", "right_hand", "hands", "whole")
         flip = {True: "with flip test", False: "without flip test", None: ""}[stats["flip_test"]]
         lines += [
-            f"`{Path(stats['annotations']).name}`, boxes: {Path(stats['boxes']).name}, {flip}. Hands: {stats['hands']}.",
+            f"`{Path(stats['annotations']).name}`, boxes: {Path(stats['boxes']).name}, {flip}. "
+            f"Hands: {stats['hands']}.",
             "",
             "| | " + " | ".join(part.replace("_", " ") for part in parts) + " |",
             "|---|" + "---|" * len(parts),
@@ -114,9 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="run folder or weight file")
     parser.add_argument("out", type=Path, help="the .safetensors to write; the card becomes OUT with .md")
-    parser.add_argument(
-        "--stage", type=int, choices=(1, 2), help="of a raw distillation checkpoint; guessed without it"
-    )
+    parser.add_argument("--stage", choices=("1", "2"), help="of a raw distillation checkpoint; found out without it")
     parser.add_argument("--stats", type=Path, help="json of training.evaluate, for the card")
     parser.add_argument("--data", default="", help="training data, where the run's config.json is not at hand")
     parser.add_argument("--licence", default="", help="of the weights, for the card")
@@ -124,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.suffix != ".safetensors":
         parser.error(f"OUT must end in .safetensors, got {args.out}")
-    network, config = read_network(args.checkpoint, args.stage)
+    network, config = read_network(args.checkpoint, f"stage{args.stage}" if args.stage else "auto")
     stats = json.loads(args.stats.read_text()) if args.stats else None
     metadata = {"source": args.checkpoint.name, "recipe": config["name"] if config else ""}
     if args.checkpoint.suffix == ".safetensors":
@@ -132,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     if stats:
         metadata["whole_body_ap"] = f"{stats['stats']['whole/AP']:.4f}"
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save_model(args.out, network, metadata, torch.float16 if args.half else None)
+    checkpoint.save_model(args.out, network.half() if args.half else network, metadata)
     digest = hashlib.sha256(args.out.read_bytes()).hexdigest()
     card = args.out.with_suffix(".md")
     card.write_text(model_card(network, args.checkpoint, digest, config, args.data, args.licence, stats))
