@@ -1,0 +1,116 @@
+"""What lets a small SimCC network learn within an hour on a CPU: heat-map aid, growing input, label tables, flat rows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dwpose_core.models.cspnext import ConvBNAct
+from dwpose_core.models.rtmcc import DWPose, PoseConfig
+from dwpose_core.simcc import BETA
+from dwpose_core.skeleton import NUM_KEYPOINTS, PARTS
+
+from .synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
+
+# Legend: N crops, K keypoints, H and W of the input.
+
+ABSENT_WEIGHT = 0.15  # of flat rows, relative to a seen keypoint of the same part
+LABEL_MARGIN = 64  # bins beyond either border that have a label row of their own
+# Loss weight of a seen keypoint. The body decides what the picture says; faces have four times as many points.
+PART_WEIGHTS = {"body": 2.0, "foot": 1.0, "face": 0.35, "left_hand": 0.5, "right_hand": 0.5}
+
+
+def stage_features(net: DWPose, images: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs of all backbone stages; the last one is what the head takes."""
+    x = net.backbone.stem(images)
+    features = []
+    for i in range(1, net.backbone.num_stages + 1):
+        x = getattr(net.backbone, f"stage{i}")(x)
+        features.append(x)
+    return features
+
+
+class HeatmapAid(nn.Module):
+    """Training only: one map per keypoint at stride 8 from the features of backbone stages 2 and up."""
+
+    def __init__(self, net: DWPose, width: int = 64):
+        super().__init__()
+        stages = (getattr(net.backbone, f"stage{i}") for i in range(2, net.backbone.num_stages + 1))
+        self.laterals = nn.ModuleList(nn.Conv2d(stage[0].conv.out_channels, width, 1) for stage in stages)
+        self.maps = nn.Sequential(ConvBNAct(width, width, 3), nn.Conv2d(width, NUM_KEYPOINTS, 1))
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """(N, 133, H/8, W/8) from `stage_features`."""
+        size = features[1].shape[2:]
+        planes = [lateral(x) for lateral, x in zip(self.laterals, features[1:], strict=True)]
+        return self.maps(sum(F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in planes))
+
+
+def grow(small: DWPose, config: PoseConfig) -> DWPose:
+    """The same network for larger crops: layers over map cells and over bins are interpolated, the rest is copied."""
+    large = DWPose(config, small.name)
+    state = small.state_dict()
+    stride = small.backbone.stride
+    (h, w), (new_h, new_w) = ([n // stride for n in c.input_size] for c in (small.config, config))
+    cells = state["head.mlp.1.weight"].unflatten(1, (h, w))[None]
+    cells = F.interpolate(cells, size=(new_h, new_w), mode="bilinear", align_corners=False)[0].flatten(1)
+    state["head.mlp.1.weight"] = cells * (h * w) / (new_h * new_w)  # more cells add up to the same token
+    for axis, length in (("x", config.input_size[1]), ("y", config.input_size[0])):
+        bins = state[f"head.cls_{axis}.weight"].t()[None]
+        state[f"head.cls_{axis}.weight"] = F.interpolate(bins, size=2 * length, mode="linear")[0].t()
+    large.load_state_dict(state)
+    return large
+
+
+def label_table(length: int, sigma: float) -> torch.Tensor:
+    """Target distributions softmax(10 * gaussian) of `length` bins for centres -LABEL_MARGIN .. length + LABEL_MARGIN.
+
+    Looking rows up is several times cheaper than the exponentials of 133 points on two axes.
+    """
+    centre = torch.arange(-LABEL_MARGIN, length + LABEL_MARGIN)[:, None]
+    gaussian = torch.exp(-((torch.arange(length) - centre) ** 2) / (2 * sigma**2))
+    return (BETA * gaussian).softmax(-1)
+
+
+def simcc_loss(
+    logits: tuple[torch.Tensor, ...],
+    tables: tuple[torch.Tensor, ...],
+    points: torch.Tensor,
+    weight: torch.Tensor,
+    absent: torch.Tensor,
+) -> torch.Tensor:
+    """Cross entropy of both axes: keypoints (N, K, 2) px with `weight` (N, K), flat rows with `absent` (N, K)."""
+    total = torch.zeros(())
+    for axis, table in enumerate(tables):
+        log_probability = (logits[axis].float() * BETA).log_softmax(-1)
+        row = (points[..., axis] * 2).round().long().clamp(-LABEL_MARGIN, table.shape[1] + LABEL_MARGIN - 1)
+        present = -(table[row + LABEL_MARGIN] * log_probability).sum(-1)
+        flat = -log_probability.mean(-1)
+        total = total + (present * weight).sum() / weight.sum() + (flat * absent).sum() / weight.sum()
+    return total
+
+
+def heatmap_loss(maps: torch.Tensor, points: torch.Tensor, weight: torch.Tensor, stride: int = 8) -> torch.Tensor:
+    """Cross entropy of a softmax over all cells against a Gaussian of 0.8 cells."""
+    height, width = maps.shape[2:]
+    x = torch.arange(width) * stride + (stride - 1) / 2
+    y = torch.arange(height) * stride + (stride - 1) / 2
+    spread = 2 * (0.8 * stride) ** 2
+    target_x = (-((points[..., :1] - x) ** 2) / spread).softmax(-1)
+    target_y = (-((points[..., 1:] - y) ** 2) / spread).softmax(-1)
+    log_probability = maps.float().flatten(2).log_softmax(-1).unflatten(2, (height, width))
+    # The target is a product, so the sum over cells runs over rows first.
+    rows = torch.einsum("nkhw,nkw->nkh", log_probability, target_x)
+    return -((rows * target_y).sum(-1) * weight).sum() / weight.sum()
+
+
+def loss_weights(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (N, K) of present keypoints and of flat rows. Hidden body joints are taught in full, other parts less."""
+    part = torch.empty(NUM_KEYPOINTS)
+    for name, value in PART_WEIGHTS.items():
+        part[PARTS[name]] = value
+    hidden = torch.full((NUM_KEYPOINTS,), 0.5)
+    hidden[PARTS["body"]] = 0.8
+    seen = (visible == VISIBLE).float() + (visible == HIDDEN).float() * hidden
+    return part * seen, part * ABSENT_WEIGHT * (visible == OUTSIDE).float()
