@@ -196,7 +196,7 @@ def test_cut_file(tmp_path, keep):
         read_onnx(path)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_altered_file_never_raises_anything_else(tmp_path, seed):
     path = write(network("debug"), tmp_path / "a.onnx")
     data = bytearray(path.read_bytes())
