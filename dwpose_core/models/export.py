@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 import warnings
 from pathlib import Path
 
 import torch
 
 from ..backends import fuse_batchnorm
+from ..images import atomic_write
 from .rtmcc import DWPose
 from .weights import sample_images
 from .yolox import YOLOX
@@ -48,8 +48,7 @@ def export_onnx(model: DWPose | YOLOX, path: str | Path, opset: int = 17) -> Exp
     images = sample_images(model, 3)
     names = (["input"], ["simcc_x", "simcc_y"]) if pose else (["images"], ["output"])
 
-    unchecked = path.with_name(f".{path.stem}.{os.getpid()}.onnx")
-    try:
+    with atomic_write(path) as unchecked:
         _write(network, images, unchecked, opset, *names)
         differences = {}
         with torch.inference_mode():
@@ -63,9 +62,6 @@ def export_onnx(model: DWPose | YOLOX, path: str | Path, opset: int = 17) -> Exp
             raise ValueError(
                 f"the exported file differs from PyTorch by {differences}; this is a defect of the exporter"
             )
-        os.replace(unchecked, path)
-    finally:
-        unchecked.unlink(missing_ok=True)
     return Export(model.name, path, opset, differences)
 
 

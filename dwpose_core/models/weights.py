@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..images import atomic_write
 from ..skeleton import NUM_KEYPOINTS
 from . import catalogue, infer
 from .rtmcc import DWPose, PoseConfig
@@ -277,7 +277,6 @@ def save_safetensors(
     """
     from safetensors.torch import save
 
-    path = Path(path)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     text = {
         "format": "pt",
@@ -285,12 +284,8 @@ def save_safetensors(
         "config": json.dumps(dataclasses.asdict(model.config)),
         **(metadata or {}),
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(save(state, text))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(state, text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,8 +323,7 @@ def convert(source: str | Path, target: str | Path, *, part: str = "auto") -> Co
     if not source.is_file():
         raise FileNotFoundError(f"no weights at {source}")
     model = load_network(source, part=part)
-    unchecked = target.with_name(f".{target.stem}.{os.getpid()}.safetensors")
-    try:
+    with atomic_write(target) as unchecked:
         save_safetensors(model, unchecked, {"source": source.name})
         again = load_network(unchecked)
         images = sample_images(model, 1)
@@ -347,9 +341,6 @@ def convert(source: str | Path, target: str | Path, *, part: str = "auto") -> Co
         # ONNX Runtime sums in another order, and a float16 graph also rounds.
         if not difference <= 0.01 * max(scale, 1.0):
             raise ValueError(f"{source} was read wrongly: its outputs differ by {difference:.3g} of {scale:.3g}")
-        os.replace(unchecked, target)
-    finally:
-        unchecked.unlink(missing_ok=True)
     return Conversion(model.name, source, target, difference, scale, reference)
 
 
