@@ -1,4 +1,4 @@
-"""What lets a small SimCC network learn within an hour on a CPU: heat-map aid, growing input, label tables, flat rows."""
+"""What lets a small SimCC network learn in an hour on CPUs: heat-map aid, growing input, label tables, flat rows."""
 
 from __future__ import annotations
 
