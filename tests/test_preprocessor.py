@@ -22,32 +22,7 @@ from dwpose_core.models.weights import save_safetensors
 from dwpose_core.people import People
 from dwpose_core.pipeline import Options
 from dwpose_core.preprocessor import DWposeDetector, control_size
-
-
-class FigurePose:
-    """A pose runner with no network: a figure upright in the middle of every crop, all points seen."""
-
-    name = description = "figure"
-    device = torch.device("cpu")
-    input_size = (64, 48)
-
-    def __call__(self, crops):
-        height, width = self.input_size
-        rows = torch.linspace(0.2, 0.8, 133)
-        x = torch.nn.functional.one_hot((rows.flip(0) * 2 * width).long(), 2 * width)
-        y = torch.nn.functional.one_hot((rows * 2 * height).long(), 2 * height)
-        return x.float().repeat(len(crops), 1, 1), y.float().repeat(len(crops), 1, 1)
-
-
-class Nobody:
-    """A person detector that finds nobody."""
-
-    name = description = "nobody"
-    device = torch.device("cpu")
-    input_size = (64, 64)
-
-    def __call__(self, images):
-        return (torch.zeros(len(images), 84, 85),)
+from tests.stand_ins import FigurePose, Nobody
 
 
 @pytest.fixture
