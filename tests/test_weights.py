@@ -245,7 +245,7 @@ def test_both_readers_agree(tmp_path, zipped):
                       torch.int8, torch.bool)
         },
         "parameter": torch.nn.Parameter(base.clone()),
-        "plain": [1, 2.5, "text", None, True, (1, 2), {3}, torch.Size([4, 5])],
+        "plain": [1, 2.5, "text", None, True, (1, 2), torch.Size([4, 5])],
     }  # fmt: skip
     path = tmp_path / "a.pth"
     torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
