@@ -234,7 +234,7 @@ def test_plain_composite_keeps_the_layer_geometry(layer_folder, assets):
 
     store = LayerStore(layer_folder)
     rng = np.random.default_rng(0)
-    crop = composite(store, 0, Backgrounds(assets), OBJECTS, (96, 128), rng, augment=False)
+    crop = composite(store, 0, Backgrounds(assets), OBJECTS, (96, 128), rng, disturb=None)
     scale = 128 * 1.3 / SIZE[1]
     centre = (np.array(SIZE) - 1) / 2
     expected = (store.keypoints[0] - centre) * scale + (95 / 2, 127 / 2)

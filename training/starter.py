@@ -9,7 +9,8 @@ Stages whose result exists are skipped, so an interrupted run goes on at the las
 What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
   SimCC alone hardly leaves the mean pose within the first ten thousand pictures.
-* Small crops first: 128x96 costs half of 192x144. The layers that depend on the size are then stretched (`grow`).
+* Two phases: small, strongly disturbed crops (128x96 costs half of 192x144), then full-size, milder ones; in between
+  the layers that depend on the size are stretched (`grow`).
 * A keypoint outside the crop is taught a flat row, with a small weight. Its maximum, the score, is then near 0 instead
   of being whatever an untaught row gives; this is what makes the score usable as a visibility.
 * Processes instead of threads: each of `--workers` processes trains on its own batches with one thread and gradients
@@ -21,14 +22,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -39,6 +40,7 @@ from dwpose_core.skeleton import FLIP_INDICES, PARTS
 from .objectives import normalize
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
 from .small_simcc import HeatmapAid, grow, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
+from .synthetic.composite import MILD, STRONG
 from .synthetic.generate import generate
 from .synthetic.labels import OUTSIDE, VISIBLE
 from .synthetic.objects import generate_objects
@@ -47,12 +49,32 @@ from .synthetic.workers import limit_threads
 
 MODEL = "dwpose-nano"
 BATCH = 16  # per process; 32 per step learn more from the same number of pictures than 64
-LEARNING_RATE = 2e-3
-SMALL = (128, 96)  # crops of the first phase, (H, W)
-SMALL_UNTIL = 0.6  # share of the steps with small crops
-AID_UNTIL = 0.36  # share of the steps with the heat-map aid
+REPORT_EVERY = 650  # steps
 OBJECTS = 1500  # rendered things that are not people
 HELD_OUT = 600  # people nobody trains on
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training on one pool at one input size (H, W), with the heat-map aid for its first `aid` steps."""
+
+    pool: str
+    size: tuple[int, int]
+    steps: int
+    aid: int
+    schedule: Schedule
+
+
+PHASES = (
+    Phase("strong", (128, 96), 6500, 4680, Schedule(2e-3, warmup=200, cosine_start=3250, cosine_end=13000, final=0.01)),
+    Phase(
+        "mild",
+        VARIANTS[MODEL].input_size,
+        4000,
+        0,
+        Schedule(1.5e-3, warmup=100, cosine_start=400, cosine_end=4000, final=0.01),
+    ),
+)
 
 
 def resized(images: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -106,36 +128,41 @@ def measure(net: DWPose, pool: CropPool) -> dict[str, float]:
     return {"body_pck": float(np.mean(hits)), **medians, "score_auc": float(auc)}
 
 
-def train(rank: int, workers: int, pool_folder: Path, out: Path, steps: int, seed: int) -> None:
-    """One of `workers` equal processes; the first one keeps the average of the weights, measures and saves."""
+def train(rank: int, workers: int, number: int, pools: Path, out: Path, seed: int) -> None:
+    """One of `workers` equal processes; the first one keeps the average of the weights, measures and saves.
+
+    Phase `number` goes on from the weights that the one before it left in `out`.
+    """
+    phase = PHASES[number]
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     dist.init_process_group("gloo", init_method=f"file://{out / 'rendezvous'}", rank=rank, world_size=workers)
     torch.manual_seed(seed)
-    rng = np.random.default_rng((seed, rank))
-    pool = CropPool.load(pool_folder, "train")
-    tests = {name: CropPool.load(pool_folder, name) for name in ("plain", "hard")}
-    config = VARIANTS[MODEL]
-    net = DWPose(replace(config, input_size=SMALL), MODEL)
-    schedule = Schedule(LEARNING_RATE, warmup=200, cosine_start=steps // 4, cosine_end=steps, final=0.01)
+    rng = np.random.default_rng((seed + number, rank))
+    pool = CropPool.load(pools, phase.pool)
+    tests = {name: CropPool.load(pools, f"test_{name}") for name in ("plain", "strong")}
+    net = DWPose(replace(VARIANTS[MODEL], input_size=PHASES[max(number - 1, 0)].size), MODEL)
     history, losses, start = [], [], time.time()
-    for step in tqdm(range(steps), unit="step", disable=rank > 0):
-        if step in (0, int(SMALL_UNTIL * steps)):  # a phase begins
-            net = net if step == 0 else grow(net, config)
-            net = net.to(memory_format=torch.channels_last)
-            size = net.config.input_size
-            tables = tuple(label_table(2 * n, s) for n, s in zip(size[::-1], label_sigma(size), strict=True))
-            both = nn.ModuleList((net, HeatmapAid(net)))
-            optimizer = build_optimizer(both, LEARNING_RATE, 0.05)
-            average = ExponentialMovingAverage(net, momentum=0.002, gamma=200.0)
+    if number:
+        net.load_state_dict(load_file(out / f"{MODEL}.safetensors"))
+        net = grow(net, replace(VARIANTS[MODEL], input_size=phase.size))
+        history = json.loads((out / "metrics.json").read_text())
+        dist.barrier()  # nobody writes these files before everybody has read them
+    net = net.to(memory_format=torch.channels_last)
+    tables = tuple(label_table(2 * n, s) for n, s in zip(phase.size[::-1], label_sigma(phase.size), strict=True))
+    aid = HeatmapAid(net)
+    both = nn.ModuleList((net, aid))
+    optimizer = build_optimizer(both, phase.schedule.lr, 0.05)
+    average = ExponentialMovingAverage(net, momentum=0.002, gamma=200.0)
+    for step in tqdm(range(phase.steps), unit="step", desc=phase.pool, disable=rank > 0):
         for group in optimizer.param_groups:
-            group["lr"] = schedule.at(step)
-        images, points, visible = draw_batch(pool, size, rng)
+            group["lr"] = phase.schedule.at(step)
+        images, points, visible = draw_batch(pool, phase.size, rng)
         weight, absent = loss_weights(visible)
         with torch.autocast("cpu", torch.bfloat16):
             features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
             logits = net.head(features[-1])
-            maps = both[1](features) if step < AID_UNTIL * steps else None
+            maps = aid(features) if step < phase.aid else None
         loss = simcc_loss(logits, tables, points, weight, absent)
         total = loss if maps is None else loss + heatmap_loss(maps, points, weight)
         optimizer.zero_grad(set_to_none=True)
@@ -147,8 +174,8 @@ def train(rank: int, workers: int, pool_folder: Path, out: Path, steps: int, see
         if rank > 0:
             continue
         average.update(net)
-        if (step + 1) % max(steps // 20, 1) == 0 or step + 1 == steps:
-            row = {"pictures": (step + 1) * BATCH * workers, "input": size, "seconds": round(time.time() - start)}
+        if (step + 1) % REPORT_EVERY == 0 or step + 1 == phase.steps:
+            row = {"phase": phase.pool, "pictures": (step + 1) * BATCH * workers, "seconds": round(time.time() - start)}
             row |= {"loss": float(np.mean(losses))} | {name: measure(average.module, t) for name, t in tests.items()}
             history.append(row)
             losses.clear()
@@ -180,7 +207,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--people", type=int, default=9000, help="rendered for training")
     parser.add_argument("--crops", type=int, default=56000, help="composited for training")
-    parser.add_argument("--steps", type=int, default=13000, help=f"of {BATCH} crops per process")
     parser.add_argument("--workers", type=int, default=2, help="processes; part of the recipe, keep 2 to repeat it")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -194,18 +220,20 @@ def main() -> None:
     if not (out / "objects" / "done").is_file():
         generate_objects(args.assets, out / "objects", OBJECTS, args.seed, args.workers)
     pools = (
-        ("train", "layers", args.crops, True),
-        ("hard", "held_out", HELD_OUT, True),
-        ("plain", "held_out", HELD_OUT, False),
+        ("strong", "layers", args.crops, args.seed, STRONG),
+        ("mild", "layers", args.crops * 3 // 7, args.seed + 1, MILD),
+        ("test_strong", "held_out", HELD_OUT, args.seed, STRONG),
+        ("test_plain", "held_out", HELD_OUT, args.seed, None),
     )
-    for name, folder, count, augment in pools:
+    for name, folder, count, seed, disturb in pools:
         if not (out / "pool" / f"{name}.npz").is_file():
             sources = (out / folder, out / "objects", args.assets)
-            build_pool(*sources, out / "pool", name, count, args.seed, size, args.workers, augment)
+            build_pool(*sources, out / "pool", name, count, seed, size, args.workers, disturb)
     limit_threads()
-    (out / "rendezvous").unlink(missing_ok=True)
-    arguments = (args.workers, out / "pool", out, args.steps, args.seed)
-    torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
+    for number in range(len(PHASES)):
+        (out / "rendezvous").unlink(missing_ok=True)
+        arguments = (args.workers, number, out / "pool", out, args.seed)
+        torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,23 @@ from .camera import MARGIN
 from .labels import HIDDEN, OUTSIDE, VISIBLE
 
 BOX_PADDING = 1.25  # of top-down crops (mmpose TopdownAffine)
-LOOSE, EMPTY = 0.25, 0.04  # shares of the crops; the rest is tight
 PHOTO_ASPECTS = (16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16)
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How far crops stray from a clean, centred, upright person. Shares are of all crops."""
+
+    loose: float = 0.25
+    empty: float = 0.04
+    rotated: float = 0.5  # of the tight crops, by a normal angle of 20 degrees
+    in_front: float = 1.0  # factor on the shares of people and things in front
+    convolved: float = 0.2
+    photometric: float = 1.0  # factor on the strength of exposure, contrast, gamma and colour
+
+
+STRONG = Disturbance()
+MILD = Disturbance(loose=0.18, empty=0.03, rotated=0.2, in_front=0.6, convolved=0.06, photometric=0.6)
 
 
 @dataclass(frozen=True)
@@ -98,13 +113,15 @@ def lay_over(image: np.ndarray, rgba: np.ndarray, matrix: np.ndarray) -> tuple[n
     return image * (1 - alpha) + warped[..., :3], alpha[..., 0]
 
 
-def _tight(layer_size: tuple[int, int], size: tuple[int, int], rng: np.random.Generator | None) -> np.ndarray:
+def _tight(
+    layer_size: tuple[int, int], size: tuple[int, int], rotated: float, rng: np.random.Generator | None
+) -> np.ndarray:
     centre = (np.array(layer_size) - 1) / 2
     target = (np.array(size) - 1) / 2
     scale = size[1] * MARGIN / BOX_PADDING / layer_size[1]
     if rng is None:
         return similarity(0.0, scale, centre, target)
-    angle = np.deg2rad(np.clip(rng.normal(0, 20), -60, 60)) * (rng.random() < 0.5)
+    angle = np.deg2rad(np.clip(rng.normal(0, 20), -60, 60)) * (rng.random() < rotated)
     scale *= np.exp(np.clip(rng.normal(-0.03, 0.18), -0.5, 0.4))
     return similarity(angle, scale, centre, target + rng.normal(0, 0.06, 2) * size)
 
@@ -140,17 +157,18 @@ def composite(
     objects: list[np.ndarray],
     size: tuple[int, int],
     rng: np.random.Generator,
-    augment: bool = True,
+    disturb: Disturbance | None = STRONG,
 ) -> Crop:
-    """A crop of `size` (width, height) with layer `index`. Without `augment`: centred, upright, on a background."""
+    """A crop of `size` (width, height) with layer `index`. Undisturbed: centred, upright, on a background."""
+    augment = disturb is not None
     rgba, visible, frame = store.rgba(index), store.visible[index].copy(), store.frame[index]
     layer_size = (rgba.shape[1], rgba.shape[0])
     kind = rng.random() if augment else 1.0
     photo = None
-    if kind < LOOSE:
+    if augment and kind < disturb.loose:
         matrix, photo = _loose(rgba[..., 3], frame, size, rng)
     else:
-        matrix = _tight(layer_size, size, rng if augment else None)
+        matrix = _tight(layer_size, size, disturb.rotated, rng) if augment else _tight(layer_size, size, 0.0, None)
     scale = np.hypot(matrix[0, 0], matrix[0, 1])
     points = store.keypoints[index] @ matrix[:, :2].T + matrix[:, 2]
     image = backgrounds.sample(size, rng).astype(np.float32)
@@ -162,7 +180,7 @@ def composite(
             image, _ = _something(objects, image, (0.15, 1.0), rng)
         for _ in range(rng.choice(3, p=(0.6, 0.28, 0.12))):
             image, _ = _somebody(store, image, scale, rng, 0.25)
-    if LOOSE <= kind < LOOSE + EMPTY:
+    if augment and disturb.loose <= kind < disturb.loose + disturb.empty:
         visible[:] = OUTSIDE
     else:
         person = rgba
@@ -171,12 +189,12 @@ def composite(
             gain = rng.uniform(0.75, 1.25) * (1 + rng.normal(0, 0.05, 3))
             person[..., :3] = np.clip(rgba[..., :3] * gain, 0, 255)
         image, _ = lay_over(image, person, matrix)
-    if augment and rng.random() < 0.14:
+    if augment and rng.random() < 0.14 * disturb.in_front:
         image, over = _somebody(store, image, scale, rng, 0.4)
-    if augment and rng.random() < 0.22:
+    if augment and rng.random() < 0.22 * disturb.in_front:
         image, mask = _something(objects, image, (0.1, 0.5), rng)
         over = np.maximum(over, mask)
-    if augment and rng.random() < 0.2:
+    if augment and rng.random() < 0.2 * disturb.in_front:
         mask = _occluder(size, rng)
         image = image * (1 - mask[..., None]) + backgrounds.texture(size, rng) * mask[..., None]
         over = np.maximum(over, mask)
@@ -185,7 +203,7 @@ def composite(
         x, y = np.arange(size[0]), np.arange(size[1])[:, None]
         beyond |= (x < photo[0]) | (x > photo[2]) | (y < photo[1]) | (y > photo[3])
     if augment:
-        image = photometric(image, rng)
+        image = photometric(image, disturb, rng)
     image[beyond] = 0  # exactly black, as the crop of a photograph is beyond its border
 
     cell = np.round(points).astype(int)
@@ -258,24 +276,26 @@ def _beyond(matrix: np.ndarray, frame: np.ndarray, size: tuple[int, int]) -> np.
     return (u < frame[0]) | (u > frame[2]) | (v < frame[1]) | (v > frame[3])
 
 
-def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def photometric(image: np.ndarray, disturb: Disturbance, rng: np.random.Generator) -> np.ndarray:
     """Shadow, texture, exposure, contrast, gamma, colour, low resolution, blur, noise, JPEG; float image, 0..255."""
     height, width = image.shape[:2]
+    strength = disturb.photometric
     if rng.random() < 0.3:
         image = image * _shadow((width, height), rng)
-    if rng.random() < 0.2:
+    if rng.random() < disturb.convolved:
         image = _random_convolution(image, rng)
     if rng.random() < 0.8:
-        image = (image - 128) * rng.uniform(0.6, 1.3) + 128 + rng.normal(0, 18)
+        contrast = 1 + strength * (rng.uniform(0.6, 1.3) - 1)
+        image = (image - 128) * contrast + 128 + strength * rng.normal(0, 18)
     if rng.random() < 0.6:
-        image = image * (1 + rng.normal(0, 0.1, 3))
+        image = image * (1 + strength * rng.normal(0, 0.1, 3))
     if rng.random() < 0.4:
-        image = 255 * (np.clip(image, 0, 255) / 255) ** np.exp(rng.normal(0, 0.3))
+        image = 255 * (np.clip(image, 0, 255) / 255) ** np.exp(strength * rng.normal(0, 0.3))
     grey = image.mean(2, keepdims=True)
-    if rng.random() < 0.12:
+    if rng.random() < 0.12 * strength:
         image = np.repeat(grey, 3, axis=2)
     elif rng.random() < 0.5:
-        image = grey + (image - grey) * rng.uniform(0.3, 1.5)
+        image = grey + (image - grey) * (1 + strength * (rng.uniform(0.3, 1.5) - 1))
     image = np.clip(image, 0, 255).astype(np.float32)
     kind = rng.random()
     if kind < 0.12:

@@ -18,10 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from .backgrounds import Backgrounds
-from .composite import LayerStore, composite, read_objects
+from .composite import MILD, STRONG, Disturbance, LayerStore, composite, read_objects
 from .workers import worker_pool
 
 CHUNK = 200  # crops per task
+DISTURBANCES = {"strong": STRONG, "mild": MILD, "none": None}
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,27 @@ class CropPool:
 
 
 def _start(
-    layers: Path, objects: Path, assets: Path, picture: Path, seed: int, size: tuple[int, int], augment: bool
+    layers: Path,
+    objects: Path,
+    assets: Path,
+    picture: Path,
+    seed: int,
+    size: tuple[int, int],
+    disturb: Disturbance | None,
 ) -> None:
     global _job
     cv2.setNumThreads(1)
     images = np.load(picture, mmap_mode="r+")
-    _job = (LayerStore(layers), Backgrounds(assets), read_objects(objects), images, seed, size, augment)
+    _job = (LayerStore(layers), Backgrounds(assets), read_objects(objects), images, seed, size, disturb)
 
 
 def _fill(numbers: range) -> tuple[np.ndarray, np.ndarray]:
-    store, backgrounds, objects, images, seed, size, augment = _job
+    store, backgrounds, objects, images, seed, size, disturb = _job
     keypoints, visible = [], []
     for k in numbers:
         rng = np.random.default_rng((seed, k))
-        layer = int(rng.integers(len(store))) if augment else k % len(store)
-        crop = composite(store, layer, backgrounds, objects, size, rng, augment)
+        layer = int(rng.integers(len(store))) if disturb else k % len(store)
+        crop = composite(store, layer, backgrounds, objects, size, rng, disturb)
         images[k] = crop.image
         keypoints.append(crop.keypoints)
         visible.append(crop.visible)
@@ -73,15 +80,15 @@ def build_pool(
     seed: int,
     size: tuple[int, int],
     workers: int,
-    augment: bool = True,
+    disturb: Disturbance | None = STRONG,
 ) -> None:
-    """Composite `count` crops of `size` (width, height). Without `augment`: each layer in turn, centred and upright."""
+    """Composite `count` crops of `size` (width, height). Undisturbed: each layer in turn, centred and upright."""
     out.mkdir(parents=True, exist_ok=True)
     picture = out / f"{name}.npy"
     np.lib.format.open_memmap(picture, "w+", np.uint8, (count, size[1], size[0], 3)).flush()
     tasks = [range(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
     parts = []
-    with worker_pool(workers, _start, (layers, objects, assets, picture, seed, size, augment)) as pool:
+    with worker_pool(workers, _start, (layers, objects, assets, picture, seed, size, disturb)) as pool:
         with tqdm(total=count, unit="crop", desc=name) as bar:
             for part in pool.imap(_fill, tasks):
                 parts.append(part)
@@ -101,7 +108,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(144, 192), metavar=("W", "H"))
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--plain", action="store_true", help="centred, upright, unspoilt: for measuring")
+    parser.add_argument("--disturb", choices=DISTURBANCES, default="strong", help="none: centred, upright, unspoilt")
     args = parser.parse_args()
     size = tuple(args.size)
     build_pool(
@@ -114,7 +121,7 @@ def main() -> None:
         args.seed,
         size,
         args.workers,
-        not args.plain,
+        DISTURBANCES[args.disturb],
     )
 
 
