@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
 import tempfile
 import time
@@ -97,6 +98,8 @@ def main() -> None:
             "what": "augmented 256x192 training crops per second",
             "workers": args.workers,
             "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "load_average": os.getloadavg()[0],  # above the worker count: the rates were measured on a busy machine
             "versions": {"torch": torch.__version__, "opencv": cv2.__version__, "numpy": np.__version__},
             "rows": rows,
         }

@@ -1,0 +1,234 @@
+"""Does DWPose's distillation help? Baseline, stage 1, stage 1 + 2 at equal student steps, on synthetic people.
+
+    python benchmarks/distillation.py prepare --pool POOL --out DIR      crops of training.synthetic.pool -> COCO form
+    python benchmarks/distillation.py teacher --out DIR
+    python benchmarks/distillation.py seed --seed 0 --out DIR            all variants of one seed; repeat with 1, 2, ...
+    python benchmarks/distillation.py report --out DIR --json benchmarks/results/distillation.json
+
+POOL holds train, plain and hard (held-out people, centred and as messy as the training crops). The networks are small
+enough for CPUs: (H, W) = 96 x 64, stride 16, so the last map is 6 x 4; everything else is the product's own code.
+
+Settings are those of the published configs where the size allows. What differs: clipping at norm 1.0 everywhere (the
+published baselines are unclipped, which is not like for like); the feature weight is multiplied by 61440 / 3072, the
+ratio of the elements of the teachers' last maps, because the loss is a sum over them; 240 steps per epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from dwpose_core.backends import TorchRunner
+from dwpose_core.models.rtmcc import DWPose, PoseConfig
+from dwpose_core.models.weights import load_pose
+from dwpose_core.skeleton import PARTS
+from training.config import TrainConfig
+from training.data.augment import AugmentConfig
+from training.data.wholebody import FIELDS, DataSource
+from training.distributed import Process
+from training.evaluate import evaluate_model, ground_truth_boxes
+from training.loop import fit
+from training.objectives import SimCCObjective, Stage1Distillation, Stage2Distillation
+
+SIZE = (96, 64)
+STUDENT = PoseConfig(deepen=0.167, widen=0.125, input_size=SIZE, stages=3, tokens=64, shared=32, kernel=3)
+TEACHER = PoseConfig(deepen=0.33, widen=0.25, input_size=SIZE, stages=3, tokens=128, shared=64, kernel=3)
+PEOPLE = 7680  # 240 steps of 32
+EPOCHS = 5  # 1200 student steps for every variant
+TEACHER_EPOCHS = 10
+FEATURE_WEIGHT = 7e-5 * 61440 / 3072
+AUGMENT = AugmentConfig(  # the pool's crops come with their own box, colour and blur disturbances
+    half_body=0.0, shift_probability=0.0, scale=(0.85, 1.25), rotation=30.0, hsv=(0, 0, 0), blur=0.0, median_blur=0.0,
+    cutout=0.5,
+)  # fmt: skip
+ALONE = Process(0, 1, torch.device("cpu"))
+TESTS = ("plain", "hard")
+
+
+def prepare(pool: Path, out: Path) -> None:
+    """The first crops of each pool as JPEGs with a COCO-WholeBody file."""
+    cuts = [PARTS[name].start for name in ("foot", "face", "left_hand", "right_hand")]
+    for name, count in (("train", PEOPLE), ("plain", 600), ("hard", 600)):
+        pictures, labels = np.load(pool / f"{name}.npy", mmap_mode="r"), np.load(pool / f"{name}.npz")
+        folder = out / "data" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        height, width = pictures.shape[1:3]
+        images, annotations = [], []
+        for i in range(len(pictures)):
+            xy, seen = labels["keypoints"][i], labels["visible"][i]
+            inside = (seen > 0) & (xy >= 0).all(1) & (xy < (width, height)).all(1)
+            if inside[PARTS["body"]].sum() < 4:
+                continue
+            low, high = xy[inside].min(0), xy[inside].max(0)
+            values = np.column_stack((xy, np.where(inside, seen, 0))).astype(float)
+            lists = {f: v.ravel().tolist() for f, v in zip(FIELDS, np.split(values, cuts), strict=True)}
+            box = [*low.tolist(), *(high - low).tolist()]
+            number = len(images) + 1
+            file_name = f"{number:06d}.jpg"
+            cv2.imwrite(str(folder / file_name), pictures[i][..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))
+            images.append({"id": number, "file_name": file_name, "height": height, "width": width})
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": number,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "bbox": box,
+                    "area": box[2] * box[3] / 2,
+                }
+                | {"num_keypoints": int(inside[PARTS["body"]].sum()), **lists}
+            )
+            if len(images) == count:
+                break
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+        (folder / "annotations.json").write_text(json.dumps(content))
+        print(f"{name}: {len(images)} people")
+
+
+def settings(out: Path, name: str, seed: int, epochs: int, **changes) -> TrainConfig:
+    source = DataSource(
+        str((out / "data" / "train" / "annotations.json").resolve()), str((out / "data" / "train").resolve())
+    )
+    options = dict(
+        name=name, model="custom", train=(source,), val_annotations="", data_root="/", out=str(out / "runs"),
+        early=AUGMENT, late_epoch=0, epochs=epochs, batch_size=32, lr=2e-3, lr_batch=32, warmup_steps=100,
+        cosine_epoch=epochs // 2, clip=1.0, ema_momentum=2e-3, ema_gamma=100.0, seed=seed, workers=0, save_every=240,
+        log_every=60, tensorboard=False,
+    )  # fmt: skip
+    return TrainConfig(**{**options, **changes})
+
+
+def judge(out: Path, name: str, network: DWPose) -> None:
+    """AP and AR on both held-out sets, written beside the run."""
+    result = {}
+    for test in TESTS:
+        folder = out / "data" / test
+        truth = json.loads((folder / "annotations.json").read_text())
+        boxes = ground_truth_boxes(folder / "annotations.json")
+        stats, _ = evaluate_model(TorchRunner(network, "cpu"), truth, folder, boxes, ALONE, workers=0, progress=False)
+        result[test] = stats
+    (out / "runs" / name / "stats.json").write_text(json.dumps(result, indent=1))
+    print(name, {test: round(result[test]["whole/AP"], 4) for test in TESTS}, flush=True)
+
+
+def finished(out: Path, name: str) -> DWPose | None:
+    """The network of a run that is done."""
+    if (out / "runs" / name / "stats.json").exists():
+        return load_pose(out / "runs" / name / "last.safetensors")
+    return None
+
+
+def train(out: Path, name: str, seed: int, epochs: int, build, **changes) -> DWPose:
+    """One run, unless it is done: `build(fresh student)` makes the objective."""
+    done = finished(out, name)
+    if done is not None:
+        return done
+    torch.manual_seed(seed)
+    network = fit(build(DWPose(STUDENT)), settings(out, name, seed, epochs, **changes), ALONE)
+    judge(out, name, network)
+    return network
+
+
+def one_seed(out: Path, seed: int) -> None:
+    """All variants with 1200 student steps each; stage 1 + 2 spends 960 on the first stage and 240 on the second."""
+
+    def teacher() -> DWPose:
+        return load_pose(out / "runs" / "teacher" / "last.safetensors")
+
+    def first(epochs: int, batch_stats: bool):
+        return lambda s: Stage1Distillation(
+            s, teacher(), epochs, feature_weight=FEATURE_WEIGHT, teacher_batch_stats=batch_stats
+        )
+
+    train(out, f"baseline-{seed}", seed, EPOCHS, SimCCObjective)
+    train(out, f"stage1-{seed}", seed, EPOCHS, first(EPOCHS, False))
+    short = train(out, f"stage1short-{seed}", seed, EPOCHS - 1, first(EPOCHS - 1, False))
+    for name, batch_stats, schedule in (("stage12", False, "cosine"), ("stage12released", True, "constant")):
+        train(
+            out,
+            f"{name}-{seed}",
+            seed,
+            1,
+            partial(Stage2Distillation, teacher=short, teacher_batch_stats=batch_stats),
+            schedule=schedule,
+            cosine_epoch=0,
+        )
+    train(out, f"stage1released-{seed}", seed, EPOCHS, first(EPOCHS, True))
+
+
+VARIANTS = {
+    "baseline": "annotations only",
+    "stage1": "stage 1, teacher in eval (default)",
+    "stage1released": "stage 1, teacher on batch statistics (as released)",
+    "stage1short": "stage 1 alone, 960 steps (what stage 2 starts from)",
+    "stage12": "stage 1 + 2, eval, cosine (default)",
+    "stage12released": "stage 1 + 2, batch statistics, constant rate (as released)",
+}
+
+
+def report(out: Path, target: Path | None) -> None:
+    """The table, with mean and spread over the seeds that are there."""
+    teacher = json.loads((out / "runs" / "teacher" / "stats.json").read_text())
+    rows = {}
+    for name in VARIANTS:
+        files = sorted((out / "runs").glob(f"{name}-[0-9]/stats.json"))
+        rows[name] = {file.parent.name.rsplit("-", 1)[1]: json.loads(file.read_text()) for file in files}
+    for test in TESTS:
+        print(f"\n| {test} | seeds | whole AP | body AP | whole AR | body AR |\n|---|---|---|---|---|---|")
+        cells = [f"{100 * teacher[test][key]:.1f}" for key in ("whole/AP", "body/AP", "whole/AR", "body/AR")]
+        print("| teacher | 1 | " + " | ".join(cells) + " |")
+        for name, seeds in rows.items():
+            cells = []
+            for key in ("whole/AP", "body/AP", "whole/AR", "body/AR"):
+                values = 100 * np.array([stats[test][key] for stats in seeds.values()])
+                spread = f" ({values.min():.1f} to {values.max():.1f})" if len(values) > 1 else ""
+                cells.append(f"{values.mean():.1f}{spread}" if len(values) else "-")
+            print(f"| {VARIANTS[name]} | {len(seeds)} | " + " | ".join(cells) + " |")
+    if target:
+        record = {
+            "what": "distillation at equal student steps on synthetic people, see benchmarks/distillation.py",
+            "student": vars(STUDENT),
+            "teacher": vars(TEACHER),
+            "student_steps": EPOCHS * PEOPLE // 32,
+            "versions": {"torch": torch.__version__, "numpy": np.__version__, "opencv": cv2.__version__},
+            "cores": os.cpu_count(),
+            "teacher_stats": teacher,
+            "variants": {name: {"what": VARIANTS[name], "seeds": rows[name]} for name in VARIANTS},
+        }
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("prepare", "teacher", "seed", "report"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pool", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if args.what == "prepare":
+        prepare(args.pool, args.out)
+    elif args.what == "teacher":
+        torch.manual_seed(100)
+        network = finished(args.out, "teacher") or fit(
+            SimCCObjective(DWPose(TEACHER)), settings(args.out, "teacher", 100, TEACHER_EPOCHS), ALONE
+        )
+        judge(args.out, "teacher", network)
+    elif args.what == "seed":
+        one_seed(args.out, args.seed)
+    else:
+        report(args.out, args.json)
+
+
+if __name__ == "__main__":
+    main()
