@@ -9,6 +9,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
+    AutoencoderKLWan,
     ControlNetModel,
     DDIMScheduler,
     EulerDiscreteScheduler,
@@ -22,16 +23,23 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
     UNet2DConditionModel,
+    WanAnimatePipeline,
+    WanAnimateTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
 )
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    CLIPImageProcessorPil,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -111,9 +119,7 @@ def flux() -> FluxControlNetPipeline:
         ).eval(),
         text_encoder=CLIPTextModel(_clip_config()).eval(),
         tokenizer=_clip_tokenizer(),
-        text_encoder_2=T5EncoderModel(
-            T5Config(vocab_size=300, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
-        ).eval(),
+        text_encoder_2=_t5(),
         tokenizer_2=_byte_tokenizer(),
         transformer=FluxTransformer2DModel(**shape).eval(),
         controlnet=controlnet.eval(),
@@ -170,6 +176,79 @@ def qwen_image() -> QwenImageControlNetPipeline:
         transformer=QwenImageTransformer2DModel(**shape).eval(),
         controlnet=controlnet.eval(),
     )
+
+
+def wan_animate() -> WanAnimatePipeline:
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=4,
+        projection_dim=4,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=4,
+        intermediate_size=16,
+        patch_size=1,
+    )
+    return WanAnimatePipeline(
+        vae=_wan_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder=_t5(),
+        tokenizer=_byte_tokenizer(),
+        transformer=WanAnimateTransformer3DModel(
+            **_WAN_SHAPE,
+            in_channels=36,
+            latent_channels=16,
+            image_dim=4,
+            motion_encoder_channel_sizes={"4": 16, "8": 16, "16": 16},
+            motion_encoder_size=16,
+            motion_style_dim=8,
+            motion_dim=4,
+            motion_encoder_dim=16,
+            face_encoder_hidden_dim=16,
+            face_encoder_num_heads=2,
+            inject_face_latents_blocks=2,
+        ).eval(),
+        image_encoder=CLIPVisionModelWithProjection(vision).eval(),
+        image_processor=CLIPImageProcessorPil(crop_size=4, size=4),
+    )
+
+
+def wan_vace() -> WanVACEPipeline:
+    torch.manual_seed(0)
+    return WanVACEPipeline(
+        vae=_wan_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder=_t5(),
+        tokenizer=_byte_tokenizer(),
+        transformer=WanVACETransformer3DModel(
+            **_WAN_SHAPE, in_channels=16, vace_layers=[0, 1], vace_in_channels=96
+        ).eval(),
+    )
+
+
+_WAN_SHAPE = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "out_channels": 16,
+    "text_dim": 32,
+    "freq_dim": 256,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "rope_max_seq_len": 32,
+}
+
+
+def _wan_vae() -> AutoencoderKLWan:
+    return AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    ).eval()
+
+
+def _t5() -> T5EncoderModel:
+    return T5EncoderModel(T5Config(vocab_size=300, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)).eval()
 
 
 def _unet(block_out_channels: tuple[int, int], **options) -> UNet2DConditionModel:

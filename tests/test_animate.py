@@ -1,0 +1,329 @@
+"""Pose and face videos for animation pipelines: drawing, sizes, frame rates, the face's path; tiny Wan pipelines."""
+
+from __future__ import annotations
+
+import importlib.util
+import zlib
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dwpose_core import animate
+from dwpose_core.animate import FACE_SIZE, draw_wan, fit_size, prepare_animation
+from dwpose_core.people import People
+from dwpose_core.pipeline import Options
+from dwpose_core.render import render
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
+
+
+def figure(center=(100.0, 80.0), size=(160, 200), scale=1.0) -> People:
+    """One standing person of about 60 x 120 pixels. Face points on a circle of 10 pixels around the nose."""
+    head, neck = (0, -50), (0, -35)
+    points = np.tile(np.float32(neck), (133, 1))
+    body = [
+        head,
+        (3, -53),
+        (-3, -53),
+        (6, -51),
+        (-6, -51),
+        (14, -35),
+        (-14, -35),
+        (20, -15),
+        (-20, -15),
+        (24, 5),
+        (-24, 5),
+    ]
+    points[:11] = body
+    points[11:17] = [(9, 5), (-9, 5), (10, 30), (-10, 30), (10, 55), (-10, 55)]
+    points[17:23] = [(14, 60), (15, 58), (9, 58), (-14, 60), (-15, 58), (-9, 58)]
+    angle = np.linspace(0, 2 * np.pi, 68, endpoint=False)
+    points[23:91] = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 10 + head
+    for start, wrist in ((91, (24, 5)), (112, (-24, 5))):
+        points[start : start + 21] = np.float32(wrist) + np.stack([np.arange(21) % 5, np.arange(21) // 4], axis=1)
+    xy = points * scale + np.float32(center)
+    box = np.concatenate([xy.min(axis=0), xy.max(axis=0)])
+    return People(xy[None], np.ones((1, 133)), box[None], np.ones(1), size)
+
+
+class Watcher:
+    """Stands for a DWposeDetector: knows who is in which picture by the number written into its first pixel."""
+
+    def __init__(self, frames):
+        self.frames, self.seen, self.options = frames, [], Options()
+
+    def detect(self, images, batch_size=None):
+        if isinstance(images, np.ndarray):
+            return self.detect([images])[0]
+        numbers = [int(image[0, 0, 0]) for image in images]
+        self.seen += numbers
+        return [self.frames[number] for number in numbers]
+
+
+def film(count, size=(160, 200)):
+    frames = [np.full((*size, 3), 90, np.uint8) for _ in range(count)]
+    for number, frame in enumerate(frames):
+        frame[0, 0] = number
+    return frames
+
+
+def walk(count, step=3.0, **options):
+    return [figure(center=(60 + step * number, 80), **options) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("scene", "threshold", "crc"),
+    [("a", 0.3, 4039096286), ("a", 0.5, 2093566728), ("b", 0.3, 1700584424), ("b", 0.5, 620640978)],
+)
+def test_drawing_is_wan_animates(shared, scene, threshold, crc):
+    """Checksums of what Wan2.2's own program draws from these keypoints (commit of March 2026)."""
+    data = np.load(shared / "golden" / "render" / f"{scene}_scene.npz")
+    size, count = (int(data["H"]), int(data["W"])), len(data["keypoints133"])
+    people = People(data["keypoints133"], data["scores133"], np.zeros((count, 4)), np.ones(count), size)
+    assert zlib.crc32(draw_wan(people, threshold).tobytes()) == crc
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels", "expected"),
+    [
+        ((720, 1280), 1280 * 720, (720, 1280)),
+        ((1080, 1920), 1280 * 720, (720, 1280)),
+        ((1920, 1080), 832 * 480, (832, 464)),  # 842.5 x 473.9
+        ((100, 100), 512 * 512, (512, 512)),
+        ((10, 10000), 10000, (16, 3152)),
+    ],
+)
+def test_sizes(size, pixels, expected):
+    assert fit_size(size, pixels) == expected
+
+
+def test_sizes_too_small_are_refused():
+    with pytest.raises(ValueError, match="256"):
+        fit_size((100, 100), 100)
+
+
+def test_lists_of_frames():
+    watcher = Watcher(walk(12))
+    made = prepare_animation(film(12), watcher, max_pixels=320 * 256, progress=False)
+    assert watcher.seen == list(range(12))
+    assert (made.width, made.height, made.fps) == (320, 256, 30)
+    assert len(made.pose_video) == len(made.face_video) == len(made.people) == 12
+    assert {picture.size for picture in made.face_video} == {(FACE_SIZE, FACE_SIZE)}
+    for person, pose_map in zip(made.people, made.pose_video, strict=True):
+        np.testing.assert_array_equal(np.array(pose_map), draw_wan(person))
+    # 200 x 160 becomes 320 x 256: everything times 1.6, here at the first frame, which no filter has touched.
+    np.testing.assert_allclose(made.people[0].xy, figure(center=(60, 80)).xy * 1.6, atol=1e-3)
+    assert made.inputs().keys() == {"pose_video", "face_video", "height", "width"}
+
+
+@pytest.mark.parametrize(
+    ("source_fps", "fps", "count", "expected"),
+    [
+        (30, 30, 7, [0, 1, 2, 3, 4, 5, 6]),
+        (30, 15, 8, [0, 2, 4, 6]),
+        (15, 30, 4, [0, 0, 1, 1, 2, 2, 3, 3]),
+        (25, 30, 5, [0, 1, 2, 2, 3, 4]),  # 0, .83, 1.67, 2.5, 3.33, 4.17
+        (None, None, 3, [0, 1, 2]),
+        (24, None, 3, [0, 1, 2]),
+    ],
+)
+def test_frame_rates(source_fps, fps, count, expected):
+    watcher = Watcher(walk(count, step=0))
+    made = prepare_animation(film(count), watcher, fps=fps, source_fps=source_fps, max_pixels=64 * 64, progress=False)
+    assert watcher.seen == expected
+    assert made.fps == (fps or source_fps or 30)
+
+
+def test_from_a_file(tmp_path):
+    """12 frames at 24 per second are half a second: 15 frames at 30, 12 at their own rate."""
+    av = pytest.importorskip("av", reason='needs PyAV: pip install "dwpose-torch[video]"')
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 200, 160, "yuv420p"
+        for number in range(12):
+            picture = av.VideoFrame.from_ndarray(np.full((160, 200, 3), 10 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    watcher = Watcher({value: figure() for value in range(256)})
+    made = prepare_animation(path, watcher, max_pixels=64 * 64, progress=False)
+    assert len(made.pose_video) == 15
+    assert made.fps == 30
+    own = prepare_animation(path, watcher, fps=None, max_pixels=64 * 64, progress=False)
+    assert len(own.pose_video) == 12
+    assert own.fps == 24
+    assert Fraction(own.fps) == 24
+
+
+def test_the_face_crop_does_not_shake():
+    """Boxes that tremble by three pixels: the crop's path is smoother, has one size, and keeps the face in view."""
+    rng = np.random.default_rng(0)
+    frames = [figure(center=np.float32((100, 80)) + rng.normal(0, 3, 2)) for _ in range(40)]
+    images = film(40)
+    for image, person in zip(images, frames, strict=True):
+        x, y = person.xy[0, 0].round().astype(int)
+        image[y - 2 : y + 3, x - 2 : x + 3] = 255  # the nose
+    made = prepare_animation(images, Watcher(frames), max_pixels=160 * 208, progress=False)
+    noses = []
+    for picture in made.face_video:
+        rows, columns = np.nonzero(np.array(picture)[:, :, 1] > 200)
+        assert len(rows), "the face left its crop"
+        noses.append((columns.mean(), rows.mean()))
+    scale = FACE_SIZE / round(20 * 1.3**0.5)  # of the crop; the face circle is 20 pixels wide
+    # In the picture the trembling stays, as it is the person who moves: the crop does not follow it.
+    assert np.std(noses, axis=0).min() > 0.5 * 3 * scale
+    # More forehead than chin: the nose, the middle of the face here, is below the middle of the crop.
+    lift = (1.3**0.5 - 1) / 4 * 20 * scale
+    np.testing.assert_allclose(np.mean(noses, axis=0), (256, 256 + lift), atol=0.1 * FACE_SIZE)
+
+
+def test_a_face_that_turns_away_leaves_no_hole():
+    frames = walk(20)
+    for number in range(6, 12):
+        score = frames[number].score.copy()
+        score[:, 23:91] = 0
+        frames[number] = replace(frames[number], score=score)
+    made = prepare_animation(film(20), Watcher(frames), max_pixels=160 * 208, progress=False)
+    assert all(np.array(picture).any() for picture in made.face_video)
+
+
+def test_no_face_at_all_is_black_and_said():
+    frames = [replace(person, score=np.where(np.arange(133) < 23, 1, 0)[None]) for person in walk(4)]
+    with pytest.warns(UserWarning, match="no face"):
+        made = prepare_animation(film(4), Watcher(frames), max_pixels=64 * 64, progress=False)
+    assert not any(np.array(picture).any() for picture in made.face_video)
+    assert all(np.array(picture).any() for picture in made.pose_video)
+
+
+def test_one_person_is_followed_among_others():
+    """The larger one, from frame to frame, whatever the order in which they are found."""
+    large, small = walk(10, scale=1.2), [figure(center=(150, 100), scale=0.5) for _ in range(10)]
+    frames = []
+    for number, pair in enumerate(zip(large, small, strict=True)):
+        a, b = pair if number % 2 else pair[::-1]
+        joined = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("xy", "score", "box")}
+        frames.append(replace(a, **joined, box_score=np.ones(2)))
+    made = prepare_animation(film(10), Watcher(frames), max_pixels=200 * 160, progress=False)
+    assert [len(person) for person in made.people] == [1] * 10
+    heights = [np.ptp(person.xy[0, :, 1]) for person in made.people]
+    assert min(heights) > 100
+    everyone = prepare_animation(film(10), Watcher(frames), people=None, max_pixels=200 * 160, progress=False)
+    assert [len(person) for person in everyone.people] == [2] * 10
+
+
+def test_reference_gives_the_shape():
+    """A tall reference for a wide video: the pose is whole and in the middle, as Wan's own program pads it."""
+    made = prepare_animation(
+        film(3),
+        Watcher(walk(3, step=0)),
+        reference=np.zeros((400, 200, 3), np.uint8),
+        max_pixels=208 * 416,
+        progress=False,
+    )
+    assert (made.width, made.height) == (208, 416)
+    factor = 208 / 200
+    expected = figure(center=(60, 80)).xy * factor + np.float32([0, (416 - 160 * factor) / 2])
+    np.testing.assert_allclose(made.people[0].xy, expected, atol=1e-2)
+
+
+def test_retargeting_takes_the_place_of_the_reference():
+    character = figure(center=(150, 250), size=(400, 300), scale=2.0)
+    picture = np.full((400, 300, 3), 200, np.uint8)
+    watcher = Watcher([*walk(5), *[None] * 195, character])
+    made = prepare_animation(film(5), watcher, reference=picture, retarget=True, max_pixels=300 * 400, progress=False)
+    first = made.people[0]
+    factor = np.float32([made.width / 300, made.height / 400])
+    np.testing.assert_allclose(first.xy[0, :17], character.xy[0, :17] * factor, atol=1.0)
+    watcher = Watcher([*walk(5), *[None] * 195, character[:0]])
+    with pytest.raises(ValueError, match="reference"):
+        prepare_animation(film(5), watcher, reference=picture, retarget=True, progress=False)
+
+
+def test_other_styles():
+    made = prepare_animation(film(2), Watcher(walk(2)), style="dwpose", max_pixels=160 * 208, progress=False)
+    np.testing.assert_array_equal(np.array(made.pose_video[0]), render(made.people[0], style="dwpose"))
+
+
+@pytest.mark.parametrize(
+    ("video", "options", "message"),
+    [
+        ([], {}, "no frames"),
+        (film(2), {"retarget": True}, "reference"),
+        (film(2), {"fps": 0}, "fps"),
+        (film(2), {"people": 0}, "people"),
+        (film(2), {"select": "prettiest"}, "largest"),
+        (film(2), {"style": "cubist"}, "dwpose"),
+    ],
+)
+def test_mistakes_are_named(video, options, message):
+    with pytest.raises(ValueError, match=message):
+        prepare_animation(video, Watcher(walk(2)), progress=False, max_pixels=64 * 64, **options)
+
+
+def test_nobody():
+    with pytest.raises(ValueError, match="nobody"):
+        prepare_animation(film(2), Watcher([figure()[:0]] * 2), progress=False)
+
+
+def test_frames_are_gone_through_one_by_one():
+    """The clip holds no frames but the one it compares the next one with."""
+    taken = []
+
+    class Frames(list):
+        def __iter__(self):
+            for number, frame in enumerate(list.__iter__(self)):
+                taken.append(number)
+                yield frame
+
+    for number, frame in enumerate(animate._Clip(Frames(film(5)), 30, 30)):
+        assert int(frame.image[0, 0, 0]) == number
+        assert len(taken) <= number + 2
+
+
+def load_example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return example
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("ftfy", reason="diffusers' Wan pipelines need ftfy")
+    return pytest.importorskip(
+        "tests.tiny_diffusers", reason='needs diffusers and transformers: pip install "dwpose-torch[diffusers]"'
+    )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_wan_animate_example(tiny):
+    """Portrait and video in, animated frames out, with the example's own code."""
+    pipe = tiny.wan_animate()
+    pipe.set_progress_bar_config(disable=True)
+    made, frames = load_example("wan_animate").animate(
+        pipe,
+        Watcher(walk(5)),
+        Image.new("RGB", (64, 64)),
+        film(5),
+        "a dancer",
+        max_pixels=64 * 64,
+        steps=1,
+        progress=False,
+    )
+    assert len(frames) == len(made.pose_video) == 5
+    assert frames[0].size == made.pose_video[0].size == (64, 64)
+
+
+def test_vace_example(tiny):
+    pipe = tiny.wan_vace()
+    pipe.set_progress_bar_config(disable=True)
+    poses, frames = load_example("vace").generate(
+        pipe, Watcher(walk(7)), film(7), "a dancer", max_pixels=64 * 64, frames=5, steps=1, progress=False
+    )
+    assert len(poses) == len(frames) == 5
+    assert frames[0].size == poses[0].size
