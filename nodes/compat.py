@@ -129,17 +129,18 @@ def _preprocess(
     detector = models.NONE if bbox_detector in (None, "None") else models.AUTO
     model = models.load(pose, detector, keep=True)
     images, people = CPU_BATCH if mm.is_device_cpu(mm.get_torch_device()) else GPU_BATCH
-    # Their detector-less mode takes the whole image for the person's box, in one pass.
-    options = Options(image_batch=images, people_batch=people, refine=False)
+    options = Options(image_batch=images, people_batch=people)
     # The older node draws at its source's size and resizes the picture to this; ours draws at the size itself.
     source = image.shape[1:3]
+    # Without a detector they take the whole image for the box of one person, whoever is there.
+    whole = [np.float32([[0, 0, source[1], source[0]]])] * len(image) if detector == models.NONE else None
     size = tuple(round(side * float(resolution) / min(source)) for side in source)
     body, hand, face = (switch == "enable" for switch in (detect_body, detect_hand, detect_face))
     parts = [part for part, wanted in (("body", body), ("hand", hand), ("face", face)) if wanted]
     style = "xinsir" if scale_stick_for_xinsr_cn == "enable" else "openpose"
     progress = comfy.utils.ProgressBar(len(image))
     maps, found = sockets.new_image(len(image), size), []
-    for chunk in estimate(model, image, None, options):
+    for chunk in estimate(model, image, whole, options):
         for frame in chunk:
             sockets.put(maps[len(found)], np.ascontiguousarray(render(frame, size, style, parts=parts)))
             found.append(sockets.without_parts(frame, body, hand, face, feet=body))

@@ -21,21 +21,18 @@ AUTO, NONE = "auto", "none"
 DEFAULTS = {"pose": "dwpose-l-384", "detector": "yolox-l"}
 STARTER = "dwpose-nano"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Peak activations of one forward, in multiples of its float32 input; measured on yolox-l and dwpose-l-384.
+# Room asked of model management for one forward, in multiples of its float32 input: the widest layers (64 channels at
+# half the side) are 5 inputs large, and a few of them live at a time.
 ACTIVATIONS = 16
 
 
 def register_folders() -> None:
     """models/dwpose and models/detection, also as keys of extra_model_paths.yaml, and where the older pack keeps its
-    downloads: nobody should need the same file twice."""
-    ckpts = Path(folder_paths.base_path) / "custom_nodes" / "comfyui_controlnet_aux" / "ckpts"
-    homes = {Path(root) / "comfyui_controlnet_aux" / "ckpts" for root in folder_paths.get_folder_paths("custom_nodes")}
+    downloads: nobody should need the same file twice. Folders that other packs share are only added to."""
     for key in (POSE_FOLDER, DETECTOR_FOLDER):
         folder_paths.add_model_folder_path(key, os.path.join(folder_paths.models_dir, key))
-        for folder in sorted({ckpts, *homes}):
-            folder_paths.add_model_folder_path(key, str(folder))
-        paths, suffixes = folder_paths.folder_names_and_paths[key]
-        folder_paths.folder_names_and_paths[key] = (paths, set(suffixes) | SUFFIXES)
+    for root in folder_paths.get_folder_paths("custom_nodes"):
+        folder_paths.add_model_folder_path(POSE_FOLDER, os.path.join(root, "comfyui_controlnet_aux", "ckpts"))
 
 
 def choices(kind: str) -> list[str]:
@@ -49,16 +46,18 @@ def _files(kind: str) -> list[str]:
     found = set()
     for folder in (POSE_FOLDER, DETECTOR_FOLDER):
         for name in folder_paths.get_filename_list(folder):
-            is_detector = "yolo" in name.lower()
+            is_detector = "yolo" in os.path.basename(name).lower()
+            if os.path.splitext(name)[1].lower() not in SUFFIXES or "torchscript" in name.lower():
+                continue  # TorchScript is a program, not weights
             if is_detector == (kind == "detector") and (is_detector or _may_be_pose(name)):
                 found.add(name)
     return sorted(found)
 
 
 def _may_be_pose(name: str) -> bool:
-    # The folders of the older pack hold dozens of other networks, and TorchScript, which is not weights.
+    # The folder of the older pack holds dozens of other networks.
     stem = os.path.basename(name).lower()
-    return ("dw" in stem or "rtm" in stem) and "torchscript" not in stem and "ap10k" not in stem
+    return ("dw" in stem or "rtm" in stem) and "ap10k" not in stem
 
 
 def find_file(name: str) -> Path | None:

@@ -121,7 +121,7 @@ class DWPoseRender(io.ComfyNode):
         for number, people in enumerate(frames):
             people = sockets.without_parts(people, body, hands, face, feet)
             if not head:
-                people.score[:, :5] = 0  # COCO's nose, eyes, ears; without_parts made the scores ours
+                people.score[:, :5] = -1  # COCO's nose, eyes, ears; without_parts made the scores ours
             if image is None:
                 sockets.put(maps[number], render(people, target, background=color, **drawing))
                 continue

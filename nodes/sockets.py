@@ -99,7 +99,7 @@ def read_boxes(boxes: Any, count: int, size: tuple[int, int]) -> list[np.ndarray
         frames = [boxes]
     else:
         frames = [[item] if isinstance(item, dict) or _is_numbers(item) else item for item in boxes]
-    frames = [_read_frame_boxes(frame, number, size) for number, frame in enumerate(frames[:count])]
+    frames = [_read_frame_boxes(frame, number, size) for number, frame in enumerate(frames[:count] or [[]])]
     return frames + [frames[-1]] * (count - len(frames))
 
 
@@ -213,7 +213,7 @@ def without_parts(people: People, body: bool, hands: bool, face: bool, feet: boo
     wanted = {"body": body, "foot": feet, "face": face, "left_hand": hands, "right_hand": hands}
     for part, keep in wanted.items():
         if not keep:
-            score[:, PARTS[part]] = 0
+            score[:, PARTS[part]] = -1  # below every threshold, also 0
     return dataclasses.replace(people, score=score)
 
 
