@@ -18,6 +18,7 @@ examples:
   dwpose image photos/ -o poses/ --json --overlay    a folder, with keypoints and a picture of both
   dwpose render pose.json -o big.png --draw-size 2048
   dwpose video in.mp4 -o pose.mp4                    a film, its people tracked and steadied
+  dwpose extract photos/ --out poses/                a million images, resumable
   dwpose models                                      which weights there are, and where they lie
   dwpose doctor                                      what runs here, and what to mend
 """
@@ -50,10 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
         )  # fmt: skip
 
     _add_image(command)
+    from .dataset.cli import add_commands as add_dataset
     from .video_cli import add_command as add_video
 
     _add_render(command)
     add_video(command, _add_networks, _add_drawing)
+    add_dataset(command, _add_networks, _add_drawing)
     _add_weights(command)
     return parser
 

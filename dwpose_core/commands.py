@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .dataset.cli import extract, stats  # noqa: F401
 from .images import IMAGE_SUFFIXES, atomic_write, read_image, write_image
 from .people import People
 from .pipeline import Options

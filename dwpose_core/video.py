@@ -165,8 +165,14 @@ class VideoWriter:
         video = self._container.add_stream("libx264", rate=self._source.fps)
         video.height, video.width = size
         video.pix_fmt = "yuv420p"
-        # A fixed number of threads: x264's result depends on it, and the same input shall give the same file anywhere.
-        video.options = {"crf": str(self._crf), "preset": "veryfast", "threads": "4"}
+        # The same input shall give the same file, anywhere and always: x264's result depends on the number of threads,
+        # and with its look-ahead (mbtree) in a thread of its own one file in some hundred comes out differently.
+        video.options = {
+            "crf": str(self._crf),
+            "preset": "veryfast",
+            "threads": "4",
+            "x264-params": "mbtree=0:sync-lookahead=0",
+        }
         context = video.codec_context
         context.time_base = self._source.time_base
         # What the RGB conversion does, said in the file: players guess BT.709 for large pictures otherwise.

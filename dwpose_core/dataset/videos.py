@@ -1,0 +1,84 @@
+"""One video of a collection: pose film, overlay and keypoint files, made frame by frame."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..formats import save_npz
+from ..people import People
+from ..tracking import GapFiller, OneEuro, Steady
+from ..video import pose_video
+from .decode import draw_size
+from .sinks import KeypointLines, Row
+from .storage import is_url, open_input
+
+if TYPE_CHECKING:
+    from ..preprocessor import DWposeDetector
+    from .extract import Config
+
+
+def steady_of(settings: dict[str, Any] | None) -> Steady | None:
+    """`tracking.Steady` from {"max_gap", "min_cutoff", "beta", "smooth"}; None leaves every frame by itself."""
+    if settings is None:
+        return None
+    euro = {name: settings[name] for name in ("min_cutoff", "beta") if name in settings}
+    return Steady(
+        filler=GapFiller(settings.get("max_gap", 5)), euro=OneEuro(**euro) if settings.get("smooth", True) else None
+    )
+
+
+def extract_video(
+    item: dict[str, Any], index: int, config: Config, detector: DWposeDetector, folder: Path
+) -> tuple[Row, dict[str, Any]]:
+    """The row of one video, and for `_ShardWriter`: finished files by output name, its tally, its report fields."""
+    from .extract import Tally
+
+    key, tally, stored = item["key"], Tally(), []
+    files: dict[str, Path] = {}
+
+    def place(name: str, suffix: str) -> Path:
+        return files.setdefault(name, folder / f"{index:06d}{suffix}")
+
+    maps = config.output_format == "files"
+    lines = None
+    try:
+        source = item["path"]
+        if is_url(source):  # FFmpeg seeks: a local copy beats thousands of range requests
+            source = folder / f"{index:06d}.source{Path(source).suffix}"
+            with open_input(item["path"]) as remote, open(source, "wb") as copy:
+                shutil.copyfileobj(remote, copy)
+        lines = KeypointLines(place(f"keypoints/{key}.jsonl.gz", ".jsonl.gz")) if "jsonl" in config.keypoints else None
+        poses = pose_video(
+            source,
+            detector.detect,
+            map_path=place(f"{key}.mp4", ".mp4") if maps else None,
+            overlay_path=place(f"{key}.overlay.mp4", ".overlay.mp4") if maps and config.overlay else None,
+            steady=steady_of(config.steady),
+            batch_size=detector.options.image_batch,
+            draw_size=lambda people: draw_size(config.draw_size, people.image_size),
+            drawing=config.style,
+        )
+        count, size = 0, (1, 1)
+        with closing(poses):
+            for people in poses:
+                size = people.image_size
+                tally.add(people)
+                if lines is not None:
+                    lines.add(f"{key}/{count:06d}", people)
+                if "npz" in config.keypoints:
+                    stored.append(people)
+                count += 1
+    except (ValueError, OSError, RuntimeError) as error:
+        if lines is not None:
+            lines.close()
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Row(key, index, index, message=reason), {}
+    if lines is not None:
+        lines.close()
+    if "npz" in config.keypoints:
+        save_npz(place(f"keypoints/{key}.npz", ".npz"), stored)
+    extra = {"files": files, "tally": tally, "report": {"frames": count, "people": tally.people}}
+    return Row(key, index, index, People.empty(size)), extra
