@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .dataset.cli import extract, stats  # noqa: F401
+from .dataset.cli import extract, redraw, stats  # noqa: F401
 from .images import IMAGE_SUFFIXES, atomic_write, read_image, write_image
 from .people import People
 from .pipeline import Options
@@ -101,6 +101,8 @@ def render(args: argparse.Namespace) -> int:
     from .render import render as draw
 
     source = Path(args.keypoints)
+    if source.is_dir() or source.name.endswith((".jsonl", ".jsonl.gz")):
+        return redraw(source, Path(args.out), args.draw_size and _parse_size(args.draw_size), _drawing(args))
     if not source.is_file():
         raise ValueError(f"no keypoint file at {source}")
     size = args.image_size and _parse_size(args.image_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 
 def add_commands(command, add_networks, add_drawing) -> None:
@@ -55,7 +56,7 @@ def add_commands(command, add_networks, add_drawing) -> None:
     hosts.add_argument(
         "--decoders", type=int, help="processes that decode and encode, per device (default: cores, max 8)"
     )
-    hosts.add_argument("--streams", type=int, default=2, help="chunks in the networks at the same time")
+    hosts.add_argument("--streams", type=int, help="chunks in the networks at once (default: cores; 2 on a GPU)")
     hosts.add_argument("--engine", choices=("native", "ray"), default="native", help="what spreads the work")
     hosts.add_argument("--ray-workers", type=int, default=1, help="workers on the Ray cluster")
     hosts.add_argument("--ray-address", help="of a running cluster; 'auto' finds one")
@@ -204,4 +205,25 @@ def stats(args: argparse.Namespace) -> int:
     found = collect(args.folder)
     print(text(found))
     print(f"wrote {write_page(found, args.samples)}")
+    return 0
+
+
+def redraw(source: Path, out: Path, size: int | tuple[int, int] | None, style: dict) -> int:
+    """Maps of stored keypoints, OUT/<key>.png, for `dwpose render`: a keypoints .jsonl(.gz), or a folder of them."""
+    from tqdm import tqdm
+
+    from ..images import atomic_write
+    from .decode import Drawing
+    from .sinks import read_keypoint_rows
+
+    files = [source] if source.is_file() else sorted((source / "keypoints").rglob("*.jsonl.gz"))
+    if not files:
+        raise ValueError(f"no keypoints .jsonl.gz in {source}; `dwpose extract --keypoints jsonl` writes them")
+    drawing, count = Drawing(style, size), 0
+    for file in tqdm(files, unit="file", disable=len(files) == 1):
+        for key, people in read_keypoint_rows(file.read_bytes()):
+            with atomic_write(out / f"{key}.png") as temporary:
+                temporary.write_bytes(drawing.encode(people))
+            count += 1
+    print(f"{count} maps; wrote {out}")
     return 0

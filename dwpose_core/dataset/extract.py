@@ -93,7 +93,7 @@ class Machine:
     cache_dir: str | None = None
     offline: bool = False
     decoders: int = 2  # processes that decode and encode; 0 is threads of this process
-    streams: int = 2  # chunks in the networks at the same time
+    streams: int | None = None  # chunks in the networks at the same time; None is 2 on a GPU, one per core on the CPU
 
 
 class Plan:
@@ -276,12 +276,18 @@ class ExtractWorker:
 
     def _image_rows(self, shards: Iterable[int]) -> Iterator[tuple[int, Row, dict]]:
         """decode (processes) -> networks (threads) -> draw and encode (processes), each ahead of the next."""
+        import torch
+
         chunk = self._options.image_batch
         with ExitStack() as stack:
             decoded = run_ahead(_decode_numbered, self._tasks(shards), self._pool, self.machine.decoders + chunk)
             decoded = stack.enter_context(closing(prefetch(decoded, chunk)))
-            networks = stack.enter_context(ThreadPoolExecutor(self.machine.streams))
-            found = run_ahead(self._estimate, _chunks(decoded, chunk), networks, self.machine.streams + 1)
+            on_cpu = self._detector.device.type == "cpu"
+            streams = self.machine.streams or ((os.cpu_count() or 1) if on_cpu else 2)
+            # One thread for each chunk: no time lost in waiting for each other, and sums do not depend on the machine.
+            threads = {"initializer": torch.set_num_threads, "initargs": (1,)} if on_cpu else {}
+            networks = stack.enter_context(ThreadPoolExecutor(streams, **threads))
+            found = run_ahead(self._estimate, _chunks(decoded, chunk), networks, streams + 1)
             found = stack.enter_context(closing(prefetch(found, 1)))
             pairs = ((place, one, people, error) for group in found for place, one, people, error in group)
             drawn = _keep(encode, pairs, self._pool, self.machine.decoders + chunk, self._drawing)
