@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Any
 
 import comfy.model_management as mm
@@ -31,6 +32,11 @@ _POSE = {"dw-ll_ucoco.onnx": "dwpose-l"}
 class DWPosePreprocessorCompat(io.ComfyNode):
     """Inputs, values, outputs and `ui` are those of `DWPreprocessor` in Fannovel16/comfyui_controlnet_aux 1.1.5, so
     that its workflows run here; see `replacement`."""
+
+    def __init__(self):
+        super().__init__()
+        self.networks: tuple[tuple[str, str], models.PoseModel] | None = None
+        _INSTANCES.add(self)
 
     @classmethod
     def define_schema(cls):
@@ -111,6 +117,22 @@ class DWPosePreprocessorCompat(io.ComfyNode):
         return {"ui": {"openpose_json": [sockets.to_json(keypoints)]}, "result": (maps, keypoints)}
 
 
+# ComfyUI holds one instance of a node for as long as the node is in the workflow, and lets all of them go on /free.
+# Networks that are kept there live exactly as long, and their place on the device is model management's affair.
+_INSTANCES: weakref.WeakSet[DWPosePreprocessorCompat] = weakref.WeakSet()
+
+
+def _networks(pose: str, detector: str) -> models.PoseModel:
+    """The networks, from whichever node has them, else loaded and left with every node there is."""
+    for node in _INSTANCES:
+        if node.networks is not None and node.networks[0] == (pose, detector):
+            return node.networks[1]
+    loaded = models.load(pose, detector)
+    for node in _INSTANCES:
+        node.networks = (pose, detector), loaded
+    return loaded
+
+
 def _preprocess(
     image,
     detect_hand="enable",
@@ -127,7 +149,7 @@ def _preprocess(
 
     pose = _POSE.get(os.path.basename(str(pose_estimator)), models.AUTO)
     detector = models.NONE if bbox_detector in (None, "None") else models.AUTO
-    model = models.load(pose, detector, keep=True)
+    model = _networks(pose, detector)
     images, people = CPU_BATCH if mm.is_device_cpu(mm.get_torch_device()) else GPU_BATCH
     options = Options(image_batch=images, people_batch=people)
     # The older node draws at its source's size and resizes the picture to this; ours draws at the size itself.

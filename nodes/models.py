@@ -162,7 +162,7 @@ class Network:
             module.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
         height, width = self.runner.input_size
         self.input_bytes = 3 * height * width * 4
-        self.patcher = _Patcher(self.runner.net, load_device=device, offload_device=offload)
+        self.patcher = comfy.model_patcher.ModelPatcher(self.runner.net, load_device=device, offload_device=offload)
 
     def open(self):
         """A runner. An ONNX Runtime session cannot be moved out of the way by model management, so it lives for one
@@ -179,35 +179,12 @@ class Network:
         return OnnxRunner(self.path, provider, device_index=device.index or 0)
 
 
-class _Patcher(comfy.model_patcher.ModelPatcher):
-    def detach(self, unpatch_all=True):
-        for key in [key for key, model in _KEPT.items() if self in (model.pose.patcher, _patcher(model.detector))]:
-            del _KEPT[key]
-        return super().detach(unpatch_all)
-
-
-def _patcher(network: Network | None) -> _Patcher | None:
-    return None if network is None else network.patcher
-
-
-# The networks of nodes that have no loader before them, for as long as model management keeps them: whatever makes it
-# let go (/free, another model that needs the room) lets go of these, too. Loader nodes keep theirs in ComfyUI's cache.
-_KEPT: dict[tuple, PoseModel] = {}
-
-
-def load(pose: str, detector: str, precision: str = AUTO, backend: str = "torch", keep: bool = False) -> PoseModel:
+def load(pose: str, detector: str, precision: str = AUTO, backend: str = "torch") -> PoseModel:
     """Networks by their choices. Errors as in `resolve`, and ValueError for files that hold something else."""
     pose_path, pose_note = resolve("pose", pose)
     detector_path, detector_note = resolve("detector", detector)
-    key = (pose_path, detector_path, precision, backend)
-    if keep and key in _KEPT:
-        return _KEPT[key]
-    model = PoseModel(
+    return PoseModel(
         pose=Network(pose_path, "pose", backend, precision),
         detector=None if detector_path is None else Network(detector_path, "detector", backend, precision),
         note=" ".join(note for note in (pose_note, detector_note) if note),
     )
-    if keep:
-        _KEPT.clear()
-        _KEPT[key] = model
-    return model

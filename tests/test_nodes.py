@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import sys
+import weakref
 
 import cv2
 import numpy as np
@@ -38,10 +40,10 @@ def comfy(tmp_path_factory):
         for name in (".models", ".models.weights")
     )
     torch.manual_seed(0)
-    weights.save_safetensors(models.create_model("debug"), home / "models" / "dwpose" / "dw-debug.safetensors")
-    weights.save_safetensors(
-        models.create_detector("yolox-nano"), home / "models" / "detection" / "yolox_nano.safetensors"
-    )
+    seen.pose_file = home / "models" / "dwpose" / "dw-debug.safetensors"
+    seen.detector_file = home / "models" / "detection" / "yolox_nano.safetensors"
+    weights.save_safetensors(models.create_model("debug"), seen.pose_file)
+    weights.save_safetensors(models.create_detector("yolox-nano"), seen.detector_file)
     yield seen
     for name in set(sys.modules) - before:
         if name.split(".")[0] in STUBBED:
@@ -179,7 +181,7 @@ def test_estimate_does_what_the_library_does(comfy, model):
     from dwpose_core.openpose import to_openpose
     from dwpose_core.pipeline import estimate_people
 
-    result = estimated(comfy, model, frames=1, keypoint_threshold=0.0)
+    result = estimated(comfy, model, frames=1, keypoint_threshold=0.0, feet=True)
     image = torch.rand(1, 96, 128, 3, generator=torch.Generator().manual_seed(0))
     runner = TorchRunner(load_pose(comfy.home / "models" / "dwpose" / "dw-debug.safetensors"), "cpu")
     pixels = (image[0] * 255).round().to(torch.uint8).numpy()
@@ -508,10 +510,20 @@ def test_compat_is_the_older_node(comfy, monkeypatch):
     assert called["result"][0].shape == (2, 64, 100, 3) and "openpose_json" in called["ui"]
     assert not any(called["result"][1][0]["people"][0]["hand_left_keypoints_2d"])
     assert node.validate_inputs(bbox_detector="any.onnx", pose_estimator="older.pt") is True
-    # its networks stay as long as model management keeps them
-    (kept,) = models._KEPT.values()
-    kept.pose.patcher.detach()
-    assert not models._KEPT and kept.pose.patcher.detached
+    # without a node of ComfyUI's nothing keeps the networks; with one they are loaded once
+    loads = []
+    load = models.load
+    monkeypatch.setattr(models, "load", lambda *names: loads.append(names) or load(*names))
+    instance = node()
+    for _ in range(2):
+        node.execute(image=image, bbox_detector="None")
+    assert len(loads) == 1
+    kept = weakref.ref(instance.networks[1])
+    del instance
+    gc.collect()
+    assert kept() is None
+    node.execute(image=image, bbox_detector="None")
+    assert len(loads) == 2
 
 
 def test_replacement_is_registered_with_everything_the_browser_needs(comfy):
