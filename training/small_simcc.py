@@ -1,4 +1,4 @@
-"""What lets a small SimCC network learn in an hour on CPUs: heat-map aid, growing input, label tables, flat rows."""
+"""What lets a small SimCC network learn in an hour on CPUs: heat-map aid, label tables, flat rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dwpose_core.models.cspnext import ConvBNAct
-from dwpose_core.models.rtmcc import DWPose, PoseConfig
+from dwpose_core.models.rtmcc import DWPose
 from dwpose_core.simcc import BETA
 from dwpose_core.skeleton import NUM_KEYPOINTS, PARTS
 
@@ -45,22 +45,6 @@ class HeatmapAid(nn.Module):
         size = features[1].shape[2:]
         planes = [lateral(x) for lateral, x in zip(self.laterals, features[1:], strict=True)]
         return self.maps(sum(F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in planes))
-
-
-def grow(small: DWPose, config: PoseConfig) -> DWPose:
-    """The same network for larger crops: layers over map cells and over bins are interpolated, the rest is copied."""
-    large = DWPose(config, small.name)
-    state = small.state_dict()
-    stride = small.backbone.stride
-    (h, w), (new_h, new_w) = ([n // stride for n in c.input_size] for c in (small.config, config))
-    cells = state["head.mlp.1.weight"].unflatten(1, (h, w))[None]
-    cells = F.interpolate(cells, size=(new_h, new_w), mode="bilinear", align_corners=False)[0].flatten(1)
-    state["head.mlp.1.weight"] = cells * (h * w) / (new_h * new_w)  # more cells add up to the same token
-    for axis, length in (("x", config.input_size[1]), ("y", config.input_size[0])):
-        bins = state[f"head.cls_{axis}.weight"].t()[None]
-        state[f"head.cls_{axis}.weight"] = F.interpolate(bins, size=2 * length, mode="linear")[0].t()
-    large.load_state_dict(state)
-    return large
 
 
 def label_table(length: int, sigma: float) -> torch.Tensor:

@@ -9,8 +9,7 @@ Stages whose result exists are skipped, so an interrupted run goes on at the las
 What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
   SimCC alone hardly leaves the mean pose within the first ten thousand pictures.
-* Two phases: small, strongly disturbed crops (128x96 costs half of 192x144), then full-size, milder ones; in between
-  the layers that depend on the size are stretched (`grow`).
+* Two phases: strongly disturbed crops, among them whole photographs as boxes, then milder ones.
 * A keypoint outside the crop is taught a flat row, with a small weight. Its maximum, the score, is then near 0 instead
   of being whatever an untaught row gives; this is what makes the score usable as a visibility.
 * Processes instead of threads: each of `--workers` processes trains on its own batches with one thread and gradients
@@ -22,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -33,13 +32,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from dwpose_core.models.rtmcc import VARIANTS, DWPose
+from dwpose_core.models.rtmcc import DWPose, create_model
 from dwpose_core.simcc import decode, label_sigma
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
 
 from .objectives import normalize
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
-from .small_simcc import HeatmapAid, grow, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
+from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
 from .synthetic.composite import MILD, STRONG
 from .synthetic.generate import generate
 from .synthetic.labels import OUTSIDE, VISIBLE
@@ -50,30 +49,25 @@ from .synthetic.workers import limit_threads
 MODEL = "dwpose-nano"
 BATCH = 16  # per process; 32 per step learn more from the same number of pictures than 64
 REPORT_EVERY = 650  # steps
+LAYER_SIZE = (192, 256)  # (W, H) of rendered people, margin included
+POOL_SIZE = (144, 192)  # (W, H) of stored crops, half as large again as the input
 OBJECTS = 1500  # rendered things that are not people
 HELD_OUT = 600  # people nobody trains on
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training on one pool at one input size (H, W), with the heat-map aid for its first `aid` steps."""
+    """A stretch of training on one pool, with the heat-map aid for its first `aid` steps."""
 
     pool: str
-    size: tuple[int, int]
     steps: int
     aid: int
     schedule: Schedule
 
 
 PHASES = (
-    Phase("strong", (128, 96), 6500, 4680, Schedule(2e-3, warmup=200, cosine_start=3250, cosine_end=13000, final=0.01)),
-    Phase(
-        "mild",
-        VARIANTS[MODEL].input_size,
-        4000,
-        0,
-        Schedule(1.5e-3, warmup=100, cosine_start=400, cosine_end=4000, final=0.01),
-    ),
+    Phase("strong", 6500, 4680, Schedule(2e-3, warmup=200, cosine_start=3250, cosine_end=13000, final=0.01)),
+    Phase("mild", 5000, 0, Schedule(1.5e-3, warmup=100, cosine_start=500, cosine_end=5000, final=0.01)),
 )
 
 
@@ -141,15 +135,15 @@ def train(rank: int, workers: int, number: int, pools: Path, out: Path, seed: in
     rng = np.random.default_rng((seed + number, rank))
     pool = CropPool.load(pools, phase.pool)
     tests = {name: CropPool.load(pools, f"test_{name}") for name in ("plain", "strong")}
-    net = DWPose(replace(VARIANTS[MODEL], input_size=PHASES[max(number - 1, 0)].size), MODEL)
+    net = create_model(MODEL)
+    size = net.config.input_size
     history, losses, start = [], [], time.time()
     if number:
         net.load_state_dict(load_file(out / f"{MODEL}.safetensors"))
-        net = grow(net, replace(VARIANTS[MODEL], input_size=phase.size))
         history = json.loads((out / "metrics.json").read_text())
         dist.barrier()  # nobody writes these files before everybody has read them
     net = net.to(memory_format=torch.channels_last)
-    tables = tuple(label_table(2 * n, s) for n, s in zip(phase.size[::-1], label_sigma(phase.size), strict=True))
+    tables = tuple(label_table(2 * n, s) for n, s in zip(size[::-1], label_sigma(size), strict=True))
     aid = HeatmapAid(net)
     both = nn.ModuleList((net, aid))
     optimizer = build_optimizer(both, phase.schedule.lr, 0.05)
@@ -157,7 +151,7 @@ def train(rank: int, workers: int, number: int, pools: Path, out: Path, seed: in
     for step in tqdm(range(phase.steps), unit="step", desc=phase.pool, disable=rank > 0):
         for group in optimizer.param_groups:
             group["lr"] = phase.schedule.at(step)
-        images, points, visible = draw_batch(pool, phase.size, rng)
+        images, points, visible = draw_batch(pool, size, rng)
         weight, absent = loss_weights(visible)
         with torch.autocast("cpu", torch.bfloat16):
             features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
@@ -212,11 +206,10 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     out = args.out.resolve()
-    size = VARIANTS[MODEL].input_size[::-1]
     jobs = (("layers", args.people, args.seed), ("held_out", HELD_OUT, args.seed + 1000))
     for folder, people, seed in jobs:
         if not (out / folder / f"labels_{seed:04d}.npz").is_file():
-            generate(args.assets, out / folder, people, seed, args.workers, (size[0] * 4 // 3, size[1] * 4 // 3))
+            generate(args.assets, out / folder, people, seed, args.workers, LAYER_SIZE)
     if not (out / "objects" / "done").is_file():
         generate_objects(args.assets, out / "objects", OBJECTS, args.seed, args.workers)
     pools = (
@@ -228,7 +221,7 @@ def main() -> None:
     for name, folder, count, seed, disturb in pools:
         if not (out / "pool" / f"{name}.npz").is_file():
             sources = (out / folder, out / "objects", args.assets)
-            build_pool(*sources, out / "pool", name, count, seed, size, args.workers, disturb)
+            build_pool(*sources, out / "pool", name, count, seed, POOL_SIZE, args.workers, disturb)
     limit_threads()
     for number in range(len(PHASES)):
         (out / "rendezvous").unlink(missing_ok=True)

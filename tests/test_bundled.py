@@ -1,0 +1,99 @@
+"""The model in the box: small, loads, is what its card says, beats the mean pose, stays quiet on empty pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dwpose_core
+from dwpose_core.backends import TorchRunner
+from dwpose_core.models.rtmcc import create_model
+from dwpose_core.pipeline import estimate_people
+
+FOLDER = Path(dwpose_core.__file__).parent / "bundled"
+WEIGHTS = FOLDER / "dwpose-nano.safetensors"
+CARD = FOLDER / "dwpose-nano.md"
+MEAN_POSE = 0.156  # body PCK@0.2 torso of the mean training pose placed in the given boxes
+
+
+@pytest.fixture(scope="module")
+def runner() -> TorchRunner:
+    net = create_model("dwpose-nano")
+    net.load_state_dict(load_file(WEIGHTS))
+    return TorchRunner(net.float().eval(), "cpu")
+
+
+@pytest.fixture(scope="module")
+def scorer(shared):
+    spec = importlib.util.spec_from_file_location("realbench_score", shared / "tools" / "realbench_score.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def people(shared):
+    """Labelled people of the development photographs: entry, image, box xyxy."""
+    folder = shared / "realbench_dev"
+    entries = json.loads((folder / "realbench_dev.json").read_text())["annotations"]
+    rows = []
+    for entry in entries:
+        image = cv2.cvtColor(cv2.imread(str(folder / "images" / entry["image"])), cv2.COLOR_BGR2RGB)
+        x, y, w, h = entry["bbox"]
+        rows.append((entry, image, np.array([[x, y, x + w, y + h]], np.float32)))
+    return rows
+
+
+def test_small_and_half_precision():
+    assert WEIGHTS.stat().st_size < 4 << 20
+    kinds = {tensor.dtype for tensor in load_file(WEIGHTS).values() if tensor.is_floating_point()}
+    assert kinds == {torch.float16}
+
+
+def test_card_comes_with_the_weights():
+    text = CARD.read_text()
+    for word in ("CC0", "python -m training.starter", "mean pose", "PCK", "cannot"):
+        assert word in text
+
+
+def test_output_is_finite_and_batch_invariant(runner):
+    crops = torch.randn(5, 3, *runner.input_size, generator=torch.Generator().manual_seed(0))
+    batch = runner(crops)
+    for k, (together, bins) in enumerate(zip(batch, (runner.input_size[1] * 2, runner.input_size[0] * 2), strict=True)):
+        assert together.shape == (5, 133, bins)
+        assert together.isfinite().all()
+        alone = torch.cat([runner(crop[None])[k] for crop in crops])
+        torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
+
+
+def test_beats_the_mean_pose_on_photographs(runner, scorer, people):
+    """Ground-truth boxes, no flip test: the command line of the card, and its figure."""
+    predictions = []
+    for entry, image, box in people:
+        found = estimate_people([image], runner, None, [box])[0]
+        keypoints = np.concatenate((found.xy[0], found.score[0][:, None]), axis=1)
+        predictions.append({"image": entry["image"], "bbox": entry["bbox"], "keypoints": keypoints.tolist()})
+    result = scorer.score([entry for entry, _, _ in people], predictions)
+    assert result["matched"] == len(people)
+    assert result["body_pck_torso02"] > 1.5 * MEAN_POSE
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((240, 180, 3), np.uint8),
+        np.full((240, 180, 3), 200, np.uint8),
+        np.random.default_rng(0).integers(0, 256, (240, 180, 3), dtype=np.uint8),
+        np.broadcast_to(np.linspace(0, 255, 180)[None, :, None], (240, 180, 3)).astype(np.uint8),
+    ],
+    ids=["black", "bright", "noise", "ramp"],
+)
+def test_nobody_in_an_empty_picture(runner, image):
+    assert len(estimate_people([image], runner, None)[0]) == 0
