@@ -363,6 +363,44 @@ def test_validation_keeps_the_best(toy, tmp_path):
     )
 
 
+def test_bfloat16_and_tensorboard(toy, tmp_path):
+    """Half precision follows full precision closely at first; the events carry what the log has."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    more = ["--max-steps", "3", "--tensorboard", "true"]
+    train_pose.main(arguments(toy, tmp_path / "full", *more))
+    train_pose.main(arguments(toy, tmp_path / "half", *more, "--precision", "bf16"))
+    full, half = (losses(tmp_path / name / "debug") for name in ("full", "half"))
+    assert full != half and half[1] == pytest.approx(full[1], rel=0.02)
+    weights = load_pose(tmp_path / "half" / "debug" / "last.safetensors").state_dict()
+    assert all(value.dtype != torch.bfloat16 for value in weights.values())  # the weights themselves stay float32
+    events = EventAccumulator(str(tmp_path / "half" / "debug")).Reload()
+    assert {"loss", "lr", "accuracy", "images_per_second", "data_wait"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("loss")[0].value == pytest.approx(half[1], rel=1e-5)
+
+
+def test_onnx_is_judged_like_torch(toy, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("pycocotools")
+    from dwpose_core.models.export import export_onnx
+
+    torch.manual_seed(0)
+    network = create_model("debug").eval()
+    checkpoint.save_model(tmp_path / "a.safetensors", network, {})
+    export_onnx(network, tmp_path / "a.onnx")
+    found = []
+    for model in (["a.safetensors", "--device", "cpu"], ["a.onnx", "--device", "cpu"], ["a.onnx", "--provider", "cpu"]):
+        flags = ["--annotations", toy.annotations, "--images", toy.images, "--workers", "0"]
+        results = tmp_path / f"{len(found)}.json"
+        evaluate.main([str(tmp_path / model[0]), *model[1:], *flags, "--save-results", str(results)])
+        found.append(np.array([entry["face_kpts"] for entry in json.loads(results.read_text())]))
+    for other in found[1:]:  # an argmax may tip over where two bins are equal to rounding
+        assert (np.abs(other - found[0]) > 0.01).mean() < 0.01
+    with pytest.raises(ValueError, match="--provider runs"):
+        evaluate.main([str(tmp_path / "a.safetensors"), "--provider", "cpu", *flags])
+
+
 def test_start_from_given_weights(toy, tmp_path):
     torch.manual_seed(5)
     source = create_model("debug")

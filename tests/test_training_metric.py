@@ -61,6 +61,17 @@ def test_stats_of_the_original(golden, truth, prefix, mode, suppress):
     assert compared == 6
 
 
+@pytest.mark.parametrize("noise", [0, 4])
+def test_fast_judge_gives_the_same_numbers(golden, truth, noise):
+    pytest.importorskip("faster_coco_eval")
+    people = people_of(golden)
+    shaken = people.keypoints + np.random.default_rng(0).normal(0, noise, people.keypoints.shape).astype(np.float32)
+    people = metric.oks_nms(replace(people, keypoints=shaken))
+    slow, fast = (metric.coco_stats(truth, people, fast=flag) for flag in (False, True))
+    assert fast == pytest.approx(slow, abs=1e-9)
+    assert noise == 0 or 0.05 < slow["whole/AP"] < 0.95
+
+
 def test_nms_keeps_the_same_people(golden):
     people = people_of(golden)
     kept = metric.oks_nms(people)

@@ -134,6 +134,7 @@ def evaluate_model(
     boxes: dict[int, tuple[np.ndarray, np.ndarray]],
     process: Process,
     use_area: bool = True,
+    fast: bool = False,
     **options,
 ) -> tuple[dict[str, float], metric.Detections]:
     """Stats of `metric.coco_stats`, on every process, and the people that were judged. `options` as in `predict`."""
@@ -142,7 +143,7 @@ def evaluate_model(
     kept = metric.oks_nms(
         metric.Detections(**{**vars(people), "person_score": metric.rescore(box_score, people.scores)})
     )
-    stats = metric.coco_stats(truth, kept, use_area) if process.is_first else None
+    stats = metric.coco_stats(truth, kept, use_area, fast) if process.is_first else None
     return gather(stats, process)[0], kept
 
 
@@ -181,6 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--provider", help="run an .onnx file on ONNX Runtime: cpu, cuda, tensorrt, openvino")
     parser.add_argument("--no-flip", action="store_true", help="one pass; published figures use the flip test")
     parser.add_argument("--no-area", action="store_true", help="area = 0.53 x box (UBody)")
+    parser.add_argument("--fast", action="store_true", help="judge with faster-coco-eval (same numbers)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--paper", choices=PUBLISHED, help="published row to print; by default the model's own")
@@ -193,14 +195,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--images is needed to run a model")
     truth = json.loads(Path(args.annotations).read_text())
     if args.results:
-        stats = metric.coco_stats(truth, metric.read_results(args.results, truth), not args.no_area)
+        stats = metric.coco_stats(truth, metric.read_results(args.results, truth), not args.no_area, args.fast)
         name, kept, process = Path(args.results).stem, None, Process(0, 1, torch.device("cpu"))
     else:
         process = start(args.device or "")
         runner = load_runner(args.model, process.device, args.provider)
         boxes = detector_boxes(args.boxes) if args.boxes else ground_truth_boxes(args.annotations)
         options = {"flip_test": not args.no_flip, "batch_size": args.batch_size, "workers": args.workers}
-        stats, kept = evaluate_model(runner, truth, args.images, boxes, process, not args.no_area, **options)
+        stats, kept = evaluate_model(runner, truth, args.images, boxes, process, not args.no_area, args.fast, **options)
         name = runner.name
     if process.is_first:
         published = args.paper or (name if name in PUBLISHED else None)

@@ -94,20 +94,21 @@ def oks_nms(people: Detections, threshold: float = NMS_THRESHOLD) -> Detections:
     return people[np.array(kept, np.int64)]
 
 
-def coco_stats(truth: dict, people: Detections, use_area: bool = True) -> dict[str, float]:
+def coco_stats(truth: dict, people: Detections, use_area: bool = True, fast: bool = False) -> dict[str, float]:
     """{"body/AP": ..., ..., "whole/ARl": ...} for people that went through `rescore` and `oks_nms`.
 
     Args:
         truth: parsed COCO-WholeBody json.
         people: any `Detections`.
         use_area: the annotated area; False takes 0.53 x the box (UBody has no segmentation areas).
+        fast: judge with faster-coco-eval, same numbers in a third of the time.
 
     "hands" is the plain mean of left and right: the published "hand" figures combine both hands, the published code
     never does, so this convention is an assumption. A stat without any ground truth is -1, as COCO prints it.
     """
     stats: dict[str, float] = {}
     for part, columns in WHOLE.items():
-        values = _part_stats(truth, people, columns, use_area)
+        values = _part_stats(truth, people, columns, use_area, fast)
         stats |= {f"{part}/{name}": float(value) for name, value in zip(STATS, values, strict=True)}
     for name in STATS:
         left, right = stats[f"left_hand/{name}"], stats[f"right_hand/{name}"]
@@ -115,12 +116,22 @@ def coco_stats(truth: dict, people: Detections, use_area: bool = True) -> dict[s
     return stats
 
 
-def _part_stats(truth: dict, people: Detections, columns: slice, use_area: bool) -> np.ndarray:
+def _judge_classes(fast: bool) -> tuple[type, type]:
     try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
+        if fast:
+            from faster_coco_eval import COCO
+            from faster_coco_eval import COCOeval_faster as COCOeval
+        else:
+            from pycocotools.coco import COCO
+            from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise ImportError('judging needs pycocotools: pip install "dwpose-torch[train]"') from error
+        wanted = "faster-coco-eval" if fast else '"dwpose-torch[train]"'
+        raise ImportError(f"judging needs another package: pip install {wanted}") from error
+    return COCO, COCOeval
+
+
+def _part_stats(truth: dict, people: Detections, columns: slice, use_area: bool, fast: bool) -> np.ndarray:
+    COCO, COCOeval = _judge_classes(fast)
     annotations = []
     for annotation in truth["annotations"]:
         points = whole_body_keypoints(annotation)[columns]
@@ -167,7 +178,7 @@ def _part_stats(truth: dict, people: Detections, columns: slice, use_area: bool)
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    return judge.stats
+    return np.asarray(judge.stats[: len(STATS)])
 
 
 def read_results(path: str | Path, truth: dict) -> Detections:

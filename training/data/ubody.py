@@ -8,8 +8,8 @@ splits/intra_scene_test_list.npy. Writes images/<scene>/<video>/000010.jpg and p
 val_annotations.json in COCO-WholeBody form.
 
 The original cuts every video at 30 frames per second into PNGs and then trains on the images whose id is a multiple of
-ten; only those are extracted here, as JPEG: a tenth of the frames at a fraction of the bytes. A video is finished when its
-folder exists under its final name, so an interrupted run continues with the next one.
+ten; only those are extracted here, as JPEG: a tenth of the frames at a fraction of the bytes. A video is finished when
+its folder exists under its final name, so an interrupted run continues with the next one.
 """
 
 from __future__ import annotations
