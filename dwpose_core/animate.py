@@ -29,7 +29,7 @@ from .preprocessor import DWposeDetector
 from .regions import crop_square, part_boxes, steady_boxes
 from .render import Style, render
 from .skeleton import HAND_EDGES, OPENPOSE_BODY, OPENPOSE_COLORS, OPENPOSE_LIMBS
-from .tracking import OneEuro, Steady
+from .tracking import Steady, smooth
 from .video import Frame, VideoReader, people_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def prepare_animation(
     style: str | Style = WAN_STYLE,
     people: int | None = 1,
     select: str = "largest",
-    steadiness: float = 0.15,
+    steadiness: float = 0.05,
     batch_size: int = 8,
     progress: bool = True,
 ) -> Animation:
@@ -104,7 +104,8 @@ def prepare_animation(
         style: "wan-animate", or a style of `render.render` for other pipelines (VACE: "dwpose").
         people: how many, of those seen longest; None takes everyone. Wan-Animate animates one.
         select: which ones: "largest", "centre", "score" or "left", see `edit.select_tracks`.
-        steadiness: seconds over which the path of the face crop is averaged.
+        steadiness: seconds over which the path of the face crop is averaged (standard deviation). With much more than
+            the default a head that moves fast leaves its crop.
         batch_size: frames per call of the detector.
         progress: show bars.
 
@@ -126,13 +127,14 @@ def prepare_animation(
     def detect(images: Sequence[np.ndarray]) -> list[People]:
         return detector.detect(list(images), batch_size=batch_size)
 
-    found = people_of(_bar(clip, clip.count, "finding people", progress), detect, Steady(euro=OneEuro()), batch_size)
+    found = people_of(_bar(clip, clip.count, "finding people", progress), detect, Steady(), batch_size)
     frames = [everyone for _, everyone in found]
     if not any(map(len, frames)):
         raise ValueError("nobody was found in this video; try options=Options(detector_threshold=...) below 0.3")
     most = max(map(len, frames)) * len(frames)
     actors = edit.select_tracks(frames, select, count=people or most)
 
+    # Keypoints before the filter that follows: its lag is little for a pose, but much for a small face that moves fast.
     faces = [_face_box(person[:1], threshold) for person in actors]
     if any(np.isfinite(face).all() for face in faces):
         paths = steady_boxes(np.stack(faces), _FACE_PADDING, steadiness * clip.fps)
@@ -142,6 +144,7 @@ def prepare_animation(
         warnings.warn("no face is seen in this video: the face video is black", stacklevel=2)
         face_video = [Image.new("RGB", (FACE_SIZE, FACE_SIZE)) for _ in frames]
 
+    actors = smooth(actors, float(clip.fps))
     if reference is None:
         size = fit_size(frames[0].image_size, max_pixels)
         actors = [_place(person, size, stretch=True) for person in actors]

@@ -51,7 +51,11 @@ def steady_boxes(boxes: np.ndarray, padding: float, steadiness: float) -> np.nda
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     centers = np.stack([np.interp(frames, frames[known], centers[known, axis]) for axis in (0, 1)], axis=1)
     if steadiness > 0 and len(boxes) > 1:
-        weights = np.exp(-0.5 * np.square((frames[:, None] - frames) / steadiness))
+        distance = frames - frames[:, None]
+        weights = np.exp(-0.5 * np.square(distance / steadiness))
+        # A line is fitted to the neighbours, not a constant: else the ends of a moving path would be drawn inwards.
+        first, second = ((weights * distance**n).sum(axis=1, keepdims=True) for n in (1, 2))
+        weights *= second - distance * first
         centers = (weights / weights.sum(axis=1, keepdims=True)) @ centers
     sides = (boxes[known, 2:] - boxes[known, :2]).max(axis=1)
     side = max(8, round(float(np.percentile(sides, 95)) * (1 + 2 * padding)))
