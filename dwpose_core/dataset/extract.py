@@ -118,7 +118,7 @@ class Plan:
             return [json.loads(file.readline()) for _ in range(self.size(number))]
 
 
-def make_plan(config: Config, storage: Storage) -> Plan:
+def make_plan(config: Config, storage: Storage, rank: int = 0) -> Plan:
     """List the inputs, once: a plan that is there already is kept.
 
     Raises:
@@ -135,7 +135,7 @@ def make_plan(config: Config, storage: Storage) -> Plan:
             )
     if found and storage.size("_dwpose/plan.json") is not None:
         return Plan(storage)
-    scratch = storage.scratch("plan")
+    scratch = storage.scratch(f"plan{rank}")
     try:
         starts, count, position = [], 0, 0
         with open(scratch / "plan.jsonl", "wb") as file:
@@ -479,7 +479,7 @@ class _ShardWriter:
             "files": {name: os.path.getsize(path) for name, path in files.items()},
         }
         self._storage.put(files)
-        self._storage.write(f"_dwpose/shards/{self._name}_stats.json", json.dumps(stats).encode())
+        self._storage.write(f"_dwpose/shards/{self._name}_stats.json", json.dumps(stats).encode(), self._name)
         self.discard()
 
     def discard(self) -> None:

@@ -37,6 +37,7 @@ def run_on_ray(
     except ImportError as error:
         raise ImportError('--engine ray needs Ray: pip install "dwpose-torch[ray]"') from error
     storage = Storage(config.out)
+    storage.clear_scratch({"plan0", "end0"})
     plan = make_plan(config, storage)
     storage.clear_scratch({f"{shard:05d}" for shard in range(plan.shards)})
     pending = [shard for shard in range(plan.shards) if not is_done(storage, shard)]

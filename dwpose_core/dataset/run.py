@@ -110,7 +110,8 @@ def run(
         TooManyFailures. RuntimeError: when a worker process died; what is finished stays, the next run goes on.
     """
     storage = Storage(config.out)
-    plan = make_plan(config, storage)
+    storage.clear_scratch({f"plan{rank}", f"end{rank}"})
+    plan = make_plan(config, storage, rank)
     mine = range(rank, plan.shards, world)
     storage.clear_scratch({f"{shard:05d}" for shard in mine})
     pending = [shard for shard in mine if not is_done(storage, shard)]
@@ -139,7 +140,7 @@ def run(
                 worker.close()
     finally:
         progress.close()
-    finish(config, storage, plan)
+    finish(config, storage, plan, rank)
     summary = summarise(storage, plan, mine, time.perf_counter() - start)
     if log == "json":
         progress.emit("finished", ok=summary.ok, people=summary.people, shards=summary.done)
@@ -206,11 +207,11 @@ def _work(config: Config, machine: Machine, shards: list[int], messages: Any) ->
         messages.put(f"{machine.device}: {type(error).__name__}: {error}")
 
 
-def finish(config: Config, storage: Storage, plan: Plan) -> None:
+def finish(config: Config, storage: Storage, plan: Plan, rank: int = 0) -> None:
     """What can only be written when every shard of every rank is done: whoever comes last does it."""
     if config.output_format == "imagefolder" and all(is_done(storage, shard) for shard in range(plan.shards)):
         parts = (storage.read(f"_dwpose/metadata/{shard:05d}.jsonl") for shard in range(plan.shards))
-        storage.write("metadata.jsonl", b"".join(parts))
+        storage.write("metadata.jsonl", b"".join(parts), f"end{rank}")
 
 
 def summarise(storage: Storage, plan: Plan, shards: range, seconds: float = 0.0) -> Summary:

@@ -168,7 +168,7 @@ def write_page(stats: Stats, count: int = 12) -> str:
         tiles="".join(tiles) or "<p>no stored keypoints to draw from</p>",
         failures=f"<h2>Failures</h2><table>{failed}</table>" if failed else "",
     )
-    stats.storage.write("_dwpose/stats.html", page.encode())
+    stats.storage.write("_dwpose/stats.html", page.encode(), "stats")
     return f"{stats.storage.root}/_dwpose/stats.html"
 
 

@@ -84,7 +84,7 @@ class Storage:
         return Path(tempfile.mkdtemp(prefix=f"dwpose-{name}-"))
 
     def clear_scratch(self, names: set[str]) -> None:
-        """Remove what killed runs left of these shards."""
+        """Remove what killed runs left in the scratch folders of these names."""
         if self.local:
             for entry in self.names("_dwpose/tmp"):
                 if entry.rsplit("-", 1)[0] in names:
@@ -108,9 +108,9 @@ class Storage:
         for name, file in files.items():
             os.replace(file, self.path(name))
 
-    def write(self, name: str, data: bytes) -> None:
-        """A small file, whole or not at all."""
-        folder = self.scratch("file")
+    def write(self, name: str, data: bytes, owner: str) -> None:
+        """A small file, whole or not at all; `owner` is the name of its scratch folder."""
+        folder = self.scratch(owner)
         try:
             (folder / "data").write_bytes(data)
             self.put({name: folder / "data"})
