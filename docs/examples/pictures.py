@@ -2,9 +2,10 @@
 
 python docs/examples/pictures.py ASSETS
 
-ASSETS is the folder of body assets that `training.synthetic` renders people from. A rendered person has exact keypoints:
-they stand in for the networks, so the pictures show drawing, sizes and crops, and not how good any weights are. What is
-shown is what the examples hand to their pipelines, each of which is replaced by something that only takes it down.
+ASSETS is the folder of body assets that `training.synthetic` renders people from. A rendered person has exact
+keypoints, which stand in for the networks: the pictures show drawing, sizes and crops, and not how good any weights
+are. What is shown is what the examples hand to their pipelines, each of which is replaced by something that only takes
+it down.
 """
 
 import sys
