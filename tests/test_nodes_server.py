@@ -1,0 +1,183 @@
+"""The shipped graphs in a real ComfyUI server on the CPU.
+
+Runs where COMFY_SRC names a ComfyUI checkout and COMFY_PYTHON a Python with its requirements. The graphs with a
+ControlNet need checkpoints of gigabytes; of those the server checks everything up to the missing files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+LOCAL = [name for name in NAMES if "ControlNet" not in name]
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.slow,
+    pytest.mark.skipif("COMFY_SRC" not in os.environ, reason="COMFY_SRC names no ComfyUI checkout"),
+]
+
+
+class Server:
+    def __init__(self, home: Path):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.home = home
+        for name in ("models", "custom_nodes", "input/pictures", "output", "temp", "user"):
+            (home / name).mkdir(parents=True)
+        os.symlink(ROOT, home / "custom_nodes" / "dwpose-pack")
+        command = [os.environ.get("COMFY_PYTHON", "python"), str(Path(os.environ["COMFY_SRC"]) / "main.py"), "--cpu"]
+        command += ["--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(home)]
+        command += ["--database-url", f"sqlite:///{home}/comfyui.db", "--disable-auto-launch"]
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(home / "pyc"), "HF_HUB_OFFLINE": "1"}
+        self.log = home / "server.log"
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        for _ in range(480):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended:\n{self.log.read_text()[-3000:]}")
+            try:
+                self.info = self.get("/object_info")
+                return
+            except urllib.error.URLError:
+                time.sleep(0.5)
+        raise RuntimeError("the server did not come up in 240 s")
+
+    def get(self, path: str):
+        return json.loads(self.read(path))
+
+    def read(self, path: str) -> bytes:
+        with OPENER.open(self.url + urllib.parse.quote(path), timeout=60) as answer:
+            return answer.read()
+
+    def post(self, path: str, data: dict) -> dict:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        with OPENER.open(request, timeout=60) as answer:
+            body = answer.read()
+            return json.loads(body) if body else {}
+
+    def start(self, prompt: dict) -> str:
+        return self.post("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex})["prompt_id"]
+
+    def finish(self, prompt_id: str, seconds: float = 300) -> dict:
+        end = time.time() + seconds
+        while time.time() < end:
+            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+            if entry and entry["status"].get("status_str"):
+                return entry
+            time.sleep(0.05)
+        raise TimeoutError(prompt_id)
+
+    def run(self, prompt: dict) -> dict:
+        entry = self.finish(self.start(prompt))
+        assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
+        return entry
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    running = Server(tmp_path_factory.mktemp("comfy"))
+    inputs = running.home / "input"
+    photo = cv2.imread(str(ROOT / "docs" / "images" / "astronaut.jpg"))
+    cv2.imwrite(str(inputs / "example.png"), photo)
+    for number in range(2):
+        cv2.imwrite(str(inputs / "pictures" / f"{number}.png"), photo[: 400 + 50 * number])
+    for name, frames in (("input.mp4", 8), ("long.mp4", 300)):
+        writer = cv2.VideoWriter(str(inputs / name), cv2.VideoWriter_fourcc(*"mp4v"), 12, (320, 320))
+        for shift in range(frames):
+            writer.write(cv2.resize(np.roll(photo, shift, axis=1), (320, 320)))
+        writer.release()
+    yield running
+    running.process.terminate()
+    running.process.wait(30)
+    shutil.rmtree(running.home)
+
+
+def prompt(name: str) -> dict:
+    return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
+
+
+def cached(entry: dict) -> list[str]:
+    return sorted(
+        key for kind, data in entry["status"]["messages"] if kind == "execution_cached" for key in data["nodes"]
+    )
+
+
+@pytest.mark.parametrize("name", [*LOCAL, "DWPose 9 - Original graph"])
+def test_graph_runs_to_the_end(server, name):
+    entry = server.run(prompt(name))
+    saving = [key for key, node in prompt(name).items() if node["class_type"].startswith(("Save", "DWPoseSave"))]
+    assert saving and all(entry["outputs"][key] for key in saving)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(LOCAL)))
+def test_controlnet_graph_lacks_nothing_but_its_checkpoints(server, name):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        server.start(prompt(name))
+    errors = json.loads(refused.value.read())["node_errors"]
+    inputs = [error["extra_info"]["input_name"] for node in errors.values() for error in node["errors"]]
+    assert set(inputs) == {"ckpt_name", "control_net_name"}
+
+
+def test_everything_beside_the_code_is_served(server):
+    (folder,) = [name for name in server.get("/workflow_templates") if "dwpose" in name]
+    assert sorted(server.get("/workflow_templates")[folder]) == NAMES
+    for name in NAMES:
+        assert server.get(f"/api/workflow_templates/{folder}/{name}.json")["nodes"]
+        assert server.read(f"/api/workflow_templates/{folder}/{name}.jpg")
+    own = [name for name in server.info if name.startswith("DWPose")]
+    for name in own:
+        assert b"## Inputs" in server.read(f"/extensions/{folder}/docs/{name}.md")
+    texts = server.get("/i18n")
+    assert all(set(own) <= set(texts[language]["nodeDefs"]) for language in ("en", "zh", "de", "ru"))
+
+
+def test_a_cached_run_does_nothing_and_a_changed_widget_only_what_follows(server):
+    graph = prompt("DWPose 1 - Image to pose map")
+    server.run(graph)
+    assert cached(server.run(graph)) == sorted(graph)
+    graph["5"]["inputs"]["opacity"] = 0.31
+    assert cached(server.run(graph)) == ["1", "2", "3", "4"]
+
+
+def test_interrupt_stops_a_long_run_within_two_seconds(server):
+    graph = prompt("DWPose 2 - Video to pose video")
+    graph["2"]["inputs"]["file"] = "long.mp4"
+    prompt_id = server.start(graph)
+    time.sleep(6)
+    assert len(server.get("/queue")["queue_running"]) == 1
+    start = time.time()
+    server.post("/interrupt", {})
+    entry = server.finish(prompt_id)
+    assert time.time() - start < 2
+    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+def test_free_lets_go_and_the_next_run_loads_again(server):
+    for name in ("DWPose 1 - Image to pose map", "DWPose 9 - Migrated from controlnet_aux"):
+        server.run(prompt(name))
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(2)
+    for name in ("DWPose 1 - Image to pose map", "DWPose 9 - Migrated from controlnet_aux"):
+        assert cached(server.run(prompt(name))) == []
+    assert server.process.poll() is None
