@@ -66,6 +66,7 @@ def run_on_ray(
                     raise TooManyFailures(f"stopped after {progress.failed} failures (--max-failures {max_failures})")
         finally:
             progress.close()
+    storage.clear_scratch({f"{shard:05d}" for shard in pending})  # of workers and nodes that were lost
     finish(config, storage, plan)
     summary = summarise(storage, plan, range(plan.shards))
     if log == "json":
