@@ -90,12 +90,13 @@ def find(
     where_to_look = {"cache_dir": cache_dir, "local_files_only": local_files_only}
     name, folder = str(pose), Path(pose).expanduser()
     published = name in {entry.repo for entry in catalogue.ENTRIES}
+    parts = ("pose", "detector") if detector == "auto" else ("pose",)
     if folder.is_dir():
         folder /= subfolder or ""
-        saved = _open(partial(_from_folder, folder), variant, f"the folder {folder}")
-    elif _is_repository(name) and not published:
+        saved = _open(partial(_from_folder, folder), parts, variant, f"the folder {folder}")
+    elif _is_repository(name) and not folder.is_file() and not published:
         fetch = partial(_from_hub, name, subfolder=subfolder, revision=revision, token=token, **where_to_look)
-        saved = _open(fetch, variant, f"the repository {name}")
+        saved = _open(fetch, parts, variant, f"the repository {name}")
     else:
         pose_file = _find_file(DEFAULT_POSE if published else pose, DEFAULT_POSE, where_to_look)
         return Sources(pose_file, _find_file(detector, DEFAULT_DETECTOR, where_to_look))
@@ -220,8 +221,8 @@ def _is_repository(name: str) -> bool:
     return len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~") and not name.endswith(SUFFIXES)
 
 
-def _open(fetch: Callable[[str], Path | None], variant: str | None, place: str) -> Sources:
-    """What a saved folder holds. `fetch` gives the path of a file in it, or None where there is none."""
+def _open(fetch: Callable[[str], Path | None], parts: tuple[str, ...], variant: str | None, place: str) -> Sources:
+    """What a saved folder holds of `parts`. `fetch` gives the path of a file in it, or None where there is none."""
     path = fetch(CONFIG_NAME)
     try:
         config = json.loads(path.read_text()) if path else {}
@@ -233,9 +234,9 @@ def _open(fetch: Callable[[str], Path | None], variant: str | None, place: str) 
             f"leave the name out; single weight files are given by their path"
         )
     files: dict[str, Path | None] = {}
-    for part in ("pose", "detector"):
+    for part in parts:
         name = config.get(part)
-        found = name and (fetch(_with_variant(name, variant)) if variant else fetch(name))
+        found = name and fetch(_with_variant(name, variant))
         if name and variant and not found:
             # Pipelines hand one variant to all of their components.
             warnings.warn(f"{place} has no variant {variant!r} of {name}; taking {name} itself", stacklevel=4)
@@ -252,7 +253,7 @@ def _open(fetch: Callable[[str], Path | None], variant: str | None, place: str) 
             f"{place} was written by dwpose-torch {config.get('_dwpose_version')} with options this version "
             f"({__version__}) does not know: {error}. Pass options=Options(...) in a newer version"
         ) from error
-    return Sources(files["pose"], files["detector"], options)
+    return Sources(files["pose"], files.get("detector"), options)
 
 
 def _from_folder(folder: Path, filename: str) -> Path | None:

@@ -375,6 +375,9 @@ def test_from_a_hub_repository(networks, tmp_path, monkeypatch):
     assert same_weights(found.pose, networks.pose)
     files = ("config.json", "pose.safetensors", "detector.safetensors")
     assert asked == [("me/pose", name, "x", "v1", "t") for name in files]
+    asked.clear()
+    assert DWposeDetector.from_pretrained("me/pose", None, device="cpu").detector is None
+    assert [name for _, name, *_ in asked] == ["config.json", "pose.safetensors"]
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"repository me/pose holds no config\.json"):
         DWposeDetector.from_pretrained("me/pose")
