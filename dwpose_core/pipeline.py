@@ -92,7 +92,10 @@ def estimate_people(
         guessed = boxes is None and detector is None
         if options.refine or (options.refine is None and guessed):
             tight = [(_keypoint_boxes(person, options), person.box_score) for person in people]
-            people = find_keypoints(chunk, tight, pose, options)
+            people = [
+                _better(first, second)
+                for first, second in zip(people, find_keypoints(chunk, tight, pose, options), strict=True)
+            ]
         if guessed:
             people = [person[_visible(person, options).sum(axis=1) >= MIN_VISIBLE] for person in people]
         results += people
@@ -170,11 +173,26 @@ def _visible(people: People, options: Options) -> np.ndarray:
     return people.score >= options.keypoint_threshold
 
 
+def _better(first: People, second: People) -> People:
+    """Of two passes over the same people, each person's surer one: a second look at a wrong box can be worse."""
+    take = second.score.mean(axis=1) >= first.score.mean(axis=1)
+
+    def pick(name: str) -> np.ndarray:
+        a, b = getattr(first, name), getattr(second, name)
+        return np.where(take.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+
+    return replace(first, **{name: pick(name) for name in ("xy", "score", "box", "visibility")})
+
+
 def _keypoint_boxes(people: People, options: Options) -> np.ndarray:
-    """The box of each person's visible keypoints, padded and cut to the image; the old box where too few are seen."""
+    """The box of each person's keypoints, padded and cut to the image; the old box where too few are seen.
+
+    Points of half the threshold count, too: in a loose first box limbs are less sure than the face, and a box of the
+    face alone would lose them for good.
+    """
     boxes = people.box.copy()
     height, width = people.image_size
-    for i, visible in enumerate(_visible(people, options)):
+    for i, visible in enumerate(people.score >= options.keypoint_threshold / 2):
         if visible.sum() < MIN_VISIBLE:
             continue
         points = people.xy[i, visible]

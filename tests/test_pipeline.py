@@ -141,6 +141,19 @@ def test_two_passes_tighten_the_box():
     np.testing.assert_allclose(twice.box[0, 2:] - twice.box[0, :2], np.minimum(padded, [100, 200]), rtol=1e-5)
 
 
+def test_a_worse_second_pass_is_dropped():
+    class Wavering(FigurePose):
+        def __call__(self, crops):
+            x, y = super().__call__(crops)
+            self.score *= 0.5  # less sure of every later look
+            return x, y
+
+    image = np.zeros((200, 100, 3), np.uint8)
+    (people,) = estimate_people([image], Wavering(), None)
+    np.testing.assert_allclose(people.box, [[0, 0, 100, 200]])
+    assert people.score.min() == 1.0
+
+
 def test_max_people_keeps_the_first_boxes(debug):
     boxes = [np.array([[0, 0, 40, 40], [10, 10, 60, 60], [20, 20, 80, 80]])]
     (people,) = estimate_people([np.zeros((90, 90, 3), np.uint8)], debug, None, boxes, Options(max_people=2))
