@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dwpose_core import animate
@@ -118,6 +119,20 @@ def test_lists_of_frames():
     # 200 x 160 becomes 320 x 256: everything times 1.6, here at the first frame, which no filter has touched.
     np.testing.assert_allclose(made.people[0].xy, figure(center=(60, 80)).xy * 1.6, atol=1e-3)
     assert made.inputs().keys() == {"pose_video", "face_video", "height", "width"}
+
+
+def test_every_kind_of_frames_gives_the_same():
+    frames = film(4)
+    kinds = (
+        [Image.fromarray(frame) for frame in frames],
+        np.stack(frames),
+        torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2),
+        torch.from_numpy(np.stack(frames)) / 255,
+    )
+    made = [prepare_animation(kind, Watcher(walk(4)), max_pixels=64 * 64, progress=False) for kind in (frames, *kinds)]
+    for other in made[1:]:
+        for videos in zip(made[0].pose_video + made[0].face_video, other.pose_video + other.face_video, strict=True):
+            np.testing.assert_array_equal(*map(np.array, videos))
 
 
 @pytest.mark.parametrize(
