@@ -100,9 +100,9 @@ def assert_same_run(a: Path, b: Path) -> None:
 @pytest.mark.slow
 def test_debug_learns_eight_people_by_heart(tmp_path):
     """The stated error: 0.6 pixels of the 64 x 64 crop on average over all 133 keypoints; and a high AP."""
-    started = time.perf_counter()
+    started = time.process_time()  # not the clock on the wall: CI machines are busy
     train_pose.main(["debug", "--out", str(tmp_path)])
-    assert time.perf_counter() - started < 60
+    assert time.process_time() - started < 60
     folder = tmp_path / "debug"
     source = DataSource(str(folder / "toy" / "annotations.json"), str(folder / "toy"))
     samples = WholeBodyDataset((source,), (64, 64), NO_AUGMENT)
