@@ -3,10 +3,10 @@
     python benchmarks/bench_extract.py speed --out benchmarks/results/extract_speed.json
     python benchmarks/bench_extract.py memory --images 20000 --out benchmarks/results/extract_memory.json
 
-speed: real photographs' size, random weights (same arithmetic as trained ones), two people in every image; everything
+speed: photographs of real size, random weights (same arithmetic as trained ones), two people in every image; everything
 from reading JPEG to finished tar shards, against the same batches through the same two networks with nothing around
-them, on the same threads, in turn. 1.00 would mean that only the networks cost time. On a machine that is busy otherwise the
-ratio of CPU seconds says more than that of wall seconds.
+them, on the same threads, in turn. 1.00 would mean that only the networks cost time. On a machine that is busy
+otherwise the ratio of CPU seconds says more than that of wall seconds.
 
 memory: resident memory of the process and its workers, sampled while small images go through the debug network, so that
 every buffer of the machinery turns over as often as possible.

@@ -69,8 +69,8 @@ def test_killed_and_continued_is_the_same_as_never_killed(tmp_path, output_forma
         assert started.wait(120)
         return process
 
-    begin = time.perf_counter()
     whole = start(tmp_path / "whole")
+    begin = time.perf_counter()
     whole.join()
     seconds = time.perf_counter() - begin
     assert whole.exitcode == 1  # two broken pictures
@@ -82,7 +82,7 @@ def test_killed_and_continued_is_the_same_as_never_killed(tmp_path, output_forma
         round_number += 1
         while True:
             process = start(out)
-            process.join(rng.uniform(0, 0.5 * seconds) if kills < KILLS else None)
+            process.join(rng.uniform(0.1, 0.8) * seconds if kills < KILLS else None)
             if process.exitcode is None:
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()

@@ -19,7 +19,7 @@ from .extract import SCORE_BINS, Plan
 from .sinks import read_keypoint_rows
 from .storage import Storage
 
-_TILE = 260  # pixels, the long side of a sample picture on the page
+_TILE = 220  # pixels, the height of a sample picture on the page; half as much again is the most in width
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ def samples(stats: Stats, count: int) -> list[tuple[str, np.ndarray]]:
 
 def _sample(item: dict, people: People, stats: Stats) -> np.ndarray:
     height, width = people.image_size
-    factor = _TILE / max(height, width)
+    factor = min(_TILE / height, 1.5 * _TILE / width)
     size = max(1, round(height * factor)), max(1, round(width * factor))
-    style = {**stats.config["style"], "thickness": 0.6}
+    style = {**stats.config["style"], "thickness": 0.4}
     pose_map = render(people, size, **style)
     table = stats.config["input_format"] in ("parquet", "dataset")
     photo = None if table else decode(Task(item, short_side=2 * _TILE)).image
@@ -191,7 +191,8 @@ body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 118
   background: #f6f7f9 }}
 h1 {{ font-size: 1.4rem; margin: 0 }} h2 {{ font-size: 1.05rem; margin: 2rem 0 .6rem }}
 p {{ color: #5b6475; margin: .2rem 0; overflow-wrap: anywhere }}
-.cards, .charts, .tiles {{ display: flex; flex-wrap: wrap; gap: .8rem }}
+.cards, .charts, .tiles {{ display: flex; flex-wrap: wrap; gap: .8rem; align-items: start }}
+.charts {{ margin-top: .8rem }} .charts h2 {{ margin: .2rem 0 .6rem }}
 .cards div, .charts div, figure {{ background: #fff; border-radius: 8px; padding: .7rem 1rem;
   box-shadow: 0 1px 3px #0002 }}
 .cards div {{ color: #5b6475; min-width: 7rem }} .cards b {{ display: block; font-size: 1.5rem; color: #1c2330 }}
