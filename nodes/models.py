@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,10 +83,10 @@ def resolve(kind: str, name: str) -> tuple[Path | None, str]:
         return None, ""
     if name != AUTO:
         path = find_file(name)
-        return (path, "") if path else (_fetch(catalogue.find(name, kind)), "")
+        return (path, "") if path else _fetch(catalogue.find(name, kind))
     entry = catalogue.find(DEFAULTS[kind], kind)
     try:
-        return _fetch(entry), ""
+        return _fetch(entry)
     except download.WeightsUnavailable as error:
         reason = str(error)
     others = [known for known in _files(kind) if "_nas_" not in known]
@@ -99,14 +100,26 @@ def resolve(kind: str, name: str) -> tuple[Path | None, str]:
     return path, f"Using the small starter model {STARTER}, which is rough. {reason}"
 
 
-def _fetch(entry: catalogue.WeightEntry) -> Path:
+def _fetch(entry: catalogue.WeightEntry) -> tuple[Path, str]:
+    """The file of a catalogue entry and a remark: from ComfyUI's folders, else downloaded and checked."""
     from ..dwpose_core.models import download
 
     path = find_file(entry.filename)
     if path is not None:
-        return path
-    home = folder_paths.get_folder_paths(POSE_FOLDER if entry.kind == "pose" else DETECTOR_FOLDER)[0]
-    return download.fetch(entry, cache_dir=None if entry.repo is None else home)
+        if entry.sha256 is None or download.digest(path) == entry.sha256:
+            return path, ""
+        # A file put there by hand may be another edition on purpose, but nobody should take it for the published one.
+        return path, f"{path.name} is not the published file (its sha256 differs); using it as it is."
+    if entry.repo is None:
+        return download.fetch(entry), ""
+    home = Path(folder_paths.get_folder_paths(POSE_FOLDER if entry.kind == "pose" else DETECTOR_FOLDER)[0])
+    path = download.fetch(entry, cache_dir=home)
+    cache = home / f"models--{entry.repo.replace('/', '--')}"
+    if cache in path.parents:  # out of the hub's tree of links, to where a user would look for it
+        os.replace(path.resolve(), home / entry.filename)
+        shutil.rmtree(cache)
+        path = home / entry.filename
+    return path, ""
 
 
 @dataclasses.dataclass(eq=False)

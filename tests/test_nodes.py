@@ -149,6 +149,51 @@ def test_loader_finds_files_and_names_what_is_missing(comfy):
         run(comfy, "DWPoseLoader", pose="dw-debug.safetensors", detector="none", backend="onnxruntime")
 
 
+def test_auto_takes_what_is_there_and_says_so(comfy, monkeypatch):
+    models = sys.modules[f"{comfy.package.__name__}.nodes.models"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path, note = models.resolve("pose", "auto")
+    assert path == comfy.pose_file and "dwpose-l-384 is not available" in note
+    named = comfy.home / "models" / "dwpose" / "dw-ll_ucoco_384.onnx"
+    named.write_bytes(b"something else")
+    try:
+        path, note = models.resolve("pose", "auto")
+        assert path == named and "not the published file" in note
+    finally:
+        named.unlink()
+    comfy.pose_file.rename(comfy.home / "away")
+    try:
+        path, note = models.resolve("pose", "auto")
+        assert path.name == "dwpose-nano.safetensors" and "starter model" in note
+    finally:
+        (comfy.home / "away").rename(comfy.pose_file)
+    assert models.resolve("detector", "none") == (None, "")
+
+
+def test_downloads_end_up_as_plain_files(comfy, monkeypatch):
+    models = sys.modules[f"{comfy.package.__name__}.nodes.models"]
+    download = sys.modules[f"{comfy.package.__name__}.dwpose_core.models.download"]
+    home = comfy.home / "models" / "detection"
+
+    def fetch(entry, cache_dir):
+        """What the hub's cache looks like: a blob, and a link to it."""
+        blob = cache_dir / "models--yzd-v--DWPose" / "blobs" / "abc"
+        link = cache_dir / "models--yzd-v--DWPose" / "snapshots" / "1" / entry.filename
+        for path in (blob, link):
+            path.parent.mkdir(parents=True)
+        blob.write_bytes(b"weights")
+        link.symlink_to(blob)
+        return link
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    path, note = models.resolve("detector", "yolox-l")
+    try:
+        assert path == home / "yolox_l.onnx" and path.read_bytes() == b"weights" and not path.is_symlink()
+        assert not (home / "models--yzd-v--DWPose").exists() and not note
+    finally:
+        path.unlink()
+
+
 @pytest.fixture(scope="module")
 def model(comfy):
     return run(comfy, "DWPoseLoader", pose="dw-debug.safetensors", detector="yolox_nano.safetensors")[0]
