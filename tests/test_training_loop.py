@@ -169,7 +169,10 @@ def test_two_processes_equal_one_with_the_joint_batch(toy, tmp_path, stage, batc
     # AdamW turns a gradient of rounding noise into a full step, so the rate decides how fast rounding grows.
     shared_flags = ["--max-steps", "8", "--lr", "1e-3", "--accumulate", str(accumulate), *more]
     main(arguments(toy, tmp_path / "one", "--batch-size", str(2 * batch), *shared_flags))
-    in_two_processes(main, arguments(toy, tmp_path / "two", "--batch-size", str(batch), *shared_flags))
+    argv = arguments(toy, tmp_path / "two", "--batch-size", str(batch), *shared_flags)
+    if stage == "pose":  # with an interruption: resuming restores every process
+        in_two_processes(main, [*argv, "--max-steps", "5"])
+    in_two_processes(main, argv)
     one, two = (losses(tmp_path / folder / name) for folder in ("one", "two"))
     assert one.keys() == two.keys() and len(one) == 8
     for step in one:

@@ -87,6 +87,8 @@ def predict(
     progress: bool = True,
 ) -> tuple[metric.Detections, np.ndarray]:
     """Keypoints of every box, this process's share of images gathered with everybody else's, and box scores (D,)."""
+    if not len(crops):
+        raise ValueError("there is no box in any image of the annotations: do boxes and annotations belong together?")
     mine = torch.utils.data.Subset(crops, range(process.rank, len(crops), process.world))
     loader = DataLoader(mine, batch_size=None, num_workers=workers)
     columns: list[list] = [[], [], [], [], [], []]
