@@ -1,6 +1,6 @@
 """Training crops per second from 640 x 480 and 1920 x 1080 JPEGs, augmented as for the 256 x 192 networks.
 
-    python benchmarks/bench_training_data.py --workers 2 --json benchmarks/results/training_data.json
+    python -m benchmarks.bench_training_data --workers 2 --json benchmarks/results/training_data.json
 
 Pictures are drawn (smooth noise with a figure, JPEG quality 90); decoding cost depends on their size, not on what they
 show. The loader is the real one: `WholeBodyDataset` behind a PyTorch DataLoader, batches of 64 arriving in the main

@@ -1,7 +1,7 @@
 """Training speed of a configuration: images per second and the share of the time spent waiting for data.
 
-    python benchmarks/bench_training_step.py rtmpose-l --batch-size 256 --precision bf16 --workers 12 --json out.json
-    torchrun --nproc-per-node 8 benchmarks/bench_training_step.py rtmpose-l --batch-size 256 --precision bf16
+    python -m benchmarks.bench_training_step rtmpose-l --batch-size 256 --precision bf16 --workers 12 --json out.json
+    torchrun --nproc-per-node 8 -m benchmarks.bench_training_step rtmpose-l --batch-size 256 --precision bf16
 
 Runs the real recipe, with its data loading and augmentation, on drawn 640 x 480 JPEGs. The first 40 steps (start-up,
 autotuning, compilation) do not count. Any flag of the recipe can follow.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from bench_training_data import photographs
+from benchmarks.bench_training_data import photographs
 from training import train_pose
 
 WARM_UP = 40

@@ -1,10 +1,10 @@
 """Does DWPose's distillation help? Baseline, stage 1, stage 1 + 2 at equal student steps, on synthetic people.
 
-    python benchmarks/distillation.py prepare --pool POOL --out DIR      crops of training.synthetic.pool -> COCO form
-    python benchmarks/distillation.py pretrain --out DIR          the students' common start
-    python benchmarks/distillation.py teacher --out DIR
-    python benchmarks/distillation.py seed --seed 0 --out DIR            all variants of one seed; repeat with 1, 2, ...
-    python benchmarks/distillation.py report --out DIR --json benchmarks/results/distillation.json
+    python -m benchmarks.distillation prepare --pool POOL --out DIR      crops of training.synthetic.pool -> COCO form
+    python -m benchmarks.distillation pretrain --out DIR          the students' common start
+    python -m benchmarks.distillation teacher --out DIR
+    python -m benchmarks.distillation seed --seed 0 --out DIR            all variants of one seed; repeat with 1, 2, ...
+    python -m benchmarks.distillation report --out DIR --json benchmarks/results/distillation.json
 
 POOL holds train, plain and hard (held-out people, centred and as messy as the training crops). The networks are small
 enough for CPUs: (H, W) = 96 x 64, stride 16, so the last map is 6 x 4; everything else is the product's own code.
