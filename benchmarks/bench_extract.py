@@ -6,7 +6,8 @@
 speed: photographs of real size, random weights (same arithmetic as trained ones), two people in every image; everything
 from reading JPEG to finished tar shards, against the same batches through the same two networks with nothing around
 them, on the same threads, in turn. 1.00 would mean that only the networks cost time. On a machine that is busy
-otherwise the ratio of CPU seconds says more than that of wall seconds.
+otherwise the ratio of CPU seconds says more than that of wall seconds; it counts this process only, so take
+--decoders 0 for it, which decodes and encodes in threads.
 
 memory: resident memory of the process and its workers, sampled while small images go through the debug network, so that
 every buffer of the machinery turns over as often as possible.
@@ -242,7 +243,10 @@ def plot(rows: list[tuple[int, float]], path: str) -> None:
     """Resident memory over images done, drawn with OpenCV: no plotting library is asked for."""
     width, height, left, bottom, right, top = 1000, 420, 90, 60, 30, 50
     canvas = np.full((height, width, 3), 255, np.uint8)
-    most, high = max(n for n, _ in rows), 1.25 * max(mib for _, mib in rows)
+    # Round numbers on both axes, four steps each.
+    most, high = (
+        -(-value // step) * step for value, step in ((rows[-1][0], 400), (1.1 * max(m for _, m in rows), 200))
+    )
 
     def at(n: float, mib: float) -> tuple[int, int]:
         return (
@@ -257,7 +261,7 @@ def plot(rows: list[tuple[int, float]], path: str) -> None:
         y = at(0, high * step / 4)[1]
         cv2.line(canvas, (left, y), (width - right, y), (230, 226, 222), 1)
         write(f"{high * step / 4:5.0f} MiB", 10, y + 5)
-        write(f"{most * step // 4}", at(most * step / 4, 0)[0] - 22, height - 32)
+        write(f"{most * step // 4:6.0f}", at(most * step / 4, 0)[0] - 28, height - 32)
     points = np.array([at(n, mib) for n, mib in rows], np.int32)
     cv2.polylines(canvas, [points], False, (61, 111, 224), 2, cv2.LINE_AA)
     write("dwpose extract: resident memory of all processes over images done", left, 30, 0.55)
