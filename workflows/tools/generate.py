@@ -16,6 +16,23 @@ from pathlib import Path
 from graph import Graph
 
 HOME = Path(__file__).resolve().parents[1]
+DOWNLOADS = {
+    "v1-5-pruned-emaonly-fp16.safetensors": {
+        "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
+        "v1-5-pruned-emaonly-fp16.safetensors",
+        "directory": "checkpoints",
+    },
+    "control_v11p_sd15_openpose_fp16.safetensors": {
+        "url": "https://huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/"
+        "control_v11p_sd15_openpose_fp16.safetensors",
+        "directory": "controlnet",
+    },
+    "sd_xl_base_1.0.safetensors": {
+        "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/"
+        "sd_xl_base_1.0.safetensors",
+        "directory": "checkpoints",
+    },
+}
 NEGATIVE = "lowres, bad anatomy, extra limbs, blurry"
 
 
@@ -193,7 +210,8 @@ GRAPHS = {
     "DWPose 4 - ControlNet SDXL xinsir": (
         controlnet_sdxl_xinsir,
         "A new picture in the pose of an old one, with SDXL and xinsir's openpose ControlNet, which wants thicker "
-        "sticks (style `xinsir`).\nThe map gets the size of the latent.",
+        "sticks (style `xinsir`).\nThe map gets the size of the latent. The ControlNet is `diffusion_pytorch_model` of "
+        "xinsir/controlnet-openpose-sdxl-1.0 on Hugging Face, renamed.",
     ),
     "DWPose 5 - Edit and re-render JSON": (
         edit_json,
@@ -241,7 +259,7 @@ def main() -> None:
         object_info = json.load(answer)
     (HOME / "api").mkdir(exist_ok=True)
     for name, (build, note) in GRAPHS.items():
-        graph = Graph(object_info, note)
+        graph = Graph(object_info, note, DOWNLOADS)
         build(graph)
         shown = graph.ui()
         shown["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, name))

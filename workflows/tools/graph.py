@@ -15,9 +15,11 @@ PICTURES = {"LoadImage", "PreviewImage", "SaveImage", "LoadVideo", "SaveVideo", 
 class Graph:
     """Nodes in the order they are added; `node` returns a handle whose items are output slots."""
 
-    def __init__(self, object_info: dict, note: str):
+    def __init__(self, object_info: dict, note: str, downloads: dict[str, dict] | None = None):
+        """`downloads` says where files that widgets name come from: {"url", "directory"}; the browser offers them."""
         self.info = object_info
         self.note = note
+        self.downloads = downloads or {}
         self.nodes: list[tuple[str, str, dict, str | None]] = []
 
     def node(self, class_type: str, title: str | None = None, **inputs: Any) -> Slots:
@@ -113,6 +115,9 @@ class Graph:
                 "properties": {"Node name for S&R": class_type},
                 "widgets_values": widgets,
             }
+            files = [value for value in inputs.values() if isinstance(value, str) and value in self.downloads]
+            if files:
+                node["properties"]["models"] = [{"name": name, **self.downloads[name]} for name in files]
             if title:
                 node["title"] = title
             nodes.append(node)
