@@ -9,10 +9,9 @@
 POOL holds train, plain and hard (held-out people, centred and as messy as the training crops). The networks are small
 enough for CPUs: (H, W) = 96 x 64, stride 16, so the last map is 6 x 4; everything else is the product's own code.
 
-The original starts from backbones pre-trained on heat maps and trains for millions of pictures. Within 20,000 pictures
-our baseline with a random head did not leave the mean pose, on a backbone pre-trained that way or not. So all students
-of all seeds start from one network that learned heat maps and labels together for 720 steps; the optimiser is fresh
-and steps are counted from there.
+The original starts from backbones pre-trained on heat maps and trains for millions of pictures. Here a student with a
+random head on such a backbone was still at the mean pose after 16,000. So all students of all seeds start from one
+network that learned heat maps and labels together for 720 steps; the optimiser is fresh and steps count from there.
 
 Settings are those of the published configs where the size allows. What differs: clipping at norm 1.0 everywhere (the
 published baselines are unclipped, which is not like for like); the feature weight is multiplied by 61440 / 3072, the
