@@ -34,7 +34,8 @@ import torch
 from PIL import Image
 
 from dwpose_core.backends import TorchRunner
-from dwpose_core.dataset.extract import Config, ExtractWorker, Machine, make_plan
+from dwpose_core.dataset.extract import ExtractWorker, Machine
+from dwpose_core.dataset.plan import Config, make_plan
 from dwpose_core.dataset.storage import Storage
 from dwpose_core.models import create_detector, create_model
 from dwpose_core.preprocessor import DWposeDetector

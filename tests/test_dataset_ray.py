@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dwpose_core.dataset.extract import Config, Machine
+from dwpose_core.dataset.extract import Machine
+from dwpose_core.dataset.plan import Config
 from dwpose_core.dataset.run import run
 
 from .dataset_tools import make_photos, make_weights, tree

@@ -80,7 +80,7 @@ def add_commands(command, add_networks, add_drawing) -> None:
 def config_from(args: argparse.Namespace):
     """`extract.Config` of the parsed options."""
     from ..commands import _drawing, _parse_size
-    from .extract import Config
+    from .plan import Config
     from .sources import detect_format
 
     input_format = detect_format(args.source) if args.input_format == "auto" else args.input_format
@@ -119,7 +119,8 @@ def config_from(args: argparse.Namespace):
 
 
 def extract(args: argparse.Namespace) -> int:
-    from .extract import Machine, make_plan
+    from .extract import Machine
+    from .plan import make_plan
     from .run import TooManyFailures, failures, rank_and_world, remove_output, run, summarise
     from .storage import Storage
 
@@ -176,7 +177,7 @@ def _dry_run(config) -> int:
     import itertools
 
     from . import sources
-    from .extract import Plan, is_done
+    from .plan import Plan, is_done
     from .storage import Storage
 
     storage = Storage(config.out)

@@ -1,12 +1,7 @@
-"""The plan and the worker: numbered shards of a frozen list, each one finished whole or not at all.
+"""The worker: shards through the networks, with every stage ahead of the next.
 
 A shard is always worked through from its first item in the same chunks, so an interrupted run that is continued writes
-the same bytes as one that was not. The order of things on the disk is: outputs, report, `_stats.json`. A shard counts
-as done when its stats are there and every file they name has the size they name.
-
-    OUT/_dwpose/config.json, plan.jsonl, plan.json      what is being done
-    OUT/_dwpose/shards/00000_report.jsonl               a row for every item: ok, or failed and why
-    OUT/_dwpose/shards/00000_stats.json                 counts, histograms, files; written last
+the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -15,12 +10,10 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,58 +23,10 @@ from ..pipeline import Options, estimate_people
 from ..stages import prefetch, run_ahead
 from . import sinks, sources
 from .decode import Decoded, Drawing, Task, decode, encode, start_worker
+from .plan import Config, Plan, is_done
+from .shard import ShardWriter
 from .sinks import Row
 from .storage import Storage
-
-SCORE_BINS = 20  # of the score histogram, 0.05 wide; the last one holds everything from 0.95 up
-
-
-@dataclass(frozen=True)
-class Config:
-    """All that decides about the output's bytes; stored with it, and compared when a run is continued."""
-
-    source: str
-    out: str
-    input_format: str  # one of sources.FORMATS
-    output_format: str = "files"  # one of sinks.OUTPUT_FORMATS
-    keypoints: tuple[str, ...] = ("jsonl",)  # of sinks.KEYPOINT_SUFFIXES
-    samples_per_shard: int = 10_000
-    limit: int | None = None
-    image_column: str = "image"
-    text_column: str = "text"
-    detect_resolution: int | None = None  # short side that images are shrunk to before the networks
-    pose: str = "auto"
-    detector: str | None = "auto"
-    dtype: str | None = None
-    backend: str = "torch"
-    options: dict[str, Any] = field(default_factory=dict)  # of pipeline.Options
-    style: dict[str, Any] = field(default_factory=dict)  # keywords of render.render
-    draw_size: int | tuple[int, int] | None = None
-    map_format: str = "png"
-    overlay: bool = False  # videos only
-    steady: dict[str, Any] | None = field(default_factory=dict)  # videos only; None is every frame by itself
-
-    def __post_init__(self) -> None:
-        if self.output_format not in sinks.OUTPUT_FORMATS:
-            raise ValueError(
-                f"unknown output format {self.output_format!r}; choose one of {', '.join(sinks.OUTPUT_FORMATS)}"
-            )
-        if unknown := set(self.keypoints) - set(sinks.KEYPOINT_SUFFIXES):
-            raise ValueError(
-                f"unknown keypoint format {min(unknown)!r}; choose from {', '.join(sinks.KEYPOINT_SUFFIXES)}"
-            )
-        if self.samples_per_shard < 1 or (self.limit is not None and self.limit < 1):
-            raise ValueError("samples per shard and limit must be at least 1")
-        if self.map_format not in ("png", "webp"):
-            raise ValueError(f"maps are written as png or webp, not {self.map_format!r}")
-        if self.input_format == "video" and self.output_format not in ("files", "dummy"):
-            raise ValueError("videos are written as files: a pose .mp4 for each")
-        for name in ("keypoints", "draw_size"):  # JSON has no tuples
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-
-    def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -94,86 +39,6 @@ class Machine:
     offline: bool = False
     decoders: int = 2  # processes that decode and encode; 0 is threads of this process
     streams: int | None = None  # chunks in the networks at the same time; None is 2 on a GPU, one per core on the CPU
-
-
-class Plan:
-    """The frozen list of inputs: made once, read by every rank, untouched by files that appear later."""
-
-    def __init__(self, storage: Storage):
-        self._storage = storage
-        about = json.loads(storage.read("_dwpose/plan.json"))
-        self.items, self.samples_per_shard = about["items"], about["samples_per_shard"]
-        self._starts = about["starts"]  # byte offset of each shard's first line
-
-    @property
-    def shards(self) -> int:
-        return len(self._starts)
-
-    def size(self, shard: int) -> int:
-        return min(self.samples_per_shard, self.items - shard * self.samples_per_shard)
-
-    def shard(self, number: int) -> list[dict[str, Any]]:
-        with self._storage.open("_dwpose/plan.jsonl") as file:
-            file.seek(self._starts[number])
-            return [json.loads(file.readline()) for _ in range(self.size(number))]
-
-
-def make_plan(config: Config, storage: Storage, rank: int = 0) -> Plan:
-    """List the inputs, once: a plan that is there already is kept.
-
-    Raises:
-        ValueError: when there is nothing to do, or the folder holds the output of another command.
-    """
-    found = storage.size("_dwpose/config.json") is not None and json.loads(storage.read("_dwpose/config.json"))
-    if found:
-        mine = config.to_json()
-        changed = [name for name in mine if mine[name] != found.get(name) and name != "out"]
-        if changed:
-            raise ValueError(
-                f"{config.out} was begun with other options ({', '.join(changed)}); "
-                f"continue with the same ones, start over with --overwrite, or choose another --out"
-            )
-    if found and storage.size("_dwpose/plan.json") is not None:
-        return Plan(storage)
-    scratch = storage.scratch(f"plan{rank}")
-    try:
-        starts, count, position = [], 0, 0
-        with open(scratch / "plan.jsonl", "wb") as file:
-            listing = sources.items(
-                config.source,
-                config.input_format,
-                skip=config.out if storage.local else "",
-                image_column=config.image_column,
-                text_column=config.text_column,
-            )
-            for item in listing:
-                if count % config.samples_per_shard == 0:
-                    starts.append(position)
-                position += file.write(sinks.json_lines([item]))
-                count += 1
-                if count == config.limit:
-                    break
-        if not count:
-            raise ValueError(f"nothing to read at {config.source} as {config.input_format}")
-        about = {"items": count, "samples_per_shard": config.samples_per_shard, "starts": starts}
-        (scratch / "plan.json").write_text(json.dumps(about))
-        (scratch / "config.json").write_text(json.dumps(config.to_json(), indent=1))
-        storage.put({f"_dwpose/{name}": scratch / name for name in ("plan.jsonl", "plan.json", "config.json")})
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return Plan(storage)
-
-
-def is_done(storage: Storage, shard: int) -> bool:
-    """Whether a shard is finished and nothing of it is missing or cut short."""
-    name = f"_dwpose/shards/{shard:05d}_stats.json"
-    if storage.size(name) is None:
-        return False
-    try:
-        stats = json.loads(storage.read(name))
-    except ValueError:
-        return False
-    return all(storage.size(file) == size for file, size in stats["files"].items())
 
 
 class ExtractWorker:
@@ -229,12 +94,12 @@ class ExtractWorker:
     def run(self, shards: Iterable[int]) -> None:
         """Work through these shards, the stages of one overlapping with those of the next."""
         rows = self._video_rows(shards) if self.config.input_format == "video" else self._image_rows(shards)
-        writer: _ShardWriter | None = None
+        writer: ShardWriter | None = None
         try:
             with closing(rows):
                 for shard, row, extra in rows:
                     if writer is None:
-                        writer = _ShardWriter(self.config, self._storage, self._plan, shard)
+                        writer = ShardWriter(self.config, self._storage, self._plan, shard)
                     writer.add(row, extra)
                     self._on_row(row)
                     if writer.complete:
@@ -407,80 +272,3 @@ def _settle(people: People, size: tuple[int, int], source: str) -> People:
         image_size=size,
         source=source,
     )
-
-
-class Tally:
-    """Counts of a shard: people per image (or frame), and how their scores are spread."""
-
-    def __init__(self) -> None:
-        self.people_per_image: Counter[int] = Counter()
-        self.scores = np.zeros(SCORE_BINS, np.int64)
-
-    def add(self, people: People) -> None:
-        self.people_per_image[len(people)] += 1
-        bins = np.clip(people.score * SCORE_BINS, 0, SCORE_BINS - 1).astype(int)
-        self.scores += np.bincount(bins.ravel(), minlength=SCORE_BINS)
-
-    def merge(self, other: Tally) -> None:
-        self.people_per_image += other.people_per_image
-        self.scores += other.scores
-
-    @property
-    def people(self) -> int:
-        return sum(number * count for number, count in self.people_per_image.items())
-
-
-class _ShardWriter:
-    """Collects the rows of one shard, then publishes everything about it."""
-
-    def __init__(self, config: Config, storage: Storage, plan: Plan, shard: int):
-        self._storage, self._shard, self._name = storage, shard, f"{shard:05d}"
-        self._size = plan.size(shard)
-        self._folder = storage.scratch(self._name)
-        video = config.input_format == "video"  # its files are made as it is read; nothing is collected here
-        suffix = f".{config.map_format}"
-        self._sink = sinks.open_sink(
-            "dummy" if video else config.output_format, self._folder, shard, plan.shards, suffix
-        )
-        self._keypoints = sinks.KeypointFiles(() if video else config.keypoints, self._folder, self._name)
-        self._report: list[dict] = []
-        self._files: dict[str, Path] = {}
-        self._tally = Tally()
-        self._failed = 0
-
-    def add(self, row: Row, extra: dict) -> None:
-        self._report.append(row.report() | extra.get("report", {}))
-        self._files |= extra.get("files", {})
-        self._failed += row.people is None
-        if "tally" in extra:
-            self._tally.merge(extra["tally"])
-        elif row.people is not None:
-            self._tally.add(row.people)
-            self._sink.add(row)
-            self._keypoints.add(row)
-
-    @property
-    def complete(self) -> bool:
-        return len(self._report) == self._size
-
-    def finish(self, description: str) -> None:
-        files = self._files | self._sink.finish() | self._keypoints.finish()
-        report = self._folder / "report"
-        report.write_bytes(sinks.json_lines(self._report))
-        files[f"_dwpose/shards/{self._name}_report.jsonl"] = report
-        stats = {
-            "shard": self._shard,
-            "ok": self._size - self._failed,
-            "failed": self._failed,
-            "people": self._tally.people,
-            "people_per_image": {str(n): count for n, count in sorted(self._tally.people_per_image.items())},
-            "score_histogram": self._tally.scores.tolist(),
-            "networks": description,
-            "files": {name: os.path.getsize(path) for name, path in files.items()},
-        }
-        self._storage.put(files)
-        self._storage.write(f"_dwpose/shards/{self._name}_stats.json", json.dumps(stats).encode(), self._name)
-        self.discard()
-
-    def discard(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from .extract import Config, ExtractWorker, Machine, is_done, make_plan
+from .extract import ExtractWorker, Machine
+from .plan import Config, is_done, make_plan
 from .run import Progress, Summary, TooManyFailures, finish, summarise
 from .storage import Storage
 

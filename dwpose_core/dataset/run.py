@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .extract import Config, ExtractWorker, Machine, Plan, is_done, make_plan
+from .extract import ExtractWorker, Machine
+from .plan import Config, Plan, is_done, make_plan
 from .sinks import Row
 from .storage import Storage
 

@@ -15,7 +15,8 @@ import numpy as np
 from ..people import People
 from ..render import overlay, render
 from .decode import Task, decode
-from .extract import SCORE_BINS, Plan
+from .plan import Plan
+from .shard import SCORE_BINS
 from .sinks import read_keypoint_rows
 from .storage import Storage
 

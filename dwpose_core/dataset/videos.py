@@ -12,12 +12,13 @@ from ..people import People
 from ..tracking import GapFiller, OneEuro, Steady
 from ..video import pose_video
 from .decode import draw_size
+from .shard import Tally
 from .sinks import KeypointLines, Row
 from .storage import is_url, open_input
 
 if TYPE_CHECKING:
     from ..preprocessor import DWposeDetector
-    from .extract import Config
+    from .plan import Config
 
 
 def steady_of(settings: dict[str, Any] | None) -> Steady | None:
@@ -33,9 +34,7 @@ def steady_of(settings: dict[str, Any] | None) -> Steady | None:
 def extract_video(
     item: dict[str, Any], index: int, config: Config, detector: DWposeDetector, folder: Path
 ) -> tuple[Row, dict[str, Any]]:
-    """The row of one video, and for `_ShardWriter`: finished files by output name, its tally, its report fields."""
-    from .extract import Tally
-
+    """The row of one video, and for `ShardWriter`: finished files by output name, its tally, its report fields."""
     key, tally, stored = item["key"], Tally(), []
     files: dict[str, Path] = {}
 
