@@ -381,3 +381,30 @@ def test_json_log_lines(weights, photos, tmp_path, capsys):
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (last["event"], last["done"], last["total"], last["failed"], last["ok"]) == ("finished", 14, 14, 2, 12)
     assert {"images_per_s", "people_per_s", "eta_s", "device"} <= set(last)
+
+
+def test_a_picture_the_networks_fail_on_costs_only_itself(extract, photos, monkeypatch):
+    from dwpose_core.dataset import extract as module
+
+    real = module.estimate_people
+
+    def fails_on_one(images, *args, **kwargs):
+        if any(image.shape[:2] == (66, 82) for image in images):  # picture 2
+            raise RuntimeError("out of memory\nat some address")
+        return real(images, *args, **kwargs)
+
+    monkeypatch.setattr(module, "estimate_people", fails_on_one)
+    code, out = extract(photos)
+    assert code == 1
+    failed = {row["key"]: row["message"] for row in reports(out) if row["status"] == "failed"}
+    assert failed["a/002"] == "networks failed: out of memory"
+    assert len(failed) == 3
+
+
+def test_other_networks_than_those_of_the_finished_shards_are_refused(extract, photos, capsys):
+    _, out = extract(photos, "--samples-per-shard", 5)
+    stats = out / "_dwpose" / "shards" / "00000_stats.json"
+    stats.write_text(stats.read_text().replace("debug (torch", "dwpose-l (torch"))
+    (out / "_dwpose" / "shards" / "00001_stats.json").unlink()
+    assert extract(photos, "--samples-per-shard", 5)[0] == 2
+    assert "begun with dwpose-l" in capsys.readouterr().err

@@ -48,6 +48,9 @@ class ExtractWorker:
         config: see `Config`, or its `to_json()`.
         machine: see `Machine`, or a dict of its fields.
         on_row: called with every finished Row, for progress.
+
+    Raises:
+        ValueError: when finished shards were made by other networks; and as `DWposeDetector.from_pretrained`.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class ExtractWorker:
         # Before the networks: a process that is started later would inherit their threads and their GPU.
         self._pool = self._exit.enter_context(self._start_pool())
         self._detector = self._load()
+        self._check_networks()
 
     def close(self) -> None:
         self._exit.close()
@@ -138,6 +142,21 @@ class ExtractWorker:
             local_files_only=machine.offline,
             options=self._options,
         )
+
+    def _check_networks(self) -> None:
+        """ "auto" may find other weights than last time: better no output than a mixture."""
+        names = (name for name in self._storage.names("_dwpose/shards") if name.endswith("_stats.json"))
+        for name in names:
+            shard = int(name.split("_")[0])
+            if is_done(self._storage, shard):
+                before = json.loads(self._storage.read(f"_dwpose/shards/{name}"))["networks"]
+                if before != self.description:
+                    self.close()
+                    raise ValueError(
+                        f"{self.config.out} was begun with {before}, now it would be {self.description}; "
+                        f"name the networks with --pose and --detector, or start over with --overwrite"
+                    )
+                return
 
     def _image_rows(self, shards: Iterable[int]) -> Iterator[tuple[int, Row, dict]]:
         """decode (processes) -> networks (threads) -> draw and encode (processes), each ahead of the next."""
