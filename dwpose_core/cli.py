@@ -129,9 +129,10 @@ def _add_render(command) -> None:
         dwpose render pose.json -o pose.png
         dwpose render pose.json -o pose.png --draw-size 1024x1536 --style xinsir
         dwpose render clip.json -o frames/
+        dwpose render poses/ -o thick/ --thickness 2                  poses/ is from `dwpose extract`
         """,
     )
-    sub.add_argument("keypoints", help="OpenPose JSON of any dialect, or .npz written by us")
+    sub.add_argument("keypoints", help="OpenPose JSON of any dialect, .npz written by us, or the output of extract")
     sub.add_argument("-o", "--out", required=True, help="the map; with several frames a folder for <frame>.png")
     sub.add_argument("--image-size", metavar="WxH", help="size the keypoints refer to, where the JSON does not say")
     _add_drawing(sub)
