@@ -30,7 +30,8 @@ from .tracking import Steady
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif")
 
 # Audio that an mp4 may carry as it is (registered for ISO base media, known to FFmpeg's muxer); other becomes AAC.
-_MP4_AUDIO = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")
+# Names are those of FFmpeg's decoders.
+_MP4_AUDIO = ("aac", "mp3", "mp3float", "ac3", "eac3", "opus", "libopus", "alac", "flac")
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class _AudioCopy:
         self._target = target
         self._as_is = stream.codec_context.name in _MP4_AUDIO
         if self._as_is:
-            self._out = target.add_stream_from_template(stream)
+            self._out = target.add_stream_from_template(stream, opaque=True)
         else:
             layout = "mono" if stream.layout.nb_channels == 1 else "stereo"
             self._out = target.add_stream("aac", rate=stream.rate, layout=layout)

@@ -119,7 +119,10 @@ def test_rotation_flags_are_obeyed(tmp_path, angle):
     assert all_frames(copy_film(source, tmp_path / "out.mp4"))[0].image.shape == expected.shape
 
 
-@pytest.mark.parametrize(("audio", "suffix", "kept"), [("aac", ".mp4", "aac"), ("pcm_s16le", ".mkv", "aac")])
+@pytest.mark.parametrize(
+    ("audio", "suffix", "kept"),
+    [("aac", ".mp4", "aac"), ("libmp3lame", ".mkv", "mp3float"), ("pcm_s16le", ".mkv", "aac")],
+)
 @pytest.mark.parametrize("start", [0, 2])
 def test_sound_is_kept_on_request(tmp_path, audio, suffix, kept, start):
     source = make_film(tmp_path / f"in{suffix}", count=50, audio=audio, start=start)
