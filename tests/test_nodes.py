@@ -646,12 +646,12 @@ def test_locales_name_every_node_and_input(comfy, language):
         schema, text = node.define_schema(), texts[node_id]
         assert text["display_name"] and text["description"]
         assert set(text["inputs"]) == {item.id for item in schema.inputs}
-        assert all(entry["name"] for entry in text["inputs"].values())
+        assert all(entry["name"] and entry["tooltip"] for entry in text["inputs"].values())
         assert list(text["outputs"]) == [str(number) for number in range(len(schema.outputs))]
         if language == "en":
             assert text["display_name"] == schema.display_name and text["description"] == schema.description
             assert {i.id: i.options["tooltip"] for i in schema.inputs} == {
-                name: entry.get("tooltip") for name, entry in text["inputs"].items()
+                name: entry["tooltip"] for name, entry in text["inputs"].items()
             }
 
 
