@@ -15,7 +15,7 @@ SEEN = 0.3  # score from which a point counts as seen; the original DWPose draws
 
 # Fewer seen points than this say where a part is, but not how large.
 _MIN_POINTS = 4
-# Half the width of a limb, and how far the outline goes beyond face and hand points, in torso lengths.
+# Half the width of a limb in torso lengths; a head is as wide as its two lines to the ears are thick.
 _LIMB = {"arm": 0.11, "leg": 0.15, "head": 0.22}
 
 

@@ -22,8 +22,8 @@ class DWPoseLoader(io.ComfyNode):
                     "pose",
                     options=models.choices("pose"),
                     default=models.AUTO,
-                    tooltip="Pose network. auto: dwpose-l-384 if it is there or can be downloaded, else another file that "
-                    "is there, else the small starter model of this pack. Files go into models/dwpose.",
+                    tooltip="Pose network. auto: dwpose-l-384 if it is there or can be downloaded, else another file "
+                    "that is there, else the small starter model of this pack. Files go into models/dwpose.",
                 ),
                 io.Combo.Input(
                     "detector",

@@ -2,7 +2,7 @@
 
     python workflows/tools/generate.py --url http://127.0.0.1:8188
 
-The server must run this pack; `object_info.json` in the tests is an excerpt of what it says about core nodes.
+The server must run this pack; tests/comfy_core_nodes.json is an excerpt of what it says about ComfyUI's own nodes.
 """
 
 from __future__ import annotations
