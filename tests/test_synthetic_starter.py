@@ -72,7 +72,7 @@ def test_heatmap_loss_is_lowest_at_the_truth():
 
 def test_weights_by_visibility():
     visible = torch.tensor([[OUTSIDE] * 133, [HIDDEN] * 133, [VISIBLE] * 133])
-    weight, absent = loss_weights(visible)
+    weight, absent = loss_weights(visible, 0.15)
     assert (weight[0] == 0).all() and (absent[1:] == 0).all() and (absent[0] > 0).all()
     assert (weight[1] < weight[2]).all() and (weight[1] > 0).all()
     assert weight[2, PARTS["body"]].unique().tolist() == [2.0]

@@ -15,7 +15,6 @@ from .synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 
 # Legend: N crops, K keypoints, H and W of the input.
 
-ABSENT_WEIGHT = 0.15  # of flat rows, relative to a seen keypoint of the same part
 LABEL_MARGIN = 64  # bins beyond either border that have a label row of their own
 # Loss weight of a seen keypoint. The body decides what the picture says; faces have four times as many points.
 PART_WEIGHTS = {"body": 2.0, "foot": 1.0, "face": 0.35, "left_hand": 0.5, "right_hand": 0.5}
@@ -89,7 +88,7 @@ def heatmap_loss(maps: torch.Tensor, points: torch.Tensor, weight: torch.Tensor,
     return -((rows * target_y).sum(-1) * weight).sum() / weight.sum()
 
 
-def loss_weights(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_weights(visible: torch.Tensor, absent: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (N, K) of present keypoints and of flat rows. Hidden body joints are taught in full, other parts less."""
     part = torch.empty(NUM_KEYPOINTS)
     for name, value in PART_WEIGHTS.items():
@@ -97,4 +96,4 @@ def loss_weights(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     hidden = torch.full((NUM_KEYPOINTS,), 0.5)
     hidden[PARTS["body"]] = 0.8
     seen = (visible == VISIBLE).float() + (visible == HIDDEN).float() * hidden
-    return part * seen, part * ABSENT_WEIGHT * (visible == OUTSIDE).float()
+    return part * seen, part * absent * (visible == OUTSIDE).float()

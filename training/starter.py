@@ -9,7 +9,7 @@ Stages whose result exists are skipped, so an interrupted run goes on at the las
 What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
   SimCC alone hardly leaves the mean pose within the first ten thousand pictures.
-* Two phases: strongly disturbed crops, among them whole photographs as boxes, then milder ones.
+* Three phases: strongly disturbed crops, among them whole photographs as boxes; milder ones; many without a person.
 * A keypoint outside the crop is taught a flat row, with a small weight. Its maximum, the score, is then near 0 instead
   of being whatever an untaught row gives; this is what makes the score usable as a visibility.
 * Processes instead of threads: each of `--workers` processes trains on its own batches with one thread and gradients
@@ -39,7 +39,7 @@ from dwpose_core.skeleton import FLIP_INDICES, PARTS
 from .objectives import normalize
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
 from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
-from .synthetic.composite import MILD, STRONG
+from .synthetic.composite import MILD, QUIET, STRONG
 from .synthetic.generate import generate
 from .synthetic.labels import OUTSIDE, VISIBLE
 from .synthetic.objects import generate_objects
@@ -57,17 +57,23 @@ HELD_OUT = 600  # people nobody trains on
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training on one pool, with the heat-map aid for its first `aid` steps."""
+    """A stretch of training on one pool, with the heat-map aid for its first `aid` steps.
+
+    `absent` is the weight of flat rows relative to a seen keypoint of the same part.
+    """
 
     pool: str
     steps: int
     aid: int
+    absent: float
     schedule: Schedule
 
 
 PHASES = (
-    Phase("strong", 6500, 4680, Schedule(2e-3, warmup=200, cosine_start=3250, cosine_end=13000, final=0.01)),
-    Phase("mild", 3400, 0, Schedule(1.5e-3, warmup=100, cosine_start=400, cosine_end=3400, final=0.01)),
+    Phase("strong", 6500, 4680, 0.15, Schedule(2e-3, warmup=200, cosine_start=3250, cosine_end=13000, final=0.01)),
+    Phase("mild", 3400, 0, 0.15, Schedule(1.5e-3, warmup=100, cosine_start=400, cosine_end=3400, final=0.01)),
+    # A fifth of these pictures is empty. Without them scores told hidden from seen, but not somebody from nobody.
+    Phase("quiet", 900, 0, 0.3, Schedule(6e-4, warmup=50, cosine_start=100, cosine_end=900, final=0.01)),
 )
 
 
@@ -178,7 +184,7 @@ def train(rank: int, workers: int, number: int, pools: Path, out: Path, seed: in
         for group in optimizer.param_groups:
             group["lr"] = phase.schedule.at(step)
         images, points, visible = draw_batch(pool, size, rng)
-        weight, absent = loss_weights(visible)
+        weight, absent = loss_weights(visible, phase.absent)
         with torch.autocast("cpu", torch.bfloat16):
             features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
             logits = net.head(features[-1])
@@ -251,6 +257,7 @@ def main() -> None:
     pools = (
         ("strong", "layers", args.crops, args.seed, STRONG),
         ("mild", "layers", args.crops * 3 // 7, args.seed + 1, MILD),
+        ("quiet", "layers", args.crops // 8, args.seed + 2, QUIET),
         ("test_strong", "held_out", HELD_OUT, args.seed, STRONG),
         ("test_plain", "held_out", HELD_OUT, args.seed, None),
     )

@@ -30,8 +30,9 @@ PHOTO_ASPECTS = (16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16)
 class Disturbance:
     """How far crops stray from a clean, centred, upright person. Shares are of all crops."""
 
-    loose: float = 0.25
-    empty: float = 0.04
+    loose: float = 0.25  # whole photographs
+    loose_empty: float = 0.0  # of all crops; part of `loose`
+    empty: float = 0.04  # of all crops; beside `loose`
     rotated: float = 0.5  # of the tight crops, by a normal angle of 20 degrees
     in_front: float = 1.0  # factor on the shares of people and things in front
     convolved: float = 0.2
@@ -39,6 +40,7 @@ class Disturbance:
 
 
 STRONG = Disturbance()
+QUIET = Disturbance(loose=0.35, loose_empty=0.14, empty=0.08, rotated=0.2, in_front=0.5, convolved=0.04, photometric=0.6)
 MILD = Disturbance(loose=0.18, empty=0.03, rotated=0.2, in_front=0.6, convolved=0.06, photometric=0.6)
 
 
@@ -180,7 +182,7 @@ def composite(
             image, _ = _something(objects, image, (0.15, 1.0), rng)
         for _ in range(rng.choice(3, p=(0.6, 0.28, 0.12))):
             image, _ = _somebody(store, image, scale, rng, 0.25)
-    if augment and disturb.loose <= kind < disturb.loose + disturb.empty:
+    if augment and (kind < disturb.loose_empty or disturb.loose <= kind < disturb.loose + disturb.empty):
         visible[:] = OUTSIDE
     else:
         person = rgba
