@@ -6,6 +6,7 @@ Exit codes: 0 all well, 1 some inputs failed (they are listed), 2 the command li
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -194,6 +195,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ndwpose: interrupted; files already written are whole", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has gone; the interpreter must not complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE, as other programs
     except (ValueError, OSError, ImportError, WeightsUnavailable) as error:
         print(f"dwpose: {error}", file=sys.stderr)
         return 2

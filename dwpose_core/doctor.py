@@ -31,17 +31,17 @@ def report(cache_dir: str | os.PathLike | None = None) -> tuple[str, list[str]]:
     """The whole report as text, and the list of problems in it."""
     problems: list[str] = []
     lines = [
-        f"dwpose-torch   {__version__}",
-        f"python         {sys.version.split()[0]} on {platform.platform()}",
-        f"torch          {torch.__version__}",
-        f"device         {_device(problems)}",
-        f"opencv         {_opencv(problems)}",
-        f"onnxruntime    {_onnxruntime(problems)}",
+        f"dwpose-torch     {__version__}",
+        f"python           {sys.version.split()[0]} on {platform.platform()}",
+        f"torch            {torch.__version__}",
+        f"device           {_device(problems)}",
+        f"opencv           {_opencv(problems)}",
+        f"onnxruntime      {_onnxruntime(problems)}",
     ]
     for name, purpose in PACKAGES.items():
         version = _version(name)
         absent = f"not installed (optional{': ' + purpose if purpose else ''})"
-        lines.append(f"{name:14s} {version or absent}")
+        lines.append(f"{name:16s} {version or absent}")
     lines += ["", *_weights(cache_dir, problems), ""]
     lines += [f"! {problem}" for problem in problems] or ["nothing to fix"]
     return "\n".join(lines), problems
@@ -101,13 +101,13 @@ def _weights(cache_dir: str | os.PathLike | None, problems: list[str]) -> list[s
     from .models import catalogue, download
 
     folder = download.cache_folder(cache_dir)
-    lines = [f"cache          {folder}"]
+    lines = [f"cache            {folder}"]
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK):
         problems.append(f"{existing} is not writable: set HF_HOME or pass --cache-dir to download weights")
     for name in ("DWPOSE_MODELS", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
         if name in os.environ:
-            lines.append(f"{name:14s} {os.environ[name]}")
+            lines.append(f"{name:16s} {os.environ[name]}")
     cached = [entry.name for entry in catalogue.ENTRIES if catalogue.cached_path(entry, cache_dir)]
-    lines.append(f"weights        {', '.join(cached) or 'none'} (see `dwpose models`)")
+    lines.append(f"weights          {', '.join(cached) or 'none'} (see `dwpose models`)")
     return lines
