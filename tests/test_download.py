@@ -250,17 +250,22 @@ def test_no_network_takes_seconds(entry, cache, monkeypatch):
         started = time.perf_counter()
         with pytest.raises(WeightsUnavailable, match="cannot be reached"):
             fetch(entry, cache)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 30  # not minutes; generous for a busy machine
 
 
 def test_dead_name_service_takes_seconds(entry, cache, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     monkeypatch.setattr(download, "CONNECT_SECONDS", 0.3)
-    monkeypatch.setattr(download.socket, "create_connection", lambda *a, **k: threading.Event().wait(60))
+
+    def hang(*_, **__):
+        threading.Event().wait(60)
+        raise OSError("no answer")
+
+    monkeypatch.setattr(download.socket, "create_connection", hang)
     started = time.perf_counter()
     with pytest.raises(WeightsUnavailable, match=r"http://hub\.invalid cannot be reached"):
         fetch(entry, cache)
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 30
 
 
 def test_offline_switch_asks_nobody(hub, entry, cache, monkeypatch):
