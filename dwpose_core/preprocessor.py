@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import ModelHubMixin
 
 from . import hub
-from .backends import TorchRunner
+from .backends import TorchRunner, pick_device
 from .geometry import check_boxes
 from .images import as_images
 from .people import People
@@ -132,6 +132,7 @@ class DWposeDetector(
         if torch_dtype is not None:
             _warn("torch_dtype is an old spelling; use dtype", 3)
             dtype = torch_dtype if dtype is None else dtype
+        device = pick_device(device)  # before a download: a device that is not here should fail at once
         found = hub.find(
             pose,
             detector,
