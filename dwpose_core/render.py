@@ -1,7 +1,8 @@
 """Draw People at any size: the pose maps ControlNets were trained on, and overlays on photographs.
 
 Every primitive is an OpenCV call with whole-number geometry, so a map drawn at 1024 is not a resized map of 512. Sizes
-and colours are those of ControlNet v1.1 (arXiv 2302.05543), which DWPose (arXiv 2307.15880) kept.
+and colours are those of ControlNet v1.1 (arXiv 2302.05543), which DWPose (arXiv 2307.15880) kept. Smooth edges are an
+option: no ControlNet was trained with them, but in a video whole pixels make slow movements stutter.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ PARTS = ("body", "hand", "face")
 
 # Further away than this (pixels of the map), a point counts as invisible: OpenCV rasterises with 16 fractional bits.
 _FAR = 2.0**20
+# Fractional bits of coordinates drawn with smooth edges: a sixteenth of a pixel is finer than 256 shades can show.
+_FINE = 4
+# OpenCV's smooth fill blends in a rim outside of the shape. With this much (in pixels / 2^4) off the radius, discs of
+# radius 3 and more have the area they should have to within 5 %.
+_RIM = 9
+# The outline of a unit circle.
+_CIRCLE = np.stack([np.cos(np.arange(60) * np.pi / 30), np.sin(np.arange(60) * np.pi / 30)], axis=1)
 
 Color = tuple[int, int, int]
 Point = tuple[int, int]
@@ -84,6 +92,7 @@ def render(
     thickness: float = 1.0,
     color_by_person: bool = False,
     background: np.ndarray | Sequence[int] | None = None,
+    antialias: bool = False,
 ) -> np.ndarray:
     """Pose map of all people of one image.
 
@@ -98,6 +107,7 @@ def render(
         thickness: multiplies all widths and radii (rounded, at least one pixel).
         color_by_person: one colour per person, by track id where there is one, instead of one per limb.
         background: RGB colour, or an (H, W, 3) uint8 RGB image, which is copied; None is black.
+        antialias: smooth edges, and places to a sixteenth of a pixel. Off, pixels are ControlNet's own.
 
     Returns:
         (H, W, 3) uint8 RGB, a new array.
@@ -114,6 +124,7 @@ def render(
     canvas = _canvas(people.image_size if size is None else size, background)
     pen = _pen(style, thickness, max(canvas.shape[:2]))
     old, new = np.float32(people.image_size[::-1]), np.float32(canvas.shape[1::-1])
+    shift = _FINE if antialias else 0
 
     def place(xy: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points on the canvas and which of them can be drawn; the others are moved to 0, 0."""
@@ -133,29 +144,29 @@ def render(
     if "body" in parts:
         xy, _, visible = openpose_body(people, threshold, strict=style.strict_body)
         body = place(xy, visible)
-        add(_draw_bone, _bones(*body, OPENPOSE_LIMBS), pen.stick, "limbs")
+        add(_draw_bone, _bones(*body, OPENPOSE_LIMBS, shift), pen.stick, "limbs")
         if feet:
             xy, score = people.part("foot")
             foot = place(xy, is_visible(xy, score, threshold))
             body_and_foot = (np.concatenate(pair, axis=1) for pair in zip(body, foot, strict=True))
-            add(_draw_bone, _bones(*body_and_foot, FOOT_EDGES), max(1, pen.stick // 2), "foot_bones")
-            add(_draw_dot, _pixels(*foot), max(1, pen.joint - 1), "foot_joints")
-        add(_draw_dot, _pixels(*body), pen.joint, "joints")
+            add(_draw_bone, _bones(*body_and_foot, FOOT_EDGES, shift), max(1, pen.stick // 2), "foot_bones")
+            add(_draw_dot, _pixels(*foot, shift), max(1, pen.joint - 1), "foot_joints")
+        add(_draw_dot, _pixels(*body, shift), pen.joint, "joints")
     if "hand" in parts:
         for side in ("left_hand", "right_hand"):
             xy, score = people.part(side)
-            hands = _pixels(*place(xy, is_visible(xy, score, threshold)), positive=True)
+            hands = _pixels(*place(xy, is_visible(xy, score, threshold)), shift, positive=True)
             add(_draw_hand, [[hand] for hand in hands], (pen.hand_line, pen.hand_joint), "hand")
     if "face" in parts:
         xy, _, visible = openpose_face(people, threshold, strict_body=style.strict_body)
         count = 70 if style.face_eyes else 68
-        faces = _pixels(*place(xy[:, :count], visible[:, :count]), positive=True)
+        faces = _pixels(*place(xy[:, :count], visible[:, :count]), shift, positive=True)
         add(_draw_dot, [face + [None] * (70 - count) for face in faces], pen.face_point, "face")
 
     turns = figures if style.person_by_person else zip(*figures, strict=True)
     for draw, shape, width, color in chain.from_iterable(turns):
         if shape is not None:
-            draw(canvas, shape, width, color)
+            draw(canvas, shape, width, color, shift)
     return canvas
 
 
@@ -265,8 +276,11 @@ def _pen(style: Style, thickness: float, longer_side: int) -> Style:
     return replace(style, **{name: max(1, round(length * thickness)) for name, length in lengths.items()})
 
 
-def _bones(xy: np.ndarray, visible: np.ndarray, edges: Sequence[tuple[int, int]]) -> list[list[tuple | None]]:
-    """Ellipse (centre x, centre y, half length, angle in degrees) of each edge of each person, None where undrawn.
+def _bones(
+    xy: np.ndarray, visible: np.ndarray, edges: Sequence[tuple[int, int]], shift: int
+) -> list[list[tuple | None]]:
+    """Ellipse (centre x, centre y, half length, angle in degrees) of each edge of each person, None where undrawn;
+    lengths in pixels / 2^shift.
 
     ControlNet truncates all four, computed in float32 (the angle in float64).
     """
@@ -275,15 +289,19 @@ def _bones(xy: np.ndarray, visible: np.ndarray, edges: Sequence[tuple[int, int]]
     delta = start - end
     half = np.sqrt(np.square(delta).sum(-1, dtype=np.float32)) / 2
     angle = np.degrees(np.arctan2(delta[..., 1].astype(np.float64), delta[..., 0]))
-    ellipses = np.concatenate([(start + end) / 2, half[..., None], angle[..., None]], axis=-1).astype(np.int64)
+    ellipses = np.concatenate([(start + end) / 2, half[..., None], angle[..., None]], axis=-1)
+    if shift:
+        ellipses[..., :3] *= 1 << shift
+    else:
+        ellipses = ellipses.astype(np.int64)
     return _where(ellipses, visible[:, first] & visible[:, second])
 
 
-def _pixels(xy: np.ndarray, visible: np.ndarray, positive: bool = False) -> list[list[tuple | None]]:
-    """Whole pixels of the points of each person, None where undrawn; positive: ControlNet skips hand and face points
-    that are not right of and below pixel 0 (the original's way to mark what is missing)."""
-    whole = xy.astype(np.int64)
-    return _where(whole, visible & (whole > 0).all(-1) if positive else visible)
+def _pixels(xy: np.ndarray, visible: np.ndarray, shift: int, positive: bool = False) -> list[list[tuple | None]]:
+    """The points of each person in whole pixels / 2^shift, None where undrawn; positive: ControlNet skips hand and
+    face points that are not right of and below pixel 0 (the original's way to mark what is missing)."""
+    whole = (xy * np.float32(1 << shift)).astype(np.int64)
+    return _where(whole, visible & (xy >= 1).all(-1) if positive else visible)
 
 
 def _where(values: np.ndarray, visible: np.ndarray) -> list[list[tuple | None]]:
@@ -293,24 +311,39 @@ def _where(values: np.ndarray, visible: np.ndarray) -> list[list[tuple | None]]:
     ]
 
 
-def _draw_bone(canvas: np.ndarray, ellipse: tuple[int, int, int, int], half_width: int, color: Color) -> None:
+def _draw_bone(canvas: np.ndarray, ellipse: tuple, half_width: int, color: Color, shift: int) -> None:
     x, y, half_length, angle = ellipse
-    cv2.fillConvexPoly(canvas, cv2.ellipse2Poly((x, y), (half_length, half_width), angle, 0, 360, 1), color)
+    if shift:
+        _fill_smooth(canvas, (x, y), (half_length, half_width << shift), angle, color)
+    else:
+        cv2.fillConvexPoly(canvas, cv2.ellipse2Poly((x, y), (half_length, half_width), angle, 0, 360, 1), color)
 
 
-def _draw_dot(canvas: np.ndarray, point: Point, radius: int, color: Color) -> None:
-    cv2.circle(canvas, point, radius, color, -1)
+def _draw_dot(canvas: np.ndarray, point: Point, radius: int, color: Color, shift: int) -> None:
+    if shift:
+        _fill_smooth(canvas, point, (radius << shift, radius << shift), 0.0, color)
+    else:
+        cv2.circle(canvas, point, radius, color, -1)
 
 
-def _draw_hand(canvas: np.ndarray, points: list[Point | None], pens: tuple[int, int], colors: tuple) -> None:
+def _fill_smooth(canvas: np.ndarray, center: tuple, axes: tuple, angle: float, color: Color) -> None:
+    """An ellipse with smooth edges; centre and half axes in pixels / 2^_FINE, angle in degrees. OpenCV's own smooth
+    circles are up to a fifth too small where they are as small as ours."""
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    x, y = (_CIRCLE * [max(axis - _RIM, 0) for axis in axes]).T
+    outline = np.stack([center[0] + x * cos - y * sin, center[1] + x * sin + y * cos], axis=1)
+    cv2.fillConvexPoly(canvas, np.rint(outline).astype(np.int32), color, cv2.LINE_AA, _FINE)
+
+
+def _draw_hand(canvas: np.ndarray, points: list[Point | None], pens: tuple, colors: tuple, shift: int) -> None:
     line, radius = pens
     fingers, joint = colors
     for (first, second), color in zip(HAND_EDGES, fingers, strict=True):
         if points[first] and points[second]:
-            cv2.line(canvas, points[first], points[second], color, line)
+            cv2.line(canvas, points[first], points[second], color, line, cv2.LINE_AA if shift else cv2.LINE_8, shift)
     for point in points:
         if point:
-            cv2.circle(canvas, point, radius, joint, -1)
+            _draw_dot(canvas, point, radius, joint, shift)
 
 
 class _Palette(NamedTuple):

@@ -249,3 +249,22 @@ def test_an_own_style():
     bright = replace(STYLES["openpose"], limb_brightness=1.0, stick=2)
     colors = set(map(tuple, render(people, style=bright, parts="body").reshape(-1, 3).tolist()))
     assert all(max(color) in (0, 255) for color in colors)
+
+
+def test_antialias_is_the_average_of_a_larger_drawing():
+    """Against the same figures drawn 16 times as large and averaged down; the plain map is further away."""
+    points = {5: (60.4, 80.6), 6: (130.7, 84.2), 7: (40.2, 150.9), 91: (50.5, 170.5), 30: (90, 40)}
+    people = with_points(figure(), points)
+    style = replace(STYLES["openpose"], stick=64, joint=64, hand_joint=64, face_point=48)
+    large = cv2.resize(render(people, (16 * 256, 16 * 192), style), (192, 256), interpolation=cv2.INTER_AREA)
+    # x of the small map is 16 x of the large one, which is the left of the 16 pixels that became one
+    truth = cv2.warpAffine(large.astype(float), np.float32([[1, 0, 0.5], [0, 1, 0.5]]), (192, 256))
+    smooth, plain = (np.abs(render(people, antialias=on) - truth).mean() for on in (True, False))
+    assert smooth < 0.5 * plain, (smooth, plain)
+
+
+def test_antialias_follows_a_sixteenth_of_a_pixel():
+    people = with_points(figure(), {5: (60.0, 80.0), 6: (130.0, 84.0)})
+    moved = replace(people, xy=people.xy + np.float32(1 / 8))
+    assert np.array_equal(render(people), render(moved))
+    assert not np.array_equal(render(people, antialias=True), render(moved, antialias=True))
