@@ -53,14 +53,16 @@ class Layer:
 class PersonGenerator:
     """Draws person `number` of `seed`, reproducibly."""
 
-    def __init__(self, assets: Path, size: tuple[int, int] = (192, 256), supersample: int = 2):
+    def __init__(
+        self, assets: Path, size: tuple[int, int] = (192, 256), supersample: int = 2, renderer: Renderer | None = None
+    ):
         self.size = size
         self.model = BodyModel(assets)
         self.poses = PoseSampler(self.model, assets)
         self.wardrobe = Wardrobe(self.model, assets)
         self.rules = KeypointRules(self.model, assets / "keypoints133.json")
         self.lights = LightSampler(assets / "hdri")
-        self.renderer = Renderer(size, supersample)
+        self.renderer = Renderer(size, supersample) if renderer is None else renderer
 
     def person(self, seed: int, number: int, framing: str | None = None) -> Layer:
         """The first usable attempt; `framing` overrides the random choice."""

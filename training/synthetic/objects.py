@@ -126,11 +126,11 @@ def assemble(kind: str, rng: np.random.Generator) -> Iterator[tuple[list[Solid],
 class ObjectGenerator:
     """Draws object `number` of `seed`, reproducibly."""
 
-    def __init__(self, assets: Path):
+    def __init__(self, assets: Path, renderer: Renderer | None = None):
         pictures = [p for p in sorted((assets / "tex").iterdir()) if p.stem.split("_")[0] in ("skin", "clothes")]
         self.pictures = pictures + sorted((assets / "backgrounds").glob("*.jpg"))
         self.lights = LightSampler(assets / "hdri")
-        self.renderer = Renderer(SIZE, supersample=2)
+        self.renderer = Renderer(SIZE, supersample=2) if renderer is None else renderer
 
     def _material(self, rng: np.random.Generator) -> Material:
         if rng.random() < 0.6:
