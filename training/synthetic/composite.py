@@ -37,6 +37,13 @@ class Disturbance:
     in_front: float = 1.0  # factor on the shares of people and things in front
     convolved: float = 0.2
     photometric: float = 1.0  # factor on the strength of exposure, contrast, gamma and colour
+    # What benchmarks/realism.py leaves out, one at a time.
+    scenery: bool = True  # photographs, panoramas, rooms and clutter; plain colours otherwise
+    people: bool = True  # others, behind and in front
+    things: bool = True  # objects and plain shapes, behind and in front
+    light: bool = True  # shadow, texture, exposure, contrast, gamma, colour
+    camera: bool = True  # low resolution, blur, noise
+    jpeg: bool = True
 
 
 STRONG = Disturbance()
@@ -176,14 +183,15 @@ def composite(
         matrix = _tight(layer_size, size, disturb.rotated, rng) if augment else _tight(layer_size, size, 0.0, None)
     scale = np.hypot(matrix[0, 0], matrix[0, 1])
     points = store.keypoints[index] @ matrix[:, :2].T + matrix[:, 2]
-    image = backgrounds.sample(size, rng).astype(np.float32)
+    backdrop = backgrounds.plain if augment and not disturb.scenery else backgrounds.sample
+    image = backdrop(size, rng).astype(np.float32)
     over = np.zeros(image.shape[:2], np.float32)
     if augment:
         if rng.random() < 0.5:
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 3.0))
-        for _ in range(rng.choice(5, p=(0.4, 0.25, 0.15, 0.12, 0.08))):
+        for _ in range(disturb.things * rng.choice(5, p=(0.4, 0.25, 0.15, 0.12, 0.08))):
             image, _ = _something(objects, image, (0.15, 1.0), rng)
-        for _ in range(rng.choice(3, p=(0.6, 0.28, 0.12))):
+        for _ in range(disturb.people * rng.choice(3, p=(0.6, 0.28, 0.12))):
             image, _ = _somebody(store, image, scale, rng, 0.25)
     if augment and (kind < disturb.loose_empty or disturb.loose <= kind < disturb.loose + disturb.empty):
         visible[:] = OUTSIDE
@@ -194,12 +202,12 @@ def composite(
             gain = rng.uniform(0.75, 1.25) * (1 + rng.normal(0, 0.05, 3))
             person[..., :3] = np.clip(rgba[..., :3] * gain, 0, 255)
         image, _ = lay_over(image, person, matrix)
-    if augment and rng.random() < 0.14 * disturb.in_front:
+    if augment and rng.random() < 0.14 * disturb.in_front * disturb.people:
         image, over = _somebody(store, image, scale, rng, 0.4)
-    if augment and rng.random() < 0.22 * disturb.in_front:
+    if augment and rng.random() < 0.22 * disturb.in_front * disturb.things:
         image, mask = _something(objects, image, (0.1, 0.5), rng)
         over = np.maximum(over, mask)
-    if augment and rng.random() < 0.2 * disturb.in_front:
+    if augment and rng.random() < 0.2 * disturb.in_front * disturb.things:
         mask = _occluder(size, rng)
         image = image * (1 - mask[..., None]) + backgrounds.texture(size, rng) * mask[..., None]
         over = np.maximum(over, mask)
@@ -283,6 +291,19 @@ def _beyond(matrix: np.ndarray, frame: np.ndarray, size: tuple[int, int]) -> np.
 
 def photometric(image: np.ndarray, disturb: Disturbance, rng: np.random.Generator) -> np.ndarray:
     """Shadow, texture, exposure, contrast, gamma, colour, low resolution, blur, noise, JPEG; float image, 0..255."""
+    if disturb.light:
+        image = _light(image, disturb, rng)
+    image = np.clip(image, 0, 255).astype(np.float32)
+    if disturb.camera:
+        image = _camera(image, rng)
+    if disturb.jpeg and rng.random() < 0.35:
+        quality = (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 85)))
+        code = cv2.imencode(".jpg", np.clip(image, 0, 255).astype(np.uint8), quality)[1]
+        image = cv2.imdecode(code, cv2.IMREAD_COLOR).astype(np.float32)
+    return image
+
+
+def _light(image: np.ndarray, disturb: Disturbance, rng: np.random.Generator) -> np.ndarray:
     height, width = image.shape[:2]
     strength = disturb.photometric
     if rng.random() < 0.3:
@@ -301,7 +322,11 @@ def photometric(image: np.ndarray, disturb: Disturbance, rng: np.random.Generato
         image = np.repeat(grey, 3, axis=2)
     elif rng.random() < 0.5:
         image = grey + (image - grey) * (1 + strength * (rng.uniform(0.3, 1.5) - 1))
-    image = np.clip(image, 0, 255).astype(np.float32)
+    return image
+
+
+def _camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    height, width = image.shape[:2]
     kind = rng.random()
     if kind < 0.12:
         factor = rng.uniform(0.3, 0.8)
@@ -319,10 +344,6 @@ def photometric(image: np.ndarray, disturb: Disturbance, rng: np.random.Generato
         image = cv2.filter2D(image, -1, kernel / kernel.sum())
     if rng.random() < 0.4:
         image = image + rng.standard_normal(image.shape, np.float32) * rng.uniform(1, 12)
-    if rng.random() < 0.35:
-        quality = (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 85)))
-        code = cv2.imencode(".jpg", np.clip(image, 0, 255).astype(np.uint8), quality)[1]
-        image = cv2.imdecode(code, cv2.IMREAD_COLOR).astype(np.float32)
     return image
 
 
