@@ -80,7 +80,7 @@ def test_weights_by_visibility():
 
 def test_mirrored_batches_swap_sides(pool):
     """Every crop of a batch is a crop of the pool, or its mirror image with mirrored keypoints."""
-    images, points, visible = starter.draw_batch(pool, (64, 64), np.random.default_rng(3))
+    images, points, visible = starter.draw_batch(pool, 16, (64, 64), np.random.default_rng(3))
     originals = starter.normalize(torch.from_numpy(pool.images))
     flipped = 0
     for image, xy, flags in zip(images, points.numpy(), visible.numpy(), strict=True):
@@ -94,7 +94,7 @@ def test_mirrored_batches_swap_sides(pool):
         assert torch.equal(originals[k].flip(2), image)
         np.testing.assert_allclose(xy[FLIP_INDICES] * (-1, 1) + (63, 0), pool.keypoints[k], atol=1e-4)
         np.testing.assert_array_equal(flags[FLIP_INDICES], pool.visible[k])
-    assert 0 < flipped < starter.BATCH
+    assert 0 < flipped < len(images)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 48)])

@@ -47,7 +47,7 @@ from .synthetic.pool import CropPool, build_pool
 from .synthetic.workers import limit_threads
 
 MODEL = "dwpose-nano"
-BATCH = 16  # per process; 32 per step learn more from the same number of pictures than 64
+BATCH = 32  # per step, shared among the processes; 32 learn more from the same number of pictures than 64
 REPORT_EVERY = 650  # steps
 LAYER_SIZE = (192, 256)  # (W, H) of rendered people, margin included
 POOL_SIZE = (144, 192)  # (W, H) of stored crops, half as large again as the input
@@ -87,13 +87,13 @@ def resized(images: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> tu
 
 
 def draw_batch(
-    pool: CropPool, size: tuple[int, int], rng: np.random.Generator
+    pool: CropPool, count: int, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """BATCH random crops, half of them mirrored: images (N, 3, H, W), points (N, 133, 2), visible (N, 133)."""
-    chosen = np.sort(rng.choice(len(pool), BATCH, replace=False))
+    """`count` random crops, half of them mirrored: images (N, 3, H, W), points (N, 133, 2), visible (N, 133)."""
+    chosen = np.sort(rng.choice(len(pool), count, replace=False))
     images, points = resized(pool.images[chosen], pool.keypoints[chosen].copy(), size)
     visible = pool.visible[chosen].copy()
-    flip = rng.random(BATCH) < 0.5
+    flip = rng.random(count) < 0.5
     images[flip] = images[flip][:, :, ::-1]
     points[flip, :, 0] = images.shape[2] - 1 - points[flip, :, 0]
     points[flip], visible[flip] = points[flip][:, FLIP_INDICES], visible[flip][:, FLIP_INDICES]
@@ -154,24 +154,23 @@ def calibrate(net: DWPose, pool: CropPool) -> float:
     return factor
 
 
-def train(rank: int, workers: int, number: int, pools: Path, out: Path, seed: int) -> None:
+def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path, out: Path, seed: int) -> None:
     """One of `workers` equal processes; the first one keeps the average of the weights, measures and saves.
 
-    Phase `number` goes on from the weights that the one before it left in `out`.
+    With `start` training goes on from those weights and adds to `out`/metrics.json.
     """
-    phase = PHASES[number]
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     dist.init_process_group("gloo", init_method=f"file://{out / 'rendezvous'}", rank=rank, world_size=workers)
     torch.manual_seed(seed)
-    rng = np.random.default_rng((seed + number, rank))
+    rng = np.random.default_rng((seed, rank))
     pool = CropPool.load(pools, phase.pool)
     tests = {name: CropPool.load(pools, f"test_{name}") for name in ("plain", "strong")}
     net = create_model(MODEL)
     size = net.config.input_size
-    history, losses, start = [], [], time.time()
-    if number:
-        net.load_state_dict(load_file(out / f"{MODEL}.safetensors"))
+    history, losses, begin = [], [], time.time()
+    if start is not None:
+        net.load_state_dict(load_file(start))
         history = json.loads((out / "metrics.json").read_text())
         dist.barrier()  # nobody writes these files before everybody has read them
     net = net.to(memory_format=torch.channels_last)
@@ -183,7 +182,7 @@ def train(rank: int, workers: int, number: int, pools: Path, out: Path, seed: in
     for step in tqdm(range(phase.steps), unit="step", desc=phase.pool, disable=rank > 0):
         for group in optimizer.param_groups:
             group["lr"] = phase.schedule.at(step)
-        images, points, visible = draw_batch(pool, size, rng)
+        images, points, visible = draw_batch(pool, BATCH // workers, size, rng)
         weight, absent = loss_weights(visible, phase.absent)
         with torch.autocast("cpu", torch.bfloat16):
             features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
@@ -201,7 +200,7 @@ def train(rank: int, workers: int, number: int, pools: Path, out: Path, seed: in
             continue
         average.update(net)
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == phase.steps:
-            row = {"phase": phase.pool, "pictures": (step + 1) * BATCH * workers, "seconds": round(time.time() - start)}
+            row = {"phase": phase.pool, "pictures": (step + 1) * BATCH, "seconds": round(time.time() - begin)}
             row |= {"loss": float(np.mean(losses))} | {name: measure(average.module, t) for name, t in tests.items()}
             history.append(row)
             losses.clear()
@@ -268,7 +267,8 @@ def main() -> None:
     limit_threads()
     for number in range(len(PHASES)):
         (out / "rendezvous").unlink(missing_ok=True)
-        arguments = (args.workers, number, out / "pool", out, args.seed)
+        start = out / f"{MODEL}.safetensors" if number else None
+        arguments = (args.workers, PHASES[number], start, out / "pool", out, args.seed + number)
         torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
     finish(out)
 
