@@ -75,3 +75,9 @@ class View:
     shift: np.ndarray
     window: tuple[float, float, float, float]
     light: np.ndarray  # (14, 3), see `light_row`
+
+
+def window_of(projection: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, right, bottom, top in tangents of a 4x4 clip matrix, the inverse of Camera.projection."""
+    (scale_x, _, shift_x, _), (_, scale_y, shift_y, _) = projection[:2]
+    return (shift_x - 1) / scale_x, (shift_x + 1) / scale_x, (shift_y - 1) / scale_y, (shift_y + 1) / scale_y

@@ -15,7 +15,7 @@ import torch
 
 from .camera import FAR
 from .labels import HIDDEN, OUTSIDE, SEEN_WITHIN
-from .meshes import COLUMNS, Mesh, View, light_row
+from .meshes import COLUMNS, Mesh, View, light_row, window_of
 from .raster import Fragments, Triangles, rasterize, set_up
 from .render import Item, Light
 from .shading import Atlas, Surfaces, cut, shade
@@ -40,14 +40,7 @@ class TorchRenderer:
 
     def render(self, items: list[Item], projection: np.ndarray, light: Light) -> tuple[np.ndarray, np.ndarray]:
         """One picture as render.Renderer.render draws it: items in view space, 4x4 clip matrix."""
-        horizontal, vertical = projection[0], projection[1]
-        window = (
-            (horizontal[2] - 1) / horizontal[0],
-            (horizontal[2] + 1) / horizontal[0],
-            (vertical[2] - 1) / vertical[1],
-            (vertical[2] + 1) / vertical[1],
-        )
-        view = View(np.eye(3), np.zeros(3), window, light_row(light))
+        view = View(np.eye(3), np.zeros(3), window_of(projection), light_row(light))
         drawn = self.draw([(Mesh.of(items, self.atlas.index), [view])])
         return drawn.rgba[0].cpu().numpy(), drawn.distance[0].cpu().numpy()
 

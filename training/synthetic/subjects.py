@@ -1,0 +1,162 @@
+"""People and things ready to be drawn by torch_render, made by worker processes and streamed to it.
+
+Shaping, posing and dressing a body costs about 15 ms of a CPU core and is the same for every camera, so each dressed
+body is handed over once, in world space, with several views (framing, camera and light); turning it is the device's
+work. The first view of person k is the one that PersonGenerator tries first for the same seed and number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Semaphore
+
+import cv2
+import numpy as np
+
+from . import camera as cam
+from .generate import POSES_PER_BODY, PersonGenerator
+from .meshes import Mesh, View, light_row, window_of
+from .objects import ObjectGenerator
+from .render import Item, Light, Material
+from .workers import worker_pool
+
+AHEAD = 8  # finished subjects per worker that may wait: 1.5 MB each
+GREY = Material(plain=(0.3, 0.3, 0.3))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A dressed person and its n views. Distances are dm along the view axis, pixels those of the layer."""
+
+    mesh: Mesh
+    views: list[View]
+    keypoints: np.ndarray  # (n, 133, 2) float32 px
+    distance: np.ndarray  # (n, 133) float32
+    frame: np.ndarray  # (n, 4) float32, border of the photograph, px
+    framing: tuple[str, ...]
+
+
+def texture_files(assets: Path) -> list[Path]:
+    """All pictures that people and things may wear, in the order in which atlases number them."""
+    return sorted((assets / "tex").iterdir()) + sorted((assets / "backgrounds").glob("*.jpg"))
+
+
+class Recorder:
+    """Stands in for a renderer: keeps what it is asked to draw and answers with a full picture."""
+
+    def __init__(self, size: tuple[int, int]):
+        self.size = size
+
+    def render(self, items: list[Item], projection: np.ndarray, light: Light) -> tuple[np.ndarray, np.ndarray]:
+        self.items, self.projection, self.light = items, projection, light
+        return np.full((self.size[1], self.size[0], 4), 255, np.uint8), np.zeros(self.size[::-1], np.float32)
+
+
+def in_grey(item: Item) -> Item:
+    """Cloth without its colour, pattern and picture, for the run that asks what clothing brings."""
+    texture = item.material.texture
+    cloth = texture is None or texture.name.startswith("clothes_")
+    return replace(item, material=GREY) if cloth else item
+
+
+class SubjectGenerator:
+    """Makes person `number` of `seed`, reproducibly; `views` cameras look at each."""
+
+    def __init__(self, assets: Path, size: tuple[int, int], views: int, grey: bool = False):
+        self.people = PersonGenerator(assets, size, renderer=Recorder(size))
+        self.textures = {path: number for number, path in enumerate(texture_files(assets))}
+        self.views = views
+        self.grey = grey
+        self._body = (None, None)
+
+    def subject(self, seed: int, number: int) -> Subject:
+        people, model = self.people, self.people.model
+        if self._body[0] != (seed, number // POSES_PER_BODY):
+            rng = np.random.default_rng((seed, number // POSES_PER_BODY, 0))
+            self._body = ((seed, number // POSES_PER_BODY), model.random_shape(rng))
+        rng = np.random.default_rng((seed, number, 1))
+        framing = cam.choose_framing(rng)
+        shape = model.random_expression(self._body[1], rng)
+        posed = model.pose(shape, *people.poses.sample(shape, rng)[:2])
+        points = people.rules.locate(shape, posed)
+        skin = posed.vertices[model.skin_vertices]
+        rows = []
+        for view in range(self.views):
+            framing = cam.choose_framing(rng) if view else framing
+            camera = cam.random_camera(skin, points, framing, rng)
+            aspect = people.size[0] / people.size[1]
+            camera, border = cam.frame_photo(camera, skin, points, framing, aspect, rng)
+            if not view:
+                items = people.wardrobe.dress(shape, posed, lambda world: world, rng)
+            light = light_row(people.lights.sample(rng))
+            tangents, distance = camera.project(points)
+            corners = camera.to_pixels(np.array(((border[0], border[3]), (border[2], border[1]))), people.size)
+            frame = np.clip(corners.ravel(), -1e5, 1e5)
+            looking = View(camera.rotation, camera.shift, camera.window, light)
+            rows.append((looking, camera.to_pixels(tangents, people.size), distance, frame, framing))
+        if self.grey:
+            items = [items[0], *(in_grey(item) for item in items[1:])]
+        looking, pixels, distance, frame, framings = zip(*rows, strict=True)
+        arrays = (np.stack(column).astype(np.float32) for column in (pixels, distance, frame))
+        return Subject(Mesh.of(items, self.textures), list(looking), *arrays, framings)
+
+
+class ThingGenerator:
+    """Object `number` of `seed` as a mesh and its view; the picture is objects.SIZE."""
+
+    def __init__(self, assets: Path, size: tuple[int, int]):
+        self.recorder = Recorder(size)
+        self.objects = ObjectGenerator(assets, self.recorder)
+        self.textures = {path: number for number, path in enumerate(texture_files(assets))}
+
+    def thing(self, seed: int, number: int) -> tuple[Mesh, list[View]]:
+        self.objects.draw(seed, number)
+        drawn = self.recorder
+        view = View(np.eye(3), np.zeros(3), window_of(drawn.projection), light_row(drawn.light))
+        return Mesh.of(drawn.items, self.textures), [view]
+
+
+def start(maker: type, arguments: tuple) -> None:
+    """Set up a worker: `maker(*arguments)` is called for every task from now on, by `make`."""
+    global _maker
+    cv2.setNumThreads(1)
+    _maker = maker(*arguments)
+
+
+def make(task: tuple[str, int, int]):
+    """`_maker.METHOD(seed, number)`."""
+    method, seed, number = task
+    return getattr(_maker, method)(seed, number)
+
+
+@contextmanager
+def stream(
+    maker: type, arguments: tuple, method: str, seed: int, first: int, last: int, workers: int
+) -> Iterator[Iterator]:
+    """What `maker(*arguments).method(seed, number)` gives for first <= number < last, in order, as it is ready.
+
+    Workers run at most AHEAD results each before whoever takes them; leaving the context ends them.
+    """
+    room = Semaphore(workers * AHEAD)
+
+    def tasks() -> Iterator[tuple[str, int, int]]:
+        for number in range(first, last):
+            room.acquire()
+            yield method, seed, number
+
+    def results(pool) -> Iterator:
+        for result in pool.imap(make, tasks(), chunksize=1):
+            room.release()
+            yield result
+
+    pool = worker_pool(workers, start, (maker, arguments))
+    try:
+        yield results(pool)
+    finally:
+        for _ in range(workers * AHEAD):  # the pool's own thread may wait for room
+            room.release()
+        pool.terminate()
+        pool.join()
