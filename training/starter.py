@@ -57,12 +57,12 @@ HELD_OUT = 600  # people nobody trains on
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training on one pool, with the heat-map aid for its first `aid` steps.
+    """A stretch of training on batches from each pool in turn, with the heat-map aid for its first `aid` steps.
 
     `absent` is the weight of flat rows relative to a seen keypoint of the same part.
     """
 
-    pool: str
+    pools: tuple[str, ...]
     steps: int
     aid: int
     absent: float
@@ -70,10 +70,10 @@ class Phase:
 
 
 PHASES = (
-    Phase("strong", 6500, 4680, 0.15, Schedule(2e-3, warmup=200, cosine_start=3250, cosine_end=13000, final=0.01)),
-    Phase("mild", 3400, 0, 0.15, Schedule(1.5e-3, warmup=100, cosine_start=400, cosine_end=3400, final=0.01)),
+    Phase(("strong",), 6500, 4680, 0.15, Schedule(2e-3, warmup=200, cosine_start=3250, cosine_end=13000, final=0.01)),
+    Phase(("mild",), 3400, 0, 0.15, Schedule(1.5e-3, warmup=100, cosine_start=400, cosine_end=3400, final=0.01)),
     # A fifth of these pictures is empty. Without them scores told hidden from seen, but not somebody from nobody.
-    Phase("quiet", 900, 0, 0.3, Schedule(6e-4, warmup=50, cosine_start=100, cosine_end=900, final=0.01)),
+    Phase(("quiet",), 900, 0, 0.3, Schedule(6e-4, warmup=50, cosine_start=100, cosine_end=900, final=0.01)),
 )
 
 
@@ -164,7 +164,7 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
     dist.init_process_group("gloo", init_method=f"file://{out / 'rendezvous'}", rank=rank, world_size=workers)
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, rank))
-    pool = CropPool.load(pools, phase.pool)
+    sources = [CropPool.load(pools, name) for name in phase.pools]
     tests = {name: CropPool.load(pools, f"test_{name}") for name in ("plain", "strong")}
     net = create_model(MODEL)
     size = net.config.input_size
@@ -179,10 +179,10 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
     both = nn.ModuleList((net, aid))
     optimizer = build_optimizer(both, phase.schedule.lr, 0.05)
     average = ExponentialMovingAverage(net, momentum=0.002, gamma=200.0)
-    for step in tqdm(range(phase.steps), unit="step", desc=phase.pool, disable=rank > 0):
+    for step in tqdm(range(phase.steps), unit="step", desc="+".join(phase.pools), disable=rank > 0):
         for group in optimizer.param_groups:
             group["lr"] = phase.schedule.at(step)
-        images, points, visible = draw_batch(pool, BATCH // workers, size, rng)
+        images, points, visible = draw_batch(sources[step % len(sources)], BATCH // workers, size, rng)
         weight, absent = loss_weights(visible, phase.absent)
         with torch.autocast("cpu", torch.bfloat16):
             features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
@@ -200,7 +200,7 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
             continue
         average.update(net)
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == phase.steps:
-            row = {"phase": phase.pool, "pictures": (step + 1) * BATCH, "seconds": round(time.time() - begin)}
+            row = {"phase": "+".join(phase.pools), "pictures": (step + 1) * BATCH, "seconds": round(time.time() - begin)}
             row |= {"loss": float(np.mean(losses))} | {name: measure(average.module, t) for name, t in tests.items()}
             history.append(row)
             losses.clear()

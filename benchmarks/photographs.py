@@ -1,0 +1,111 @@
+"""How well a model does on labelled photographs: PCK, errors of face and hands, OKS, in ground-truth boxes.
+
+    python -m benchmarks.photographs dwpose-nano --labels labels.json --images DIR [--flip-test corrected] [--json OUT]
+
+labels.json: {"annotations": [{"image": file name, "bbox": [x, y, w, h], "keypoints": 133 x 3, "source": name}, ...]},
+in COCO-WholeBody order and image pixels; third value 0 means not labelled. Sources ending in "_hand" are pictures of
+one hand whose side is unknown (labelled as left): the better of the two predicted hands counts.
+
+Body: PCK@0.2 of the torso (the larger shoulder-hip diagonal; 0.3 sqrt(w h) of the box where one of the four is
+unlabelled) and PCK@0.1 of the longer side of the box; foot: PCK@0.1 of that side; face and hands: the median over
+people of the mean error over the longer side of the labelled part (at least 8 points); OKS with COCO-WholeBody's
+sigmas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dwpose_core.backends import TorchRunner
+from dwpose_core.models.weights import load_pose
+from dwpose_core.pipeline import Options, Runner, estimate_people
+from dwpose_core.skeleton import NUM_KEYPOINTS, OKS_SIGMAS, PARTS
+
+HANDS = (PARTS["left_hand"], PARTS["right_hand"])
+
+
+def read_labels(path: Path) -> dict[str, list[dict]]:
+    """Annotations by image name; keypoints as (133, 3) arrays."""
+    by_image: dict[str, list[dict]] = {}
+    for annotation in json.loads(path.read_text())["annotations"]:
+        points = np.asarray(annotation["keypoints"], np.float64).reshape(NUM_KEYPOINTS, 3)
+        by_image.setdefault(annotation["image"], []).append(annotation | {"keypoints": points})
+    return by_image
+
+
+def score_photographs(pose: Runner, labels: Path, images: Path, flip_test: str = "off") -> dict[str, float]:
+    """Figures of the module docstring, by name; nan where no picture is labelled for one."""
+    people = []
+    for name, persons in read_labels(labels).items():
+        picture = cv2.imread(str(images / name))
+        if picture is None:
+            raise ValueError(f"{images / name} is not a readable picture")
+        boxes = np.array([person["bbox"] for person in persons], np.float32)
+        boxes[:, 2:] += boxes[:, :2]
+        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        found = estimate_people([picture], pose, None, [boxes], Options(flip_test=flip_test))[0]
+        people += zip(persons, found.xy, strict=True)
+    return score_people(people)
+
+
+def score_people(people: list[tuple[dict, np.ndarray]]) -> dict[str, float]:
+    """Figures of (annotation, predicted keypoints (133, 2)) pairs."""
+    hits = {"body_pck_torso": [], "body_pck_box": [], "foot_pck_box": []}
+    error = {"face_error": [], "hand_error": []}
+    similarity = {"body_oks": [], "foot_oks": [], "face_oks": [], "hand_oks": []}
+    for annotation, xy in people:
+        truth, labelled = annotation["keypoints"], annotation["keypoints"][:, 2] > 0
+        width, height = annotation["bbox"][2:]
+        distance = np.linalg.norm(xy - truth[:, :2], axis=1)
+        source = annotation.get("source", "")
+        if source.endswith("_hand"):
+            other = np.linalg.norm(xy[HANDS[1]] - truth[HANDS[0], :2], axis=1)
+            seen = labelled[HANDS[0]]
+            if other[seen].sum() < distance[HANDS[0]][seen].sum():
+                distance[HANDS[0]] = other
+        area = width * height * (1.0 if source.endswith(("_hand", "_face")) else 0.53)  # 0.53: a person in its box
+        oks = np.exp(-(distance**2) / (2 * area * (2 * OKS_SIGMAS) ** 2))
+        body, foot = (np.flatnonzero(labelled[PARTS[name]]) + PARTS[name].start for name in ("body", "foot"))
+        torso = 0.3 * np.sqrt(width * height)
+        if labelled[[5, 6, 11, 12]].all():
+            torso = max(np.linalg.norm(truth[a, :2] - truth[b, :2]) for a, b in ((5, 12), (6, 11)))
+        hits["body_pck_torso"] += (distance[body] < 0.2 * max(torso, 1.0)).tolist()
+        hits["body_pck_box"] += (distance[body] < 0.1 * max(width, height)).tolist()
+        hits["foot_pck_box"] += (distance[foot] < 0.1 * max(width, height)).tolist()
+        for name, rows in (("body", body), ("foot", foot)):
+            if len(rows):
+                similarity[f"{name}_oks"].append(oks[rows].mean())
+        for name, part in (("face", PARTS["face"]), ("hand", HANDS[0]), ("hand", HANDS[1])):
+            rows = np.flatnonzero(labelled[part]) + part.start
+            if len(rows) >= 8:
+                extent = max(np.ptp(truth[rows, :2], axis=0).max(), 1.0)
+                error[f"{name}_error"].append(np.minimum(distance[rows] / extent, 2.0).mean())
+                similarity[f"{name}_oks"].append(oks[rows].mean())
+    figures = {name: np.mean(values) if values else np.nan for name, values in (hits | similarity).items()}
+    figures |= {name: np.median(values) if values else np.nan for name, values in error.items()}
+    return {name: float(value) for name, value in figures.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="+", help="weight files or catalogue names")
+    parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--flip-test", choices=("off", "original", "corrected"), default="off")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    results = {}
+    for model in args.model:
+        results[model] = score_photographs(TorchRunner(load_pose(model)), args.labels, args.images, args.flip_test)
+        print(model, " ".join(f"{name} {value:.3f}" for name, value in results[model].items()))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
