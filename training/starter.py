@@ -201,7 +201,8 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
         average.update(net)
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == phase.steps:
             row = {"phase": "+".join(phase.pools), "pictures": (step + 1) * BATCH, "loss": float(np.mean(losses))}
-            row |= {"seconds": round(time.time() - begin)} | {name: measure(average.module, t) for name, t in tests.items()}
+            row["seconds"] = round(time.time() - begin)
+            row |= {name: measure(average.module, t) for name, t in tests.items()}
             history.append(row)
             losses.clear()
             tqdm.write(json.dumps(row))
