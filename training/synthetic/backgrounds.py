@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .camera import Camera
 from .rotations import X, turn
 
 LONGEST = 720  # photographs are held at this longer side
@@ -46,12 +47,16 @@ class Backgrounds:
         """(h, w, 3) uint8."""
         kind = list(KINDS)[rng.choice(len(KINDS), p=list(KINDS.values()))]
         if kind == "plain":
-            top, bottom = random_rgb(rng), random_rgb(rng)
-            ramp = np.linspace(0, rng.choice((0, 0.3, 1.0)), size[1])[:, None, None]
-            return np.broadcast_to(top * (1 - ramp) + bottom * ramp, (size[1], size[0], 3)).astype(np.uint8)
+            return self.plain(size, rng)
         draw = {"photo": self._photo, "view": self._view, "room": self._room, "clutter": self._clutter}[kind]
         image = draw(size, rng)
         return image[:, ::-1] if rng.random() < 0.5 else image
+
+    def plain(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """One colour, or a ramp from one to another, (h, w, 3) uint8."""
+        top, bottom = random_rgb(rng), random_rgb(rng)
+        ramp = np.linspace(0, rng.choice((0, 0.3, 1.0)), size[1])[:, None, None]
+        return np.broadcast_to(top * (1 - ramp) + bottom * ramp, (size[1], size[0], 3)).astype(np.uint8)
 
     def _photo(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         image = self.photos[rng.integers(len(self.photos))]
@@ -68,11 +73,15 @@ class Backgrounds:
         half = np.tan(np.deg2rad(rng.uniform(30, 90)) / 2)
         x, y = np.meshgrid(np.linspace(-half, half, size[0]), np.linspace(half, -half, size[1]) * size[1] / size[0])
         rays = np.stack((x, y, np.ones_like(x)), axis=-1) @ turn(X, rng.normal(0, 0.2)).T
-        heading = np.arctan2(rays[..., 0], rays[..., 2]) + rng.uniform(-np.pi, np.pi)
-        elevation = np.arctan2(rays[..., 1], np.hypot(rays[..., 0], rays[..., 2]))
-        u = (heading / (2 * np.pi)) % 1.0 * (image.shape[1] - 1)
-        v = (0.5 - elevation / np.pi) * (image.shape[0] - 1)
-        return cv2.remap(image, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR)
+        return _look(image, rays, rng)
+
+    def around(self, number: int, camera: Camera, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """What `camera` sees of panorama `number` at a random heading: the horizon lies where it should."""
+        image = self.panoramas[number]
+        left, right, bottom, top = camera.window
+        x, y = np.meshgrid(np.linspace(left, right, size[0]), np.linspace(top, bottom, size[1]))
+        rays = np.stack((x, y, -np.ones_like(x)), axis=-1) @ camera.rotation  # view -> world
+        return _look(image, rays * (1, 1, -1), rng)
 
     def texture(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """A surface: flat colour, stripes or checks, or a recoloured piece of a photograph. (h, w, 3) uint8."""
@@ -128,3 +137,12 @@ class Backgrounds:
         image = image.copy()
         self._patches(image, int(rng.integers(4, 16)), 0.35, rng)
         return image
+
+
+def _look(panorama: np.ndarray, rays: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Colours of an equirectangular picture along rays (h, w, 3), Y up, +Z ahead, X to the right; random heading."""
+    heading = np.arctan2(rays[..., 0], rays[..., 2]) + rng.uniform(-np.pi, np.pi)
+    elevation = np.arctan2(rays[..., 1], np.hypot(rays[..., 0], rays[..., 2]))
+    u = (heading / (2 * np.pi)) % 1.0 * (panorama.shape[1] - 1)
+    v = (0.5 - elevation / np.pi) * (panorama.shape[0] - 1)
+    return cv2.remap(panorama, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR)

@@ -44,6 +44,13 @@ class Camera:
         y = (top - tangents[:, 1]) / (top - bottom) * size[1] - 0.5
         return np.stack((x, y), axis=1)
 
+    def part(self, box: tuple[int, int, int, int], size: tuple[int, int]) -> Camera:
+        """The camera of the pixels left <= x < right, top <= y < bottom of a (width, height) picture."""
+        left, right, bottom, top = self.window
+        dx, dy = (right - left) / size[0], (top - bottom) / size[1]
+        window = (left + box[0] * dx, left + box[2] * dx, top - box[3] * dy, top - box[1] * dy)
+        return Camera(self.rotation, self.shift, window)
+
     def projection(self) -> np.ndarray:
         """4x4 clip matrix of the (off-axis) window."""
         left, right, bottom, top = self.window

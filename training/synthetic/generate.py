@@ -1,14 +1,17 @@
-"""Render people as RGBA layers with their 133 keypoints.
+"""Render labelled people: photographs with COCO-WholeBody labels, or single people as RGBA layers.
 
-    python -m training.synthetic.generate --assets DIR --out DIR --people 6000 --seed 1 --workers 2
+    python -m training.synthetic.generate --assets DIR --out DIR --people 6000 --seed 1              photographs
+    python -m training.synthetic.generate --assets DIR --out DIR --people 6000 --seed 1 --layers     layers
 
-Writes OUT/SEED_NUMBER.webp (RGBA, straight alpha) and OUT/labels_SEED.npz with, per layer,
+Photographs (scene_set.py) are what a data set needs: OUT/images and OUT/annotations.json. Layers are the material of
+training.synthetic.pool, which composites endless crops from each. --layers writes OUT/SEED_NUMBER.webp (RGBA, straight
+alpha) and OUT/labels_SEED.npz with, per layer,
     names        file names
     keypoints    (n, 133, 2) float32 pixels of the layer; whole numbers are pixel centres
     visible      (n, 133) uint8: 0 outside, 1 hidden, 2 seen
     frame        (n, 4) float32 left, top, right, bottom: the border of the imagined photograph in layer pixels
     framing, pose   what was drawn
-Person k of a seed is the same for any number of workers and does not depend on the other people.
+Scene or person k of a seed is the same for any number of workers and does not depend on the others.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from .clothes import Wardrobe
 from .labels import OUTSIDE, VISIBLE, KeypointRules, visibility
 from .poses import PoseSampler
 from .render import LightSampler, Renderer
+from .scene_set import generate_scenes
 from .workers import worker_pool
 
 POSES_PER_BODY = 6  # morphing is a sixth of the cost of a layer
@@ -137,9 +141,14 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--longest", type=int, default=640, help="longer side of a photograph, pixels")
+    parser.add_argument("--layers", action="store_true", help="single people on transparent ground")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer, pixels")
     args = parser.parse_args()
-    generate(args.assets, args.out, args.people, args.seed, args.workers, tuple(args.size))
+    if args.layers:
+        generate(args.assets, args.out, args.people, args.seed, args.workers, tuple(args.size))
+    else:
+        print(generate_scenes(args.assets, args.out, args.people, args.seed, args.workers, args.longest))
 
 
 if __name__ == "__main__":

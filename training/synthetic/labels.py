@@ -13,6 +13,7 @@ from dwpose_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS, PARTS
 from .body import BodyModel, Posed, Shape
 
 OUTSIDE, HIDDEN, VISIBLE = 0, 1, 2  # beyond the picture, behind something, seen
+OCCLUDED = 3  # in scenes: behind another person or a thing; HIDDEN is then behind the own body only
 
 # How far (dm) behind the rendered surface a keypoint may lie and still count as seen. Joints lie inside the body.
 SEEN_WITHIN = np.full(NUM_KEYPOINTS, 0.35)

@@ -5,7 +5,7 @@ Everything arrives in view space: camera at the origin, looking to -Z, decimetre
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,7 @@ import numpy as np
 
 from .camera import FAR, NEAR
 from .rotations import Y, turn
+from .shadows import ShadowMaps, Shadows
 
 VERTEX_SHADER = """
 #version 330
@@ -35,6 +36,11 @@ uniform vec3 tint; uniform vec3 plain; uniform float shine;
 uniform int weave; uniform vec3 weave_color; uniform vec3 weave_form;   // form: per metre, threshold, strength
 uniform vec2 folds;           // depth and density per metre of cloth folds
 uniform vec3 harmonics[9]; uniform vec3 lamp_direction; uniform vec3 lamp_color;
+uniform mat3 light_axes;      // view space -> the axes of the harmonics
+uniform bool shadowed; uniform bool catcher;
+uniform sampler2DShadow lamp_map; uniform sampler2DShadow sky_map;
+uniform mat4 lamp_matrix; uniform mat4 sky_matrix;      // view space -> map coordinates and depth, 0..1
+uniform vec4 shadow_form;     // lamp blur and sky blur in map coordinates, bias in dm, depth of the sky's shade
 in vec3 position; in vec3 normal; in vec2 uv; in float inside;
 out vec4 pixel;
 
@@ -54,6 +60,18 @@ float weave_at(vec2 p) {
     if (weave == 5) return step(length(q - 0.5), 0.3);
     if (weave == 6) return step(weave_form.y, fract(0.15 * p.y));
     return 0.0;
+}
+// Share of `map` that is not covered above p: taps on a sunflower disc, turned per pixel so that rings do not show.
+float uncovered(sampler2DShadow map, mat4 matrix, vec3 p, float radius, int taps) {
+    vec3 at = (matrix * vec4(p, 1.0)).xyz;
+    if (any(lessThan(at, vec3(0.0))) || any(greaterThan(at, vec3(1.0)))) return 1.0;
+    float spin = 6.2832 * random(gl_FragCoord.xy), sum = 0.0;
+    for (int i = 0; i < taps; i++) {
+        float angle = 2.39996 * float(i) + spin;
+        vec2 shift = radius * sqrt((float(i) + 0.5) / float(taps)) * vec2(cos(angle), sin(angle));
+        sum += texture(map, vec3(at.xy + shift, at.z));
+    }
+    return sum / float(taps);
 }
 void main() {
     if (inside < 0.0) discard;
@@ -78,12 +96,26 @@ void main() {
         n = normalize(abs(det) * n - slope);
         albedo *= 0.8 + 0.25 * wave;
     }
-    vec3 light = harmonics[0] + harmonics[1] * n.y + harmonics[2] * n.z + harmonics[3] * n.x
-        + harmonics[4] * n.x * n.y + harmonics[5] * n.y * n.z + harmonics[6] * (3.0 * n.z * n.z - 1.0)
-        + harmonics[7] * n.x * n.z + harmonics[8] * (n.x * n.x - n.y * n.y);
-    light = max(light, vec3(0.02)) + lamp_color * max(dot(n, lamp_direction), 0.0);
+    float lamp = 1.0, sky = 1.0;
+    if (shadowed) {
+        vec3 lifted = position + n * shadow_form.z;
+        lamp = uncovered(lamp_map, lamp_matrix, lifted, shadow_form.x, 4);
+        sky = 1.0 - shadow_form.w * (1.0 - uncovered(sky_map, sky_matrix, lifted, shadow_form.y, 7));
+    }
+    vec3 w = light_axes * n;
+    vec3 light = harmonics[0] + harmonics[1] * w.y + harmonics[2] * w.z + harmonics[3] * w.x
+        + harmonics[4] * w.x * w.y + harmonics[5] * w.y * w.z + harmonics[6] * (3.0 * w.z * w.z - 1.0)
+        + harmonics[7] * w.x * w.z + harmonics[8] * (w.x * w.x - w.y * w.y);
+    light = max(light, vec3(0.02));
+    vec3 direct = lamp_color * max(dot(n, lamp_direction), 0.0);
+    if (catcher) {   // a ground that is seen only where it is darker than it would be without anybody
+        float share = dot(light * sky + direct * lamp, vec3(1.0)) / dot(light + direct, vec3(1.0));
+        pixel = vec4(vec3(0.0), 1.0 - pow(share, 1.0 / 2.2));
+        return;
+    }
+    light = light * sky + direct * lamp;
     vec3 halfway = normalize(lamp_direction + to_eye);
-    vec3 gleam = lamp_color * shine * pow(max(dot(n, halfway), 0.0), 24.0);
+    vec3 gleam = lamp * lamp_color * shine * pow(max(dot(n, halfway), 0.0), 24.0);
     float rim = pow(1.0 - max(dot(n, to_eye), 0.0), 4.0);
     vec3 radiance = albedo * light + gleam + shine * rim * harmonics[0];
     pixel = vec4(pow(clamp(radiance / (1.0 + 0.2 * radiance), 0.0, 1.0), vec3(1.0 / 2.2)), translucent ? alpha : 1.0);
@@ -107,6 +139,7 @@ class Material:
     folds: tuple[float, float] = (0.0, 10.0)
     translucent: bool = False
     alpha_min: float = 0.08
+    catcher: bool = False  # invisible but for the shadows that fall on it
 
 
 @dataclass(frozen=True)
@@ -123,9 +156,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Light:
+    """Light in view space, or in the world until `seen_from` brings it there."""
+
     harmonics: np.ndarray  # (9, 3) irradiance over pi, in the order of the shader
     lamp_direction: np.ndarray
     lamp_color: np.ndarray
+    axes: np.ndarray = field(default_factory=lambda: np.eye(3))  # view space -> axes of the harmonics
+
+    def seen_from(self, rotation: np.ndarray) -> Light:
+        """The same light for a camera with that world-to-view rotation."""
+        return replace(self, lamp_direction=rotation @ self.lamp_direction, axes=self.axes @ rotation.T)
 
 
 @dataclass
@@ -154,8 +194,9 @@ class LightSampler:
         factor = np.array((1, *(2 / 3,) * 3, *(1 / 4,) * 5))
         return (factor * norm)[:, None] * np.einsum("bhw,hw,hwc->bc", basis, solid, image[..., ::-1].astype(float))
 
-    def sample(self, rng: np.random.Generator) -> Light:
-        harmonics = self.panoramas[rng.integers(len(self.panoramas))].copy()
+    def sample(self, rng: np.random.Generator, number: int | None = None) -> Light:
+        """Random light, of the given panorama or any."""
+        harmonics = self.panoramas[rng.integers(len(self.panoramas)) if number is None else number].copy()
         heading = rng.uniform(-np.pi, np.pi)
         c, s = np.cos(heading), np.sin(heading)
         z, x, xy, yz, zz, xz, xx = harmonics[[2, 3, 4, 5, 6, 7, 8]]
@@ -184,6 +225,7 @@ class Renderer:
 
         self.gl = moderngl
         self.size = size
+        self.supersample = supersample
         self.full = (size[0] * supersample, size[1] * supersample)
         self.context = moderngl.create_context(standalone=True, backend="egl")
         self.program = self.context.program(VERTEX_SHADER, FRAGMENT_SHADER)
@@ -196,9 +238,12 @@ class Renderer:
         self.array = self.context.vertex_array(self.program, [layout], self.indices)
         self.blank = self.context.texture((1, 1), 4, b"\xff\xff\xff\xff")
         self.textures: dict[Path, object] = {}
+        self.shadows = ShadowMaps(self.context, self.vertices, self.indices)
         self.program["texture_map"].value, self.program["occlusion_map"].value = 0, 1
+        self.program["lamp_map"].value, self.program["sky_map"].value = 2, 3
 
-    def _texture(self, path: Path | None):
+    def texture(self, path: Path | None):
+        """The picture as an OpenGL texture, read once; white for None."""
         if path is None:
             return self.blank
         if path not in self.textures:
@@ -220,32 +265,59 @@ class Renderer:
 
         Where nothing was drawn the distance is the far plane.
         """
-        self.target.use()
-        self.target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
-        self.context.enable(self.gl.DEPTH_TEST)
-        uniforms = {"projection": projection.T, "harmonics": light.harmonics}
-        uniforms |= {"lamp_direction": light.lamp_direction, "lamp_color": light.lamp_color}
-        for name, value in uniforms.items():
-            self.program[name].write(np.ascontiguousarray(value, "f4").tobytes())
-        for item in items:
-            self._draw(item)
-        width, height = self.full
-        rgba = np.frombuffer(self.target.read(components=4), np.uint8).reshape(height, width, 4)[::-1]
-        buffer = np.frombuffer(self.depth.read(), np.float32).reshape(height, width)[::-1]
-        distance = FAR * NEAR / (FAR - buffer * (FAR - NEAR))
+        rgba, distance = self.render_samples(items, projection, light, self.size)
         # Empty pixels are (0, 0, 0, 0), so the plain average is the premultiplied colour.
         small = cv2.resize(rgba, self.size, interpolation=cv2.INTER_AREA).astype(np.float32)
         small[..., :3] *= 255.0 / np.maximum(small[..., 3:], 1.0)
         return np.clip(small + 0.5, 0, 255).astype(np.uint8), distance
 
-    def _draw(self, item: Item) -> None:
-        m, program = item.material, self.program
+    def render_samples(
+        self,
+        items: list[Item],
+        projection: np.ndarray,
+        light: Light,
+        size: tuple[int, int],
+        shadows: Shadows | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Like `render` for a picture of `size` (w, h), at most the renderer's, before averaging: RGBA is
+        premultiplied, (h, w, 4) uint8 times `supersample` in both directions. `shadows` come from `cast_shadows`."""
+        width, height = size[0] * self.supersample, size[1] * self.supersample
+        self.target.use()
+        self.target.viewport = (0, 0, width, height)
+        self.target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
+        self.context.enable(self.gl.DEPTH_TEST)
+        uniforms = {"projection": projection.T, "harmonics": light.harmonics, "light_axes": light.axes.T}
+        uniforms |= {"lamp_direction": light.lamp_direction, "lamp_color": light.lamp_color}
+        if shadows is not None:
+            uniforms |= {"lamp_matrix": shadows.lamp.T, "sky_matrix": shadows.sky.T, "shadow_form": shadows.form}
+        self.shadows.use()
+        self.program["shadowed"].value = shadows is not None
+        for name, value in uniforms.items():
+            self.program[name].write(np.ascontiguousarray(value, "f4").tobytes())
+        for item in items:
+            self._draw(item)
+        viewport = (0, 0, width, height)
+        rgba = np.frombuffer(self.target.read(viewport, 4), np.uint8).reshape(height, width, 4)[::-1]
+        buffer = self.target.read(viewport, 1, attachment=-1, dtype="f4")
+        depth = np.frombuffer(buffer, np.float32).reshape(height, width)[::-1]
+        return rgba, FAR * NEAR / (FAR - depth * (FAR - NEAR))
+
+    def cast_shadows(self, items: list[Item], light: Light, up: np.ndarray, softness: float) -> Shadows:
+        """Depth maps of the items as the lamp and as the sky (direction `up`, view space) see them."""
+        return self.shadows.cast(items, light.lamp_direction, up, softness, self.load, self.texture)
+
+    def load(self, item: Item) -> None:
+        """Vertices and triangles of an item into the shared buffers."""
         inside = np.ones(len(item.positions)) if item.inside is None else item.inside
         rows = np.concatenate((item.positions, item.normals, item.uv, inside[:, None]), axis=1).astype("f4")
         self.vertices.write(rows.tobytes())
         self.indices.write(np.ascontiguousarray(item.index, "i4").tobytes())
-        self._texture(m.texture).use(0)
-        self._texture(m.occlusion).use(1)
+
+    def _draw(self, item: Item) -> None:
+        m, program = item.material, self.program
+        self.load(item)
+        self.texture(m.texture).use(0)
+        self.texture(m.occlusion).use(1)
         program["texture_use"].value = 0 if m.texture is None else 2 if m.recolor else 1
         program["has_occlusion"].value = m.occlusion is not None
         for name in ("tint", "plain", "weave_color", "weave_form", "folds"):
@@ -253,6 +325,7 @@ class Renderer:
         for name in ("shine", "alpha_min"):
             program[name].value = float(getattr(m, name))
         program["weave"].value, program["translucent"].value = m.weave, m.translucent
+        program["catcher"].value = m.catcher
         if m.translucent:
             self.context.enable(self.gl.BLEND)
             blend = (self.gl.SRC_ALPHA, self.gl.ONE_MINUS_SRC_ALPHA, self.gl.ONE, self.gl.ONE_MINUS_SRC_ALPHA)

@@ -1,0 +1,174 @@
+"""What stands around people in a scene: ground, walls with pictures, furniture, seats, and things in front.
+
+World space: decimetres, Y up, the ground is Y = 0. Everything is a list of `Item`s for the renderer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from .clothes import random_cloth, random_color
+from .objects import Solid, assemble, box, revolved
+from .render import Item, Material
+from .rotations import X, Y, Z, turn
+
+REACH = 380.0  # dm; half the side of the ground, just within the far plane
+FURNITURE = ("table", "chair", "shelf", "lamp", "pile")
+
+Part = tuple[list[Solid], np.ndarray, np.ndarray, int]  # surfaces, rotation (may stretch), shift, material number
+
+
+def moved(items: Iterable[Item], rotation: np.ndarray, shift: np.ndarray) -> list[Item]:
+    """Items after a rigid motion."""
+    return [
+        replace(item, positions=item.positions @ rotation.T + shift, normals=item.normals @ rotation.T)
+        for item in items
+    ]
+
+
+def lowest(items: Iterable[Item]) -> float:
+    """The smallest Y (dm) of what is drawn of the items."""
+    heights = []
+    for item in items:
+        corner = item.index.ravel()
+        drawn = corner if item.inside is None else corner[item.inside[corner] > 0]
+        heights.append(item.positions[drawn, 1].min(initial=np.inf))
+    return float(min(heights))
+
+
+def solid_items(parts: Iterable[Part], materials: list[Material]) -> list[Item]:
+    """Parts as `objects.assemble` yields them, as items."""
+    items = []
+    for solids, rotation, shift, material in parts:
+        spin = np.linalg.inv(rotation).T  # of normals, where the rotation stretches too
+        for solid in solids:
+            normals = solid.normals @ spin.T
+            normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-6
+            points = solid.points @ rotation.T + shift
+            items.append(Item(points, normals, solid.uv, solid.index, materials[material % len(materials)]))
+    return items
+
+
+def quad(centre: np.ndarray, right: np.ndarray, up: np.ndarray, material: Material, repeat: float = 0.0) -> Item:
+    """A rectangle from its centre and half axes (dm); the picture fills it, or repeats every `repeat` dm."""
+    corners = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1)), float)
+    points = centre + corners[:, :1] * right + corners[:, 1:] * up
+    normal = np.cross(right, up)
+    uv = (corners + 1) / 2
+    if repeat:
+        uv = uv * 2 * np.array((np.linalg.norm(right), np.linalg.norm(up))) / repeat
+    index = np.array(((0, 1, 2), (0, 2, 3)), np.int32)
+    return Item(points, np.tile(normal / np.linalg.norm(normal), (4, 1)), uv, index, material)
+
+
+class PropMaker:
+    """Random props; pictures of the asset folder serve as posters, screens and surfaces."""
+
+    def __init__(self, assets: Path):
+        self.pictures = sorted((assets / "backgrounds").glob("*.jpg"))
+        cloth = [p for p in sorted((assets / "tex").iterdir()) if p.stem.split("_")[0] in ("skin", "clothes")]
+        self.surfaces = self.pictures + cloth
+
+    def material(self, rng: np.random.Generator) -> Material:
+        """Paint, pattern, wood-like stripes, or a picture."""
+        if rng.random() < 0.7:
+            return replace(random_cloth(rng), shine=rng.uniform(0, 0.3))
+        picture = self.surfaces[rng.integers(len(self.surfaces))]
+        return Material(texture=picture, tint=tuple(rng.uniform(0.4, 1.2, 3)), alpha_min=0.0)
+
+    def _surface(self, rng: np.random.Generator) -> Material:
+        """Of floors and walls: mostly calm colours and large patterns."""
+        color = random_color(rng) * 0.6 + rng.uniform(0.1, 0.4)
+        second = np.clip(color * rng.uniform(0.5, 1.5, 3), 0, 1)
+        weave = int(rng.choice((0, 1, 2, 3, 4), p=(0.4, 0.1, 0.1, 0.15, 0.25)))
+        form = (np.exp(rng.uniform(np.log(0.4), np.log(4.0))), rng.random(), rng.uniform(0.2, 0.9))
+        material = Material(
+            plain=tuple(np.clip(color, 0, 1)), weave=weave, weave_color=tuple(second), weave_form=form, shine=0.0
+        )
+        if rng.random() < 0.25:  # the grain of a photograph on the plain colour
+            material = replace(material, texture=self.pictures[rng.integers(len(self.pictures))], recolor=True)
+        return material
+
+    def ground(self, rng: np.random.Generator, catcher: bool) -> Item:
+        """The ground; a `catcher` shows nothing but the shadows on it."""
+        material = Material(catcher=True, translucent=True) if catcher else self._surface(rng)
+        return quad(np.zeros(3), REACH * X, -REACH * Z, material, rng.uniform(10.0, 60.0))
+
+    def walls(self, points: np.ndarray, rng: np.random.Generator) -> list[Item]:
+        """A wall behind all `points` (n, 3), seen from +Z, sometimes one beside them, with pictures and doors on."""
+        swing = turn(Y, rng.normal(0, 0.35))
+        local = points @ swing  # in the room's axes
+        back = local[:, 2].min() - np.exp(rng.uniform(np.log(1.5), np.log(40.0)))
+        side = rng.choice((-1, 1))
+        beside = np.abs(local[:, 0]).max() + rng.uniform(3, 40)
+        height = rng.uniform(25, 60)
+        paint = self._surface(rng)
+        items = [quad(np.array((0, height / 2, back)), 150 * X, height / 2 * Y, paint, 10.0)]
+        if rng.random() < 0.5:
+            middle = np.array((side * beside, height / 2, back + 100))
+            items.append(quad(middle, side * 100 * Z, height / 2 * Y, paint, 10.0))
+        for layer in range(int(rng.integers(0, 9))):
+            half = np.exp(rng.uniform(np.log(1.0), np.log(9.0), 2))
+            centre = np.array((rng.normal(0, 25), rng.uniform(half[1], 22), back + 0.1 + 0.03 * layer))
+            picture = Material(texture=self.pictures[rng.integers(len(self.pictures))], alpha_min=0.0, shine=0.0)
+            material = picture if rng.random() < 0.6 else self._surface(rng)
+            items.append(quad(centre, half[0] * X, half[1] * Y, material))
+        return moved(items, swing, np.zeros(3))
+
+    def furniture(self, rng: np.random.Generator) -> list[Item]:
+        """A random thing standing at the origin, at a random heading."""
+        parts = list(assemble(FURNITURE[rng.integers(len(FURNITURE))], rng))
+        items = solid_items(parts, [self.material(rng) for _ in range(5)])
+        items = moved(items, turn(Y, rng.uniform(-np.pi, np.pi)), np.zeros(3))
+        return moved(items, np.eye(3), np.array((0.0, -lowest(items), 0.0)))
+
+    def seat(self, top: float, rng: np.random.Generator) -> list[Item]:
+        """A box, bench, stool or chair of height `top` dm at the origin, to be sat on looking to +Z."""
+        width, depth = rng.uniform(3.5, 6.0), rng.uniform(3.5, 5.0)
+        if rng.random() < 0.2:
+            width = rng.uniform(8, 20)
+        kind = rng.random()
+        thick = min(top, rng.uniform(0.3, 1.0))
+        parts: list[Part] = []
+        if kind < 0.35:
+            parts.append((box(np.array((width, top, depth))), np.eye(3), np.array((0, top / 2, 0)), 0))
+        else:
+            parts.append((box(np.array((width, thick, depth))), np.eye(3), np.array((0, top - thick / 2, 0)), 0))
+            leg, under = rng.uniform(0.2, 0.6), max(top - thick, 0.05)
+            if kind < 0.5:
+                post = revolved(np.full(2, leg), np.array((0.0, under)))
+                parts.append(([post], np.eye(3), np.zeros(3), 1))
+            else:
+                for x in (-1, 1):
+                    for z in (-1, 1):
+                        place = np.array((x * (width - leg), under, z * (depth - leg))) / 2
+                        parts.append((box(np.array((leg, under, leg))), np.eye(3), place, 1))
+        if rng.random() < 0.55:
+            back = np.array((width, rng.uniform(2.5, 7), rng.uniform(0.2, 0.8)))
+            place = np.array((0, top + back[1] / 2, -depth / 2 - back[2]))
+            parts.append((box(back), turn(X, -rng.uniform(0, 0.25)), place, 0))
+        return solid_items(parts, [self.material(rng), self.material(rng)])
+
+    def held(self, rng: np.random.Generator) -> list[Item]:
+        """Something for a hand, centred at the origin: a phone, cup, ball, book or stick."""
+        kind = rng.integers(5)
+        if kind == 0:
+            solids = box(np.array((0.75, 1.5, 0.1)))
+        elif kind == 1:
+            solids = [revolved(np.array((0, 1, 1, 0)) * rng.uniform(0.3, 0.45), np.array((-0.5, -0.5, 0.5, 0.5)))]
+        elif kind == 2:
+            t = np.linspace(0, np.pi, 12)
+            radius = rng.uniform(0.3, 1.2)
+            solids = [revolved(np.sin(t) * radius, -np.cos(t) * radius)]
+        elif kind == 3:
+            solids = box(np.array((rng.uniform(1.0, 2.2), rng.uniform(1.2, 3.0), rng.uniform(0.1, 0.5))))
+        else:
+            radii = np.array((0, 1, 1, 0)) * rng.uniform(0.1, 0.25)
+            ends = np.array((-1, 1)) * rng.uniform(1.5, 6)
+            solids = [revolved(radii, ends[[0, 0, 1, 1]])]
+        part = (solids, turn(rng.normal(size=3), rng.normal(0, 0.6)), np.zeros(3), 0)
+        return solid_items([part], [self.material(rng)])
