@@ -33,6 +33,7 @@ class Options:
     detector_threshold: float = 0.3  # person score, exclusive
     nms_threshold: float = 0.45  # IoU up to which two boxes are two people
     keypoint_threshold: float = 0.3  # score from which a point counts as seen, when a box is made from keypoints
+    min_size: float = 0.0  # pixels; detections whose longer side is shorter are dropped
     max_people: int | None = None  # keep the best-scoring boxes of an image
     flip_test: str = "off"  # "off", "original" (as published), "corrected" (without its quarter-pixel bias)
     refine: bool | None = None  # second pass in boxes made from the first pass's keypoints; None: only without boxes
@@ -113,7 +114,9 @@ def find_boxes(images: list[Image], detector: Runner, options: Options) -> list[
         decode_people(raw, detector.input_size, options.detector_threshold), ratios, strict=True
     ):
         keep = geometry.nms(boxes, scores, options.nms_threshold)
-        found.append((boxes[keep] / ratio, scores[keep]))
+        boxes, scores = boxes[keep] / ratio, scores[keep]
+        large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) >= options.min_size
+        found.append((boxes[large], scores[large]))
     return found
 
 

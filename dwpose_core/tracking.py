@@ -117,7 +117,7 @@ class Tracker:
         boxes = np.stack([known.box for known in self._tracks]) + np.tile(moved, 2)
         xy = np.stack([known.xy for known in self._tracks]) + moved[:, None]
         seen = np.stack([known.seen for known in self._tracks])[:, None] & (people.score[:, _BODY] >= SEEN)
-        iou, area = _overlap(boxes, people.box)
+        iou, area = box_overlap(boxes, people.box)
         distance = np.square(xy[:, None] - people.xy[:, _BODY]).sum(-1)  # (T, P, 17)
         common = seen.sum(-1)
         oks = (np.exp(-distance / (2 * area[..., None] * _TOLERANCE)) * seen).sum(-1) / np.maximum(common, 1)
@@ -147,7 +147,7 @@ class _Track:
         self.xy, self.seen = people.xy[p, _BODY], people.score[p, _BODY] >= SEEN
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def box_overlap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """IoU of boxes (T, 4) and (P, 4) xyxy, and the geometric mean of their areas: (T, P) each."""
     sides = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
     inner = sides.clip(min=0).prod(-1)

@@ -26,6 +26,7 @@ class DWPoseExtension(ComfyExtension):
         await replacement.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .clips import DWPoseInterpolate, DWPoseMerge
         from .compat import DWPosePreprocessorCompat
         from .convert import DWPoseConvert
         from .crops import DWPoseFaceHandCrop, DWPoseToMask
@@ -43,6 +44,8 @@ class DWPoseExtension(ComfyExtension):
             DWPoseSelect,
             DWPoseSmooth,
             DWPoseTransform,
+            DWPoseMerge,
+            DWPoseInterpolate,
             DWPoseFaceHandCrop,
             DWPoseToMask,
             DWPoseSaveJSON,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from comfy_api.v0_0_2 import io
 
-from . import sockets
+from . import inputs, sockets
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
 PoseData = io.Custom("POSEDATA")
@@ -43,9 +43,7 @@ class DWPoseConvert(io.ComfyNode):
                     default="keep",
                     tooltip="binary: 1 for points from the threshold on, which every node draws.",
                 ),
-                io.Float.Input(
-                    "threshold", default=0.3, min=0.0, max=2.0, step=0.01, tooltip="For binary: confidence of a point."
-                ),
+                inputs.threshold_input("For binary: confidence of a point."),
                 io.Combo.Input(
                     "json_layout",
                     options=list(LAYOUTS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from . import sockets
+from . import inputs, sockets
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
 
@@ -44,9 +44,7 @@ class DWPoseFaceHandCrop(io.ComfyNode):
                     step=0.5,
                     tooltip="Over how many frames the path is averaged. 0 follows every frame.",
                 ),
-                io.Float.Input(
-                    "threshold", default=0.3, min=0.0, max=2.0, step=0.01, tooltip="Confidence of a seen point."
-                ),
+                inputs.threshold_input("Confidence of a seen point."),
             ],
             outputs=[
                 io.Image.Output("crops", display_name="crops", tooltip="One square for each frame."),
@@ -98,8 +96,8 @@ class DWPoseToMask(io.ComfyNode):
             search_aliases=[*ALIASES, "face mask", "hand mask", "body mask"],
             inputs=[
                 Keypoints.Input("keypoints", tooltip="Keypoints of one image or a clip, in any dialect."),
-                sockets.size_from_input(),
-                *sockets.size_inputs("source"),
+                inputs.size_from_input(),
+                *inputs.size_inputs("source"),
                 io.Boolean.Input("body", default=False, tooltip="Trunk, limbs and head."),
                 io.Boolean.Input("face", default=True, tooltip="Face with forehead."),
                 io.Boolean.Input("hands", default=False, tooltip="Both hands."),
@@ -107,9 +105,7 @@ class DWPoseToMask(io.ComfyNode):
                     "grow", default=1.0, min=0.1, max=10.0, step=0.05, tooltip="Factor on limb widths and margins."
                 ),
                 io.Int.Input("blur", default=0, min=0, max=512, tooltip="Soft edge in pixels."),
-                io.Float.Input(
-                    "threshold", default=0.3, min=0.0, max=2.0, step=0.01, tooltip="Confidence of a seen point."
-                ),
+                inputs.threshold_input("Confidence of a seen point."),
             ],
             outputs=[io.Mask.Output("mask", display_name="mask", tooltip="One mask for each frame.")],
         )
@@ -128,7 +124,7 @@ class DWPoseToMask(io.ComfyNode):
         if not frames:
             raise ValueError("There are no frames in these keypoints.")
         parts = [name for name, on in (("body", body), ("face", face), ("hands", hands)) if on]
-        target = sockets.target_size(frames[0].image_size, size, resolution, width, height, size_from)
+        target = inputs.target_size(frames[0].image_size, size, resolution, width, height, size_from)
         masks = torch.zeros((len(frames), *target))
         for slot, people in zip(masks, frames, strict=True):
             mask = regions.part_mask(people, parts, grow, threshold).astype(np.float32)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from . import sockets
+from . import inputs, sockets
 from .models import PoseModel
-from .sockets import ALIASES, CATEGORY, Boxes, Keypoints, KijaiBoxes, Model, schema
+from .sockets import ALIASES, CATEGORY, Boxes, Keypoints, KijaiBoxes, Model, Segs, schema
 
 if TYPE_CHECKING:
     from ..dwpose_core.people import People
@@ -40,21 +40,15 @@ class DWPoseEstimate(io.ComfyNode):
                 io.Image.Input("image", tooltip="One image, or the frames of a video."),
                 io.MultiType.Input(
                     "boxes",
-                    [Boxes, KijaiBoxes],
+                    [Boxes, KijaiBoxes, Segs],
                     optional=True,
-                    tooltip="Boxes of the people instead of the detector: BOUNDING_BOX, or BBOX as x1, y1, x2, y2.",
+                    tooltip="Boxes of the people instead of the detector: BOUNDING_BOX, BBOX (x1, y1, x2, y2) or SEGS.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="Take the box around this mask instead of the detector."),
-                sockets.size_from_input(),
-                *sockets.size_inputs(),
-                io.Combo.Input(
-                    "style",
-                    options=list(sockets.STYLES),
-                    default="openpose",
-                    tooltip="openpose: ControlNet 1.1, Union and Flux. dwpose: the original's drawing. xinsir: thick "
-                    "sticks for xinsir's SDXL ControlNet. sdpose: as ComfyUI's SDPose.",
-                ),
-                *sockets.part_inputs(),
+                inputs.size_from_input(),
+                *inputs.size_inputs(),
+                inputs.style_input(),
+                *inputs.part_inputs(),
                 io.Combo.Input(
                     "search",
                     options=["detector", "whole image"],
@@ -73,13 +67,9 @@ class DWPoseEstimate(io.ComfyNode):
                     step=0.01,
                     tooltip="How sure the detector must be of a person. Lower it to find more.",
                 ),
-                io.Float.Input(
+                inputs.threshold_input(
+                    "Score from which a point counts as seen. Raise it to lose the face on the back of a head.",
                     "keypoint_threshold",
-                    default=0.3,
-                    min=0.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip="Score from which a point counts as seen. Raise it to lose the face on the back of a head.",
                 ),
                 io.Boolean.Input(
                     "flip_test",
@@ -92,6 +82,29 @@ class DWPoseEstimate(io.ComfyNode):
                     default="binary",
                     tooltip="Confidence in the keypoints. binary: 1 or 0, which every node reads. score: the network's "
                     "own, which some nodes drop below 1.",
+                ),
+                inputs.antialias_input(),
+                io.Int.Input(
+                    "detect_every",
+                    default=1,
+                    min=1,
+                    max=100,
+                    tooltip="Videos: run the detector on every so many frames only; boxes in between are interpolated.",
+                ),
+                io.Float.Input(
+                    "nms_threshold",
+                    default=0.45,
+                    min=0.05,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Overlap up to which two boxes are two people. Raise it for people in front of each other.",
+                ),
+                io.Int.Input(
+                    "min_size",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    tooltip="Leave out people whose box is smaller than so many pixels on its longer side.",
                 ),
             ],
             outputs=[
@@ -122,6 +135,10 @@ class DWPoseEstimate(io.ComfyNode):
         keypoint_threshold,
         flip_test,
         confidence,
+        antialias,
+        detect_every,
+        nms_threshold,
+        min_size,
         boxes=None,
         mask=None,
         size_from=None,
@@ -137,18 +154,21 @@ class DWPoseEstimate(io.ComfyNode):
         options = Options(
             detector_threshold=detector_threshold,
             keypoint_threshold=keypoint_threshold,
+            nms_threshold=nms_threshold,
+            min_size=min_size,
             max_people=max_people or None,
             flip_test="corrected" if flip_test else "off",
             image_batch=images,
             people_batch=people,
         )
+        wanted = {"body": body, "hands": hands, "face": face, "feet": feet}
+        drawing = {"style": inputs.style_of(style), "threshold": keypoint_threshold, "antialias": antialias}
         output, found = draw_estimates(
-            estimate(model, image, boxes, options, use_detector=search == "detector"),
+            estimate(model, image, boxes, options, search == "detector", detect_every),
             len(image),
-            sockets.target_size(source, size, resolution, width, height, size_from),
-            sockets.style_of(style),
-            keypoint_threshold,
-            {"body": body, "hands": hands, "face": face, "feet": feet},
+            inputs.target_size(source, size, resolution, width, height, size_from),
+            wanted,
+            drawing,
         )
         keypoints = sockets.to_keypoints(found, keypoint_threshold, confidence)
         text = sockets.nobody_text(found)
@@ -165,23 +185,39 @@ def estimate(
     boxes: list[np.ndarray] | None,
     options: Options,
     use_detector: bool = True,
+    detect_every: int = 1,
 ) -> Iterator[list[People]]:
     """The people of IMAGE (B, H, W, 3), a chunk of frames at a time; chunks halve where memory runs out.
 
     Raises:
         ComfyUI's interrupt, between chunks and inside the networks.
     """
+    from ..dwpose_core.keyframes import KeyframeDetector
     from ..dwpose_core.pipeline import estimate_people
 
     with model.ready(options.image_batch, options.people_batch) as (pose, detector):
+        detector = detector if use_detector and boxes is None else None
+        keyframes = None
+        if detector is not None and detect_every > 1:
+            keyframes = KeyframeDetector(
+                detector, options, lambda i: sockets.to_frames(images[i : i + 1])[0], len(images), detect_every
+            )
         start = 0
         while start < len(images):
             mm.throw_exception_if_processing_interrupted()
             part = slice(start, start + options.image_batch)
             frames = sockets.to_frames(images[part])
-            given = None if boxes is None else boxes[part]
             try:
-                people = estimate_people(frames, pose, detector if use_detector else None, given, options)
+                if keyframes is not None:
+                    found = keyframes.boxes(start, start + len(frames))
+                    people = estimate_people(frames, pose, None, [boxes for boxes, _ in found], options)
+                    people = [
+                        dataclasses.replace(person, box_score=scores[: len(person)])
+                        for person, (_, scores) in zip(people, found, strict=True)
+                    ]
+                else:
+                    given = None if boxes is None else boxes[part]
+                    people = estimate_people(frames, pose, detector, given, options)
             except mm.InterruptProcessingException:
                 raise
             except mm.OOM_EXCEPTION:
@@ -193,21 +229,18 @@ def estimate(
                     image_batch=max(1, options.image_batch // 2),
                     people_batch=max(1, options.people_batch // 2),
                 )
+                if keyframes is not None:
+                    keyframes.options = options
                 continue
             yield people
             start += len(frames)
 
 
 def draw_estimates(
-    chunks: Iterator[list[People]],
-    count: int,
-    size: tuple[int, int],
-    style: Any,
-    threshold: float,
-    wanted: dict[str, bool],
+    chunks: Iterator[list[People]], count: int, size: tuple[int, int], wanted: dict[str, bool], drawing: dict[str, Any]
 ) -> tuple[torch.Tensor, list[People]]:
     """Pose maps (B, H, W, 3) of `count` frames, drawn while they are found, with progress and a live preview; and the
-    people without the parts that are not wanted."""
+    people without the parts that are not wanted. `drawing` goes to `dwpose_core.render.render`."""
     from PIL import Image
 
     from ..dwpose_core.render import render
@@ -218,7 +251,7 @@ def draw_estimates(
     for chunk in chunks:
         for people in chunk:
             people = sockets.without_parts(people, **wanted)
-            pose_map = render(people, size, style, feet=wanted["feet"], threshold=threshold)
+            pose_map = render(people, size, feet=wanted["feet"], **drawing)
             sockets.put(maps[len(found)], pose_map)
             found.append(people)
         progress.update_absolute(len(found), count, ("JPEG", Image.fromarray(pose_map), 512))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ctypes
 import dataclasses
 import os
 import shutil
+import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +134,13 @@ class PoseModel:
     detector: Network | None
     note: str = ""  # what the user should know
 
+    def __post_init__(self) -> None:
+        from server import PromptServer
+
+        loop = getattr(getattr(PromptServer, "instance", None), "loop", None)
+        if loop is not None and sys.platform == "linux":
+            weakref.finalize(self, _give_memory_back, loop).atexit = False
+
     @contextlib.contextmanager
     def ready(self, images: int, people: int) -> Iterator[tuple]:
         """Runners (pose, detector) on their device, for batches of that many images and people."""
@@ -147,6 +158,14 @@ class PoseModel:
             runners.clear()
             if len(patchers) < len(networks):
                 mm.soft_empty_cache()
+
+
+def _give_memory_back(loop: asyncio.AbstractEventLoop) -> None:
+    """A second after a model was let go, hand its freed memory to the system. glibc keeps what lies between blocks that
+    are in use: of two large networks on a CPU, all but 33 of 681 MiB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+    if trim is not None and not loop.is_closed():
+        loop.call_soon_threadsafe(loop.call_later, 1.0, trim, 0)
 
 
 class Network:

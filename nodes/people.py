@@ -6,7 +6,7 @@ import dataclasses
 
 from comfy_api.v0_0_2 import io
 
-from . import sockets
+from . import inputs, sockets
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
 _KEYPOINTS = "Keypoints of one image or a clip, in any dialect."
@@ -40,6 +40,11 @@ class DWPoseSelect(io.ComfyNode):
                     default=True,
                     tooltip="Choose once and follow the same people through the clip. Off: choose in every frame.",
                 ),
+                io.Boolean.Input("body", default=True, tooltip="Keep the body."),
+                io.Boolean.Input("hands", default=True, tooltip="Keep the hands."),
+                io.Boolean.Input("face", default=True, tooltip="Keep the face."),
+                io.Boolean.Input("feet", default=True, tooltip="Keep the feet."),
+                inputs.threshold_input("Drop points whose confidence is lower than this.", default=0.0),
             ],
             outputs=[
                 Keypoints.Output("selected", display_name="keypoints", tooltip="Keypoints of the people picked."),
@@ -48,7 +53,9 @@ class DWPoseSelect(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, keypoints, by, start, count, ids, whole_clip, mask=None) -> io.NodeOutput:
+    def execute(
+        cls, keypoints, by, start, count, ids, whole_clip, body, hands, face, feet, threshold, mask=None
+    ) -> io.NodeOutput:
         from ..dwpose_core import edit, tracking
 
         frames = sockets.to_people(keypoints)
@@ -64,7 +71,10 @@ class DWPoseSelect(io.ComfyNode):
             masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu().numpy() > 0.5
             select = edit.select_tracks if whole_clip and len(frames) > 1 else edit.select_per_frame
             chosen = select(frames, by, index=start, count=count, masks=masks)
-        return io.NodeOutput(sockets.to_keypoints(chosen), sockets.to_bounding_boxes(chosen))
+        kept = [sockets.without_parts(people, body, hands, face, feet) for people in chosen]
+        return io.NodeOutput(
+            sockets.to_keypoints(kept, max(threshold, sockets.PRESENT)), sockets.to_bounding_boxes(chosen)
+        )
 
 
 class DWPoseSmooth(io.ComfyNode):
@@ -79,7 +89,7 @@ class DWPoseSmooth(io.ComfyNode):
             inputs=[
                 Keypoints.Input("keypoints", tooltip="Keypoints of a clip, one list per frame."),
                 io.Float.Input("fps", default=24.0, min=1.0, max=1000.0, step=0.01, tooltip="Frames per second."),
-                io.Boolean.Input("smooth", default=True, tooltip="Remove jitter with a One-Euro filter."),
+                io.Boolean.Input("smooth", default=True, tooltip="Remove jitter."),
                 io.Float.Input(
                     "min_cutoff",
                     default=1.0,
@@ -106,21 +116,49 @@ class DWPoseSmooth(io.ComfyNode):
                     max=1000,
                     tooltip="Frames somebody may be out of sight and keep their id.",
                 ),
+                io.Combo.Input(
+                    "method",
+                    options=["one euro", "savitzky-golay"],
+                    default="one euro",
+                    tooltip="one euro: holds still what stands still. savitzky-golay: looks ahead, so nothing lags "
+                    "behind; for dances.",
+                ),
+                io.Int.Input(
+                    "window", default=9, min=5, max=101, step=2, tooltip="For savitzky-golay: frames it looks at, odd."
+                ),
+                io.Float.Input(
+                    "max_limb",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    tooltip="Drop the end of a limb that is for a moment more than so many times as long as usual, as "
+                    "1.6, and fill the gap. 0: off.",
+                ),
             ],
             outputs=[Keypoints.Output("smoothed", display_name="keypoints", tooltip="With person_id for everyone.")],
         )
 
     @classmethod
-    def execute(cls, keypoints, fps, smooth, min_cutoff, beta, max_gap, max_age) -> io.NodeOutput:
-        from ..dwpose_core import tracking
+    def execute(
+        cls, keypoints, fps, smooth, min_cutoff, beta, max_gap, max_age, method, window, max_limb
+    ) -> io.NodeOutput:
+        from ..dwpose_core import smoothing, tracking
+
+        if 0 < max_limb <= 1:
+            raise ValueError(f"max_limb is 0 (off) or above 1 (as long as usual), got {max_limb}")
 
         frames = sockets.to_people(keypoints)
         if any(len(people) and people.id is None for people in frames) or not any(map(len, frames)):
             frames = tracking.track(frames, max_age=max_age)
         # A frame without people has no ids to show either.
         frames = [people if len(people) else dataclasses.replace(people, id=[]) for people in frames]
+        if max_limb:
+            frames = smoothing.drop_outliers(frames, max_limb)
         frames = tracking.fill_gaps(frames, max_gap)
-        if smooth:
+        if smooth and method == "savitzky-golay":
+            frames = smoothing.savitzky_golay(frames, window | 1)
+        elif smooth:
             frames = tracking.smooth(frames, fps, min_cutoff=min_cutoff, beta=beta)
         return io.NodeOutput(sockets.to_keypoints(frames))
 

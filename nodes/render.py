@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from . import sockets
+from . import inputs, sockets
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
+
+ARRANGEMENTS = ("over the image", "beside the image")
 
 
 def _length(name: str, what: str):
@@ -26,25 +28,12 @@ class DWPoseRender(io.ComfyNode):
                 io.Image.Input(
                     "image", optional=True, tooltip="Draw over these images instead of the background colour."
                 ),
-                sockets.size_from_input(),
-                *sockets.size_inputs(),
-                io.Combo.Input(
-                    "style",
-                    options=list(sockets.STYLES),
-                    default="openpose",
-                    tooltip="openpose: ControlNet 1.1, Union and Flux. dwpose: the original's drawing. xinsir: thick "
-                    "sticks for xinsir's SDXL ControlNet. sdpose: as ComfyUI's SDPose.",
-                ),
-                *sockets.part_inputs(),
+                inputs.size_from_input(),
+                *inputs.size_inputs(),
+                inputs.style_input(),
+                *inputs.part_inputs(),
                 io.Boolean.Input("head", default=True, tooltip="Nose, eyes and ears of the body."),
-                io.Float.Input(
-                    "threshold",
-                    default=0.3,
-                    min=0.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip="Confidence from which a point is drawn.",
-                ),
+                inputs.threshold_input("Confidence from which a point is drawn."),
                 io.Float.Input(
                     "thickness", default=1.0, min=0.1, max=20.0, step=0.1, tooltip="Multiplies all widths and radii."
                 ),
@@ -60,6 +49,13 @@ class DWPoseRender(io.ComfyNode):
                 _length("hand_line_width", "Width of a finger"),
                 _length("hand_joint_radius", "Radius of a hand joint"),
                 _length("face_point_radius", "Radius of a face point"),
+                inputs.antialias_input(),
+                io.Combo.Input(
+                    "arrange",
+                    options=list(ARRANGEMENTS),
+                    default=ARRANGEMENTS[0],
+                    tooltip="With images: draw over them, or put the pose map to the right of them.",
+                ),
             ],
             outputs=[io.Image.Output("pose_map", display_name="pose_map", tooltip="One picture for each frame.")],
         )
@@ -88,6 +84,8 @@ class DWPoseRender(io.ComfyNode):
         hand_line_width,
         hand_joint_radius,
         face_point_radius,
+        antialias,
+        arrange,
         image=None,
         size_from=None,
     ) -> io.NodeOutput:
@@ -101,9 +99,9 @@ class DWPoseRender(io.ComfyNode):
         if not frames:
             raise ValueError("There are no frames in these keypoints.")
         source = frames[0].image_size if image is None else tuple(image.shape[1:3])
-        target = sockets.target_size(source, size, resolution, width, height, size_from)
+        target = inputs.target_size(source, size, resolution, width, height, size_from)
         drawing = {
-            "style": sockets.style_of(
+            "style": inputs.style_of(
                 style,
                 stick=stick_width,
                 joint=joint_radius,
@@ -117,17 +115,24 @@ class DWPoseRender(io.ComfyNode):
             "color_by_person": color_by_person,
         }
         color = ImageColor.getrgb(background)[:3]
-        maps = sockets.new_image(len(frames), target)
+        beside = image is not None and arrange == ARRANGEMENTS[1]
+        maps = sockets.new_image(len(frames), (target[0], target[1] * (2 if beside else 1)))
         for number, people in enumerate(frames):
             people = sockets.without_parts(people, body, hands, face, feet)
             if not head:
                 people.score[:, :5] = -1  # COCO's nose, eyes, ears; without_parts made the scores ours
-            if image is None:
-                sockets.put(maps[number], render(people, target, background=color, **drawing))
-                continue
-            photo = sockets.to_frames(image[min(number, len(image) - 1)][None])[0]
-            if photo.shape[:2] != target:
-                shrinks = target[0] < photo.shape[0]
-                photo = cv2.resize(photo, target[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-            sockets.put(maps[number], overlay(np.ascontiguousarray(photo), people, opacity=opacity, **drawing))
+            if image is None or beside:
+                drawn = render(people, target, background=color, antialias=antialias, **drawing)
+            if image is not None:
+                photo = sockets.to_frames(image[min(number, len(image) - 1)][None])[0]
+                if photo.shape[:2] != target:
+                    shrinks = target[0] < photo.shape[0]
+                    photo = cv2.resize(
+                        photo, target[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+                    )
+                if beside:
+                    drawn = np.concatenate([photo, drawn], axis=1)
+                else:
+                    drawn = overlay(np.ascontiguousarray(photo), people, opacity=opacity, **drawing)
+            sockets.put(maps[number], drawn)
         return io.NodeOutput(maps)

@@ -20,12 +20,10 @@ Model = io.Custom("DWPOSE_MODEL")
 Keypoints = io.Custom("POSE_KEYPOINT")
 Boxes = io.Custom("BOUNDING_BOX")
 KijaiBoxes = io.Custom("BBOX")
+Segs = io.Custom("SEGS")
 
 # A point of a POSE_KEYPOINT is there or not; nodes after the estimator keep whatever confidence it has.
 PRESENT = 1e-6
-SIZES = ("short side", "width x height", "source")
-# Styles of dwpose_core, and one of our own here; see `style_of`.
-STYLES = ("openpose", "dwpose", "xinsir", "sdpose")
 ALIASES = ["dwpose", "openpose", "pose", "skeleton", "keypoints"]
 
 
@@ -80,21 +78,24 @@ def to_bounding_boxes(people: Sequence[People]) -> list[list[dict]]:
 
 
 def read_boxes(boxes: Any, count: int, size: tuple[int, int]) -> list[np.ndarray]:
-    """Boxes of BOUNDING_BOX (x, y, width, height) or BBOX (x1, y1, x2, y2) sockets for `count` frames of `size` (H, W):
-    (P, 4) xyxy each, cut to the image.
+    """Boxes of BOUNDING_BOX (x, y, width, height), BBOX (x1, y1, x2, y2) or SEGS sockets for `count` frames of `size`
+    (H, W): (P, 4) xyxy each, cut to the image.
 
-    Accepted are one box, a flat list of BOUNDING_BOX (the same for all frames), one BBOX for each frame, or a list of
-    boxes for each frame. The last frame's boxes serve for the frames that follow; an empty list is nobody.
+    Accepted are one box, a flat list of BOUNDING_BOX (the same for all frames), one BBOX for each frame, a list of
+    boxes for each frame, or the Impact Pack's SEGS (the same for all frames). The last frame's boxes serve for the
+    frames that follow; an empty list is nobody.
 
     Raises:
         ValueError: for anything else.
     """
     if isinstance(boxes, (np.ndarray, torch.Tensor)):
         boxes = boxes.tolist()
+    if _is_segs(boxes):
+        boxes = [_segs_boxes(boxes, size)]
     if isinstance(boxes, dict) or _is_numbers(boxes):
         frames = [[boxes]]
     elif not isinstance(boxes, (list, tuple)):
-        raise ValueError(f"boxes must be BOUNDING_BOX or BBOX, got {type(boxes).__name__}")
+        raise ValueError(f"boxes must be BOUNDING_BOX, BBOX or SEGS, got {type(boxes).__name__}")
     elif all(isinstance(box, dict) for box in boxes):
         frames = [boxes]
     else:
@@ -105,6 +106,27 @@ def read_boxes(boxes: Any, count: int, size: tuple[int, int]) -> list[np.ndarray
 
 def _is_numbers(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) >= 4 and all(isinstance(v, (int, float)) for v in value)
+
+
+def _is_segs(value: Any) -> bool:
+    """SEGS of ltdrdata/ComfyUI-Impact-Pack: ((height, width), [SEG, ...])."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and isinstance(value[0], (list, tuple))
+        and len(value[0]) == 2
+        and all(isinstance(side, (int, np.integer)) for side in value[0])
+        and isinstance(value[1], (list, tuple))
+    )
+
+
+def _segs_boxes(segs: Sequence, size: tuple[int, int]) -> list[list[float]]:
+    """Boxes xyxy of SEGS in pixels of an image of `size` (H, W)."""
+    (height, width), found = segs
+    scale = [size[1] / width, size[0] / height] * 2
+    # SEG is a named tuple: cropped_image, cropped_mask, confidence, crop_region, bbox, label, control_net_wrapper
+    boxes = [getattr(seg, "bbox", None) if hasattr(seg, "bbox") else seg[4] for seg in found]
+    return [[float(value) * factor for value, factor in zip(box, scale, strict=True)] for box in boxes]
 
 
 def _read_frame_boxes(frame: Any, number: int, size: tuple[int, int]) -> np.ndarray:
@@ -144,67 +166,6 @@ def mask_boxes(mask: torch.Tensor, count: int, size: tuple[int, int]) -> list[np
     return found + [found[-1]] * (count - len(found))
 
 
-def size_inputs(default: str = "short side") -> list:
-    return [
-        io.Combo.Input(
-            "size",
-            options=list(SIZES),
-            default=default,
-            tooltip="Size of the pose map. It is drawn at this size, never scaled.",
-        ),
-        io.Int.Input(
-            "resolution",
-            default=512,
-            min=64,
-            max=16384,
-            step=8,
-            tooltip="Shorter side in pixels, for size 'short side'. Both sides are rounded to multiples of 64.",
-        ),
-        io.Int.Input("width", default=1024, min=16, max=16384, step=8, tooltip="For size 'width x height'."),
-        io.Int.Input("height", default=1024, min=16, max=16384, step=8, tooltip="For size 'width x height'."),
-    ]
-
-
-def size_from_input():
-    return io.MultiType.Input(
-        "size_from",
-        [io.Image, io.Latent],
-        optional=True,
-        tooltip="An image or latent whose size the pose map gets. Wins over the size widgets.",
-    )
-
-
-def target_size(
-    source: tuple[int, int], size: str, resolution: int, width: int, height: int, size_from: Any = None
-) -> tuple[int, int]:
-    """(H, W) of the map for a source of (H, W)."""
-    from ..dwpose_core.preprocessor import control_size
-
-    if isinstance(size_from, dict):  # a latent: 8 pixels for each of its own
-        rows, columns = size_from["samples"].shape[-2:]
-        return rows * 8, columns * 8
-    if size_from is not None:
-        return tuple(size_from.shape[1:3])
-    if size == "width x height":
-        return height, width
-    return source if size == "source" else control_size(source, resolution)
-
-
-def part_inputs(feet: bool = True) -> list:
-    inputs = [
-        io.Boolean.Input("body", default=True, tooltip="Body: 18 points."),
-        io.Boolean.Input("hands", default=True, tooltip="Hands: 21 points each."),
-        io.Boolean.Input("face", default=True, tooltip="Face: 68 points."),
-    ]
-    if feet:
-        inputs.append(
-            io.Boolean.Input(
-                "feet", default=False, tooltip="Feet: 6 points. No OpenPose ControlNet was trained with them."
-            )
-        )
-    return inputs
-
-
 def without_parts(people: People, body: bool, hands: bool, face: bool, feet: bool) -> People:
     """`people` with the parts that are switched off marked as not seen."""
     from ..dwpose_core.skeleton import PARTS
@@ -215,16 +176,6 @@ def without_parts(people: People, body: bool, hands: bool, face: bool, feet: boo
         if not keep:
             score[:, PARTS[part]] = -1  # below every threshold, also 0
     return dataclasses.replace(people, score=score)
-
-
-def style_of(name: str, **lengths: int):
-    """A drawing style by its name in `STYLES`; lengths > 0 replace those of the style."""
-    from ..dwpose_core import render
-
-    # What ComfyUI's own SDPose node draws: limbs at full brightness, no eyes on top of the face.
-    sdpose = render.Style(limb_brightness=1.0, face_eyes=False)
-    style = sdpose if name == "sdpose" else render.STYLES[name]
-    return dataclasses.replace(style, **{key: value for key, value in lengths.items() if value > 0})
 
 
 def to_json(keypoints: list[dict]) -> str:

@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -225,3 +226,44 @@ def widgets(schema: Schema) -> dict[str, Any]:
         if "default" in item.options:
             values[item.id] = item.options["default"]
     return values
+
+
+def run(comfy, node_id: str, **inputs):
+    """Execute a node with its defaults and `inputs`."""
+    node = comfy.nodes[node_id]
+    return node.execute(**{**widgets(node.define_schema()), **inputs})
+
+
+def figure(x: float = 100.0, scale: float = 1.0, face: bool = True) -> dict:
+    """A standing person of a POSE_KEYPOINT, shoulders at x, 80."""
+    body = np.array(
+        [[0, -30], [0, 0], [-20, 0], [-25, 40], [-28, 75], [20, 0], [25, 40], [28, 75], [-12, 70], [-13, 120],
+         [-14, 170], [12, 70], [13, 120], [14, 170], [-5, -35], [5, -35], [-10, -32], [10, -32]], float
+    )  # fmt: skip
+    angle = np.linspace(0, 2 * np.pi, 70)
+    circle = np.stack([12 * np.cos(angle), 15 * np.sin(angle) - 30], axis=1)
+    hand = np.stack([np.linspace(0, 8, 21), np.linspace(75, 95, 21)], axis=1)
+
+    def flat(points: np.ndarray, seen: float = 1.0) -> list[float]:
+        points = points * scale + (x, 80)
+        return np.concatenate([points, np.full((len(points), 1), seen)], axis=1).ravel().tolist()
+
+    return {
+        "pose_keypoints_2d": flat(body),
+        "face_keypoints_2d": flat(circle) if face else [0.0] * 210,
+        "hand_left_keypoints_2d": flat(hand + np.array([28, 0])),
+        "hand_right_keypoints_2d": flat(hand * (-1, 1) - np.array([28, 0])),
+        "foot_keypoints_2d": flat(
+            np.array([[20, 178], [24, 177], [12, 176], [-20, 178], [-24, 177], [-12, 176]], float)
+        ),
+    }
+
+
+def clip(*people_of_frames: list[dict], size: tuple[int, int] = (300, 400)) -> list[dict]:
+    height, width = size
+    return [{"people": people, "canvas_height": height, "canvas_width": width} for people in people_of_frames]
+
+
+def xs(keypoints: list[dict]) -> list[list[float]]:
+    """x of everyone's neck, frame by frame."""
+    return [[person["pose_keypoints_2d"][3] for person in frame["people"]] for frame in keypoints]

@@ -3,12 +3,16 @@ checkout has none, and the tests that need it skip with a reason."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+# Modules that the stub of ComfyUI takes the place of.
+STUBBED = ("comfy", "comfy_api", "folder_paths", "server", "nodes", "custom_nodes_x_some-folder name")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # The suite is many small networks: threads cost more than they bring, and one thread makes sums reproducible.
@@ -30,3 +34,43 @@ def fill(shared):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def comfy_server(tmp_path_factory):
+    """The pack in a stub of ComfyUI, with tiny random networks in models/dwpose and models/detection."""
+    from tests import comfy_stub as stub
+
+    before = set(sys.modules)
+    shadowed = {name: module for name, module in sys.modules.items() if name.split(".")[0] in STUBBED}
+    for name in shadowed:
+        del sys.modules[name]
+    home = tmp_path_factory.mktemp("comfy")
+    seen = stub.install(home)
+    seen.home = home
+    extension = asyncio.run(seen.package.comfy_entrypoint())
+    asyncio.run(extension.on_load())
+    seen.nodes = {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
+    core = f"{seen.package.__name__}.dwpose_core"
+    models, weights = (
+        sys.modules[core + name] if core + name in sys.modules else __import__(core + name, fromlist="x")
+        for name in (".models", ".models.weights")
+    )
+    torch.manual_seed(0)
+    seen.pose_file = home / "models" / "dwpose" / "dw-debug.safetensors"
+    seen.detector_file = home / "models" / "detection" / "yolox_nano.safetensors"
+    weights.save_safetensors(models.create_model("debug"), seen.pose_file)
+    weights.save_safetensors(models.create_detector("yolox-nano"), seen.detector_file)
+    yield seen
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in STUBBED:
+            del sys.modules[name]
+    sys.modules.update(shadowed)
+
+
+@pytest.fixture
+def comfy(comfy_server):
+    """See `comfy_server`; nothing said, shown or loaded yet."""
+    comfy_server.texts.clear(), comfy_server.progress.clear(), comfy_server.loaded.clear()
+    comfy_server.interrupt = False
+    return comfy_server

@@ -1,4 +1,5 @@
-"""Writes every graph of this folder: ../<name>.json for the browser and ../api/<name>.json for scripts.
+"""Writes every graph of this folder, ../<name>.json for the browser and ../api/<name>.json for scripts, and the
+subgraph blueprint of the pack, ../../subgraphs/<name>.json.
 
     python workflows/tools/generate.py --url http://127.0.0.1:8188
 
@@ -13,6 +14,7 @@ import urllib.request
 import uuid
 from pathlib import Path
 
+from blueprint import blueprint
 from graph import Graph
 
 HOME = Path(__file__).resolve().parents[1]
@@ -251,6 +253,25 @@ def original_graph(object_info: dict) -> dict:
     return prompt
 
 
+BLUEPRINT = "Image to Pose Map (DWPose)"
+
+
+def pose_map_blueprint(object_info: dict) -> dict:
+    g = Graph(object_info, "")
+    model = g.node("DWPoseLoader")
+    g.node("DWPoseEstimate", model=model[0])
+    shown = ("size", "resolution", "width", "height", "style", "body", "hands", "face", "feet", "max_people")
+    return blueprint(
+        BLUEPRINT,
+        g.ui(),
+        inputs=[(2, name) for name in ("image", "boxes", "mask", "size_from")],
+        outputs=[(2, 0), (2, 1), (2, 2)],
+        widgets=[(1, "pose"), (1, "detector"), *((2, name) for name in shown)],
+        category="Image Tools/Pose",
+        description="Finds people in images and draws the pose map for a ControlNet.",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", required=True, help="a running ComfyUI with this pack")
@@ -266,6 +287,8 @@ def main() -> None:
         _write(HOME / f"{name}.json", shown)
         _write(HOME / "api" / f"{name}.json", graph.api())
         print(f"{name}: {len(graph.nodes)} nodes")
+    (HOME.parent / "subgraphs").mkdir(exist_ok=True)
+    _write(HOME.parent / "subgraphs" / f"{BLUEPRINT}.json", pose_map_blueprint(object_info))
     _write(HOME / "api" / "DWPose 9 - Original graph.json", original_graph(object_info))
 
 

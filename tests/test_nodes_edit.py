@@ -1,0 +1,205 @@
+"""The nodes that draw, pick and change keypoints, against a stub of ComfyUI."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.comfy_stub import clip, figure, run, xs
+
+
+def test_render_draws_every_frame_at_any_size(comfy):
+    keypoints = clip([figure(100)], [], [figure(300)])
+    result = run(comfy, "DWPoseRender", keypoints=keypoints, size="width x height", width=200, height=150)
+    assert result[0].shape == (3, 150, 200, 3)
+    found = [np.argwhere(frame.numpy().any(axis=2)).mean(axis=0) for frame in (result[0][0], result[0][2])]
+    assert abs(found[0][1] - 50) < 5 and abs(found[1][1] - 150) < 5 and not result[0][1].any()
+    latent = {"samples": torch.zeros(1, 4, 20, 30)}
+    assert run(comfy, "DWPoseRender", keypoints=keypoints, size_from=latent)[0].shape == (3, 160, 240, 3)
+    assert run(comfy, "DWPoseRender", keypoints=keypoints)[0].shape == (3, 512, 704, 3)  # short side, multiples of 64
+
+
+def test_render_options(comfy):
+    keypoints = clip([figure(200)])
+    plain = run(comfy, "DWPoseRender", keypoints=keypoints, size="source")[0]
+    no_head = run(comfy, "DWPoseRender", keypoints=keypoints, size="source", head=False, face=False)[0]
+    assert plain[0, 20:70].any() and not no_head[0, :60].any()
+    red = run(comfy, "DWPoseRender", keypoints=keypoints, size="source", background="#ff0000")[0]
+    assert red[0, 0, 0].tolist() == [1, 0, 0]
+    thick = run(comfy, "DWPoseRender", keypoints=keypoints, size="source", stick_width=20)[0]
+    assert thick.any(-1).sum() > 1.5 * plain.any(-1).sum()
+    photo = torch.full((1, 300, 400, 3), 0.5)
+    over = run(comfy, "DWPoseRender", keypoints=keypoints, size="source", image=photo)[0]
+    assert torch.allclose(over[0, 0, 0], torch.tensor(128 / 255)) and not torch.equal(over, plain)
+
+
+def test_render_antialias_and_beside(comfy):
+    keypoints = clip([figure(200)])
+    photo = torch.full((1, 300, 400, 3), 0.5)
+    drawn = {
+        on: run(comfy, "DWPoseRender", keypoints=keypoints, size="source", antialias=on)[0] for on in (False, True)
+    }
+    assert len(drawn[True].unique()) > 2 * len(drawn[False].unique())  # the shades of smooth edges
+    beside = run(
+        comfy,
+        "DWPoseRender",
+        keypoints=keypoints,
+        size="source",
+        image=photo,
+        arrange="beside the image",
+        antialias=True,
+    )[0]
+    assert beside.shape == (1, 300, 800, 3) and torch.equal(beside[:, :, 400:], drawn[True])
+    assert torch.allclose(beside[:, :, :400], torch.tensor(128 / 255))
+
+
+def test_select_follows_people_who_change_places(comfy):
+    """Two people walk past each other; the left one at the start is the left one, all the way."""
+    frames = [[figure(80 + 12 * i), figure(320 - 12 * i, 0.8)] for i in range(21)]
+    keypoints = clip(*[people[:: 1 if i % 2 else -1] for i, people in enumerate(frames)])  # order flips, too
+    smooth = run(comfy, "DWPoseSmooth", keypoints=keypoints, smooth=False)[0]
+    assert all(frame["people"][0]["person_id"] in (0, 1) for frame in smooth)
+    chosen = run(comfy, "DWPoseSelect", keypoints=smooth, by="largest")
+    assert np.allclose(np.ravel(xs(chosen[0])), [80 + 12 * i for i in range(21)], atol=1)
+    per_frame = run(comfy, "DWPoseSelect", keypoints=smooth, by="left", whole_clip=False)[0]
+    assert np.ravel(xs(per_frame)).max() <= 201
+    by_id = run(comfy, "DWPoseSelect", keypoints=smooth, by="id", ids="1")[0]
+    assert {person["person_id"] for frame in by_id for person in frame["people"]} == {1}
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [("largest", 300), ("centre", 210), ("left", 60), ("index", 300), ("mask", 60)],
+)
+def test_select_one_of_a_picture(comfy, by, expected):
+    keypoints = clip([figure(300, 1.2), figure(210, 0.7), figure(60, 0.8)])
+    mask = torch.zeros(1, 150, 200)
+    mask[:, :, :50] = 1
+    result = run(comfy, "DWPoseSelect", keypoints=keypoints, by=by, mask=mask)
+    assert xs(result[0]) == [[expected]] and len(result[1][0]) == 1
+
+
+def test_select_filters_parts_and_weak_points(comfy):
+    weak = figure(100)
+    weak["pose_keypoints_2d"][5] = 0.4  # the confidence of the neck comes from the shoulders; of the nose from here
+    weak["pose_keypoints_2d"][2] = 0.4
+    result = run(comfy, "DWPoseSelect", keypoints=clip([weak]), hands=False, feet=False, threshold=0.5)
+    person = result[0][0]["people"][0]
+    assert not any(person["hand_left_keypoints_2d"]) and not any(person["foot_keypoints_2d"])
+    assert any(person["face_keypoints_2d"]) and person["pose_keypoints_2d"][:3] == [0, 0, 0]
+    assert person["pose_keypoints_2d"][3:6] == [100, 80, 1] and len(result[1][0]) == 1
+
+
+def test_smooth_with_savitzky_golay_and_without_a_thrown_wrist(comfy):
+    people = [[figure(100 + 0.1 * t * t)] for t in range(40)]  # ever faster: One-Euro lags, a parabola does not
+    for t, (person,) in enumerate(people):
+        person["bbox"] = [60 + 0.1 * t * t, 30, 80, 240]  # the detector's, as DWPose Estimate writes it
+    people[20][0]["pose_keypoints_2d"][12] += 250  # the right wrist
+    keypoints = clip(*people, size=(300, 800))
+    done = run(comfy, "DWPoseSmooth", keypoints=keypoints, method="savitzky-golay", max_limb=1.6)[0]
+    assert np.allclose(np.ravel(xs(done))[4:36], [100 + 0.1 * t * t for t in range(4, 36)], atol=0.1)
+    assert done[20]["people"][0]["pose_keypoints_2d"][12] == pytest.approx(100 + 0.1 * 400 - 28, abs=0.5)
+    with pytest.raises(ValueError, match="max_limb"):
+        run(comfy, "DWPoseSmooth", keypoints=keypoints, max_limb=0.5)
+
+
+def test_merge(comfy):
+    two, three = clip([figure(100)], [figure(110)]), clip(*[[figure(300)]] * 3)
+    assert xs(run(comfy, "DWPoseMerge", keypoints=two, other=three)[0]) == [[100, 300], [110, 300], [110, 300]]
+    appended = run(comfy, "DWPoseMerge", keypoints=two, other=three, how="one after another")[0]
+    assert xs(appended) == [[100], [110], [300], [300], [300]]
+
+
+def test_interpolate(comfy):
+    keypoints = clip(*[[figure(100 + 10 * t)] for t in range(25)])
+    slow = run(comfy, "DWPoseInterpolate", keypoints=keypoints, fps=24.0, new_fps=48.0)[0]
+    assert np.allclose(np.ravel(xs(slow)), np.arange(100, 341, 5), atol=1e-3)
+    fast = run(comfy, "DWPoseInterpolate", keypoints=keypoints, fps=24.0, new_fps=16.0)[0]
+    assert np.allclose(np.ravel(xs(fast)), np.arange(100, 341, 15), atol=1e-3)
+    fixed = run(comfy, "DWPoseInterpolate", keypoints=keypoints, frames=7)[0]
+    assert np.allclose(np.ravel(xs(fixed)), np.arange(100, 341, 40), atol=1e-3)
+
+
+def test_smooth_fills_gaps_and_removes_jitter(comfy):
+    noise = np.random.default_rng(0).normal(0, 1.5, 40)
+    people = [[figure(200 + n)] for n in noise]
+    people[20] = []
+    result = run(comfy, "DWPoseSmooth", keypoints=clip(*people))[0]
+    assert [len(frame["people"]) for frame in result] == [1] * 40
+    assert np.std(np.diff(np.ravel(xs(result)))) < 0.5 * np.std(np.diff(noise))
+
+
+def test_transform(comfy):
+    keypoints = clip([figure(100)])
+    moved = run(comfy, "DWPoseTransform", keypoints=keypoints, move_x=30.0, scale=0.5)[0]
+    assert xs(moved) == [[(100 - 200) * 0.5 + 200 + 30]]
+    mirrored = run(comfy, "DWPoseTransform", keypoints=keypoints, mirror=True)[0][0]["people"][0]
+    assert mirrored["pose_keypoints_2d"][3] == 399 - 100
+    # the right wrist of the mirrored person is the left one's mirror image
+    original = keypoints[0]["people"][0]["pose_keypoints_2d"]
+    assert mirrored["pose_keypoints_2d"][12] == pytest.approx(399 - original[21])
+    twice = run(comfy, "DWPoseTransform", keypoints=clip([mirrored]), mirror=True)[0][0]["people"][0]
+    for key, values in keypoints[0]["people"][0].items():
+        if key != "face_keypoints_2d":  # its two eye points come from the body
+            assert np.allclose(twice[key], values, atol=1e-3), key
+    with pytest.raises(ValueError, match="reference"):
+        run(comfy, "DWPoseTransform", keypoints=keypoints, fit="align")
+
+
+def test_retarget_gives_the_limb_lengths_of_the_reference(comfy):
+    """A dancer with arms of double length against a reference with normal ones, of double size elsewhere."""
+
+    def points(person):
+        return np.array(person["pose_keypoints_2d"]).reshape(-1, 3)[:, :2]
+
+    def arm(person):
+        xy = points(person)
+        return np.linalg.norm(xy[3] - xy[2]) / np.linalg.norm(xy[1] - (xy[8] + xy[11]) / 2)
+
+    dancer = figure(100)
+    body = np.array(dancer["pose_keypoints_2d"]).reshape(-1, 3)
+    for shoulder, elbow, wrist in ((2, 3, 4), (5, 6, 7)):
+        step = body[elbow, :2] - body[shoulder, :2]
+        body[elbow, :2] += step
+        body[wrist, :2] += step
+    dancer["pose_keypoints_2d"] = body.ravel().tolist()
+    reference = clip([figure(300, 1.4)], size=(600, 700))
+    result = run(
+        comfy, "DWPoseTransform", keypoints=clip([dancer], [dancer]), reference=reference, fit="retarget and align"
+    )[0]
+    person, goal = result[1]["people"][0], reference[0]["people"][0]
+    assert (result[0]["canvas_height"], result[0]["canvas_width"]) == (600, 700)
+    assert arm(dancer) == pytest.approx(2 * arm(goal), rel=0.01)
+    assert arm(person) == pytest.approx(arm(goal), rel=0.01)
+    assert np.allclose(points(person), points(goal), atol=1.5)
+
+
+def test_face_crops_are_square_steady_and_of_one_size(comfy):
+    noise = np.random.default_rng(0).normal(0, 3, 24)
+    people = [[figure(150 + 2 * i + n)] for i, n in enumerate(noise)]
+    people[10] = [figure(170, face=False)]
+    images = torch.rand(24, 300, 400, 3)
+    result = run(comfy, "DWPoseFaceHandCrop", image=images, keypoints=clip(*people), crop_size=64)
+    assert result[0].shape == (24, 64, 64, 3)
+    boxes = np.array(result[2])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert (sides == sides[0, 0]).all()
+    centers = boxes[:, [0, 2]].mean(axis=1)
+    assert np.std(np.diff(centers)) < 0.4 * np.std(np.diff(noise))
+    assert result[1][3][0]["width"] == sides[0, 0]
+    assert "1 of 24 frames" in comfy.texts[0][1]
+    with pytest.raises(ValueError, match="No face of person 2"):
+        run(comfy, "DWPoseFaceHandCrop", image=images, keypoints=clip(*people), person=2)
+
+
+def test_mask(comfy):
+    keypoints = clip([figure(200)], [])
+    face, hands, body = (
+        run(comfy, "DWPoseToMask", keypoints=keypoints, **{"face": False, name: True})[0]
+        for name in ("face", "hands", "body")
+    )
+    assert face.shape == (2, 300, 400) and not face[1].any() and set(face.unique().tolist()) == {0.0, 1.0}
+    assert face[0, 50, 200] and not face[0, 150, 200]
+    assert body[0, 120, 200] and body[0, 220, 213] and body.sum() > 5 * face.sum()
+    assert hands[0, 165, 232] and not hands[0, 50, 200]

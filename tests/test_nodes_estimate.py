@@ -1,0 +1,245 @@
+"""DWPose Loader and DWPose Estimate against a stub of ComfyUI."""
+
+from __future__ import annotations
+
+import collections
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tests import comfy_stub as stub
+from tests.comfy_stub import run
+
+
+def test_loader_finds_files_and_names_what_is_missing(comfy):
+    options = {item.id: item.options.get("options") for item in comfy.nodes["DWPoseLoader"].define_schema().inputs}
+    assert {"auto", "dwpose-l-384", "dw-debug.safetensors"} <= set(options["pose"])
+    assert {"auto", "none", "yolox-l", "yolox_nano.safetensors"} <= set(options["detector"])
+    check = comfy.nodes["DWPoseLoader"].validate_inputs
+    assert check(pose="dw-debug.safetensors", detector="none") is True
+    assert "models/dwpose" in check(pose="other.pth", detector="auto")
+    with pytest.raises(ValueError, match=r"needs an \.onnx file"):
+        run(comfy, "DWPoseLoader", pose="dw-debug.safetensors", detector="none", backend="onnxruntime")
+
+
+def test_auto_takes_what_is_there_and_says_so(comfy, monkeypatch):
+    models = sys.modules[f"{comfy.package.__name__}.nodes.models"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path, note = models.resolve("pose", "auto")
+    assert path == comfy.pose_file and "dwpose-l-384 is not available" in note
+    named = comfy.home / "models" / "dwpose" / "dw-ll_ucoco_384.onnx"
+    named.write_bytes(b"something else")
+    try:
+        path, note = models.resolve("pose", "auto")
+        assert path == named and "not the published file" in note
+    finally:
+        named.unlink()
+    comfy.pose_file.rename(comfy.home / "away")
+    try:
+        path, note = models.resolve("pose", "auto")
+        assert path.name == "dwpose-nano.safetensors" and "starter model" in note
+    finally:
+        (comfy.home / "away").rename(comfy.pose_file)
+    assert models.resolve("detector", "none") == (None, "")
+
+
+def test_downloads_end_up_as_plain_files(comfy, monkeypatch):
+    models = sys.modules[f"{comfy.package.__name__}.nodes.models"]
+    download = sys.modules[f"{comfy.package.__name__}.dwpose_core.models.download"]
+    home = comfy.home / "models" / "detection"
+
+    def fetch(entry, cache_dir):
+        """What the hub's cache looks like: a blob, and a link to it."""
+        blob = cache_dir / "models--yzd-v--DWPose" / "blobs" / "abc"
+        link = cache_dir / "models--yzd-v--DWPose" / "snapshots" / "1" / entry.filename
+        for path in (blob, link):
+            path.parent.mkdir(parents=True)
+        blob.write_bytes(b"weights")
+        link.symlink_to(blob)
+        return link
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    path, note = models.resolve("detector", "yolox-l")
+    try:
+        assert path == home / "yolox_l.onnx" and path.read_bytes() == b"weights" and not path.is_symlink()
+        assert not (home / "models--yzd-v--DWPose").exists() and not note
+    finally:
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def model(comfy_server):
+    return run(comfy_server, "DWPoseLoader", pose="dw-debug.safetensors", detector="yolox_nano.safetensors")[0]
+
+
+def estimated(comfy, model, frames: int = 3, **inputs):
+    images = torch.rand(frames, 96, 128, 3, generator=torch.Generator().manual_seed(0))
+    boxes = {"x": 10, "y": 5, "width": 60, "height": 80}
+    return run(comfy, "DWPoseEstimate", **{"model": model, "image": images, "boxes": boxes, **inputs})
+
+
+def test_estimate(comfy, model):
+    result = estimated(comfy, model, keypoint_threshold=0.0, size="width x height", width=64, height=32)
+    assert result[0].shape == (3, 32, 64, 3) and result[0].dtype == torch.float32
+    assert [len(frame["people"]) for frame in result[1]] == [1, 1, 1]
+    assert (result[1][0]["canvas_height"], result[1][0]["canvas_width"]) == (96, 128)
+    box = result[2][2][0]
+    assert (box["x"], box["y"], box["width"], box["height"]) == (10, 5, 60, 80)
+    assert json.loads(result.ui["openpose_json"][0]) == result[1]
+    assert comfy.progress[-1][:2] == (3, 3) and comfy.progress[-1][2][0] == "JPEG"
+    (models, options) = comfy.loaded[0]
+    assert [patcher.model for patcher in models] == [model.pose.runner.net, model.detector.runner.net]
+    assert options["memory_required"] > 0 and not comfy.texts
+
+
+def test_estimate_does_what_the_library_does(comfy, model):
+    from dwpose_core import Options
+    from dwpose_core.backends import TorchRunner
+    from dwpose_core.models.weights import load_pose
+    from dwpose_core.openpose import to_openpose
+    from dwpose_core.pipeline import estimate_people
+
+    result = estimated(comfy, model, frames=1, keypoint_threshold=0.0, feet=True)
+    image = torch.rand(1, 96, 128, 3, generator=torch.Generator().manual_seed(0))
+    runner = TorchRunner(load_pose(comfy.home / "models" / "dwpose" / "dw-debug.safetensors"), "cpu")
+    pixels = (image[0] * 255).round().to(torch.uint8).numpy()
+    people = estimate_people([pixels], runner, None, [np.float32([[10, 5, 70, 85]])], Options(keypoint_threshold=0.0))
+    assert result[1] == to_openpose(people, threshold=0.0)
+
+
+def test_toggles_apply_to_the_data(comfy, model):
+    result = estimated(comfy, model, frames=1, keypoint_threshold=0.0, hands=False)
+    person = result[1][0]["people"][0]
+    assert not any(person["hand_left_keypoints_2d"]) and not any(person["foot_keypoints_2d"])
+    assert any(person["pose_keypoints_2d"])
+
+
+def test_nobody_found_is_said(comfy, model):
+    mask = torch.zeros(3, 96, 128)
+    mask[1, 20:60, 30:70] = 1
+    result = estimated(comfy, model, boxes=None, mask=mask)
+    assert result.ui["text"] == ("Nobody found in 2 of 3 frames: 0, 2",)
+    assert comfy.texts == [("7", result.ui["text"][0])]
+    assert [len(boxes) for boxes in result[2]] == [0, 1, 0]
+    assert result[2][1][0]["x"] == 30 and result[2][1][0]["height"] == 40
+
+
+def test_whole_image_needs_no_detector(comfy, model):
+    result = estimated(comfy, model, frames=1, boxes=None, search="whole image", keypoint_threshold=0.0)
+    assert len(result[1][0]["people"]) == 1
+
+
+def test_interrupt_works_inside_a_forward(comfy, model):
+    comfy.interrupt = True
+    with pytest.raises(stub.Interrupted):
+        model.pose.runner.net(torch.zeros(1, 3, *model.pose.runner.input_size))
+    with pytest.raises(stub.Interrupted):
+        estimated(comfy, model)
+
+
+@pytest.mark.parametrize("room", [4, 1, 0])
+def test_out_of_memory_halves_the_batch(comfy, model, monkeypatch, room):
+    """A device with room for so many people per forward: the result is the same, or the error comes through."""
+    whole = estimated(comfy, model, frames=5)
+    runner = type(model.pose.runner)
+    forward, sizes = runner.__call__, []
+
+    def small(self, batch):
+        sizes.append(len(batch))
+        if len(batch) > room:
+            raise stub.OutOfMemory
+        return forward(self, batch)
+
+    monkeypatch.setattr(runner, "__call__", small)
+    boxes = [[{"x": 10, "y": 5, "width": 60, "height": 80}] * 4] * 5
+    if room == 0:
+        with pytest.raises(stub.OutOfMemory):
+            estimated(comfy, model, frames=5, boxes=boxes)
+        assert min(sizes) == 1
+        return
+    result = estimated(comfy, model, frames=5, boxes=boxes)
+    assert max(sizes) > room >= min(sizes)
+    assert [frame["people"][3] for frame in result[1]] == [frame["people"][0] for frame in whole[1]]
+
+
+def segs(size: tuple[int, int], *boxes: tuple) -> tuple:
+    """SEGS of ltdrdata/ComfyUI-Impact-Pack."""
+    seg = collections.namedtuple(
+        "SEG", "cropped_image cropped_mask confidence crop_region bbox label control_net_wrapper"
+    )
+    found = [seg(None, np.ones((4, 4)), 0.9, [0, 0, 9, 9], np.array(box), "person", None) for box in boxes]
+    return size, found
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ({"x": 1, "y": 2, "width": 3, "height": 4}, [[[1, 2, 4, 6]], [[1, 2, 4, 6]], [[1, 2, 4, 6]]]),  # one
+        ([{"x": 1, "y": 2, "width": 3, "height": 4}] * 2, [[[1, 2, 4, 6]] * 2] * 3),  # flat list: the same in all
+        ([[{"x": 1, "y": 2, "width": 3, "height": 4}], []], [[[1, 2, 4, 6]], [], []]),  # per frame, last one repeats
+        ((5, 6, 7, 8), [[[5, 6, 7, 8]]] * 3),  # one BBOX
+        ([(5, 6, 7, 8), (6, 7, 8, 9)], [[[5, 6, 7, 8]], [[6, 7, 8, 9]], [[6, 7, 8, 9]]]),  # one BBOX per frame
+        (np.float32([[5, 6, 7, 8]]), [[[5, 6, 7, 8]]] * 3),
+        ([[(-5, -6, 70, 8), (90, 90, 99, 99)]], [[[0, 0, 20, 8]]] * 3),  # cut to the image; one misses it
+        ([[]], [[], [], []]),
+        (segs((10, 20), (5, 6, 7, 8), (1, 2, 3, 4)), [[[5, 6, 7, 8], [1, 2, 3, 4]]] * 3),  # the Impact Pack's
+        (segs((100, 200), (50, 60, 70, 80)), [[[5, 6, 7, 8]]] * 3),  # found in a larger image
+        (segs((10, 20)), [[], [], []]),
+    ],
+)  # fmt: skip
+def test_read_boxes(comfy, boxes, expected):
+    sockets = sys.modules[f"{comfy.package.__name__}.nodes.sockets"]
+    found = sockets.read_boxes(boxes, 3, (10, 20))
+    assert [frame.tolist() for frame in found] == expected
+
+
+def test_read_boxes_refuses_nonsense(comfy):
+    sockets = sys.modules[f"{comfy.package.__name__}.nodes.sockets"]
+    for nonsense in ("boxes", [["a"]], [(1, 2, 3)], [(1, 2, float("nan"), 4)]):
+        with pytest.raises(ValueError, match="box"):
+            sockets.read_boxes(nonsense, 1, (10, 20))
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_detector_on_every_nth_frame(comfy, model, monkeypatch, every):
+    """Somebody walks in a straight line; somebody else is there in the first half only."""
+    names = [f"{comfy.package.__name__}.dwpose_core.{name}" for name in ("pipeline", "keyframes")]
+    __import__(names[1])
+    looked_at = []
+
+    def find_boxes(images, detector, options):
+        found = []
+        for image in images:
+            t = int(image[0, 0, 0])
+            looked_at.append(t)
+            boxes = [[10 + 2 * t, 5, 40 + 2 * t, 80]] + ([[90, 10, 120, 90]] if t <= 5 else [])
+            found.append((np.float32(boxes), np.float32([0.9, 0.8][: len(boxes)])))
+        return found
+
+    for name in names:
+        monkeypatch.setattr(sys.modules[name], "find_boxes", find_boxes)
+    images = torch.arange(12)[:, None, None, None].expand(12, 96, 128, 3) / 255
+    result = run(comfy, "DWPoseEstimate", model=model, image=images, detect_every=every)
+    assert sorted(looked_at) == sorted({*range(0, 12, every), 11})
+    for t, boxes in enumerate(result[2]):
+        assert boxes[0]["x"] == pytest.approx(10 + 2 * t) and boxes[0]["score"] == pytest.approx(0.9)
+        if every == 1 or t in looked_at:
+            assert len(boxes) == (2 if t <= 5 else 1)
+    gone = [t for t, boxes in enumerate(result[2]) if len(boxes) == 1]
+    assert gone == list(range(min(gone), 12)) and abs(min(gone) - 6) <= every / 2
+
+
+def test_detections_that_are_too_small_or_overlap_are_left_out(comfy, model, monkeypatch):
+    pipeline = sys.modules[f"{comfy.package.__name__}.dwpose_core.pipeline"]
+    boxes = np.float32([[0, 0, 40, 80], [10, 0, 50, 80], [90, 10, 100, 30]])
+    monkeypatch.setattr(pipeline, "decode_people", lambda raw, *_: [(boxes, np.float32([0.9, 0.8, 0.7]))] * len(raw))
+    image = torch.zeros(1, 416, 416, 3)  # the detector's own size: nothing is scaled
+
+    def people(**inputs):
+        return len(run(comfy, "DWPoseEstimate", model=model, image=image, **inputs)[2][0])
+
+    assert people() == 2 and people(nms_threshold=0.7) == 3
+    assert people(min_size=21) == 1 and people(min_size=20) == 2

@@ -1,0 +1,151 @@
+"""The nodes that read, write and convert, and the older pack's node, against a stub of ComfyUI."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import weakref
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tests.comfy_stub import clip, figure, run, xs
+
+
+@pytest.mark.parametrize(("layout", "files"), [("one file", 1), ("one per frame", 2), ("OpenPose folder", 2)])
+def test_json_files_round_trip_and_never_overwrite(comfy, layout, files):
+    keypoints = clip([figure(100)], [figure(150), figure(250)])
+    paths = [
+        run(comfy, "DWPoseSaveJSON", keypoints=keypoints, filename_prefix=f"sub/{files}{layout}", layout=layout)[0]
+        for _ in range(2)
+    ]
+    assert paths[0] != paths[1]
+    names = [paths[0]] if layout == "one file" else sorted((comfy.home / "output" / "sub").glob(f"*{layout}_00001/*"))
+    assert len(names) == files
+    relative = str(paths[0]).removeprefix(str(comfy.home / "output") + "/")
+    loaded = run(comfy, "DWPoseLoadJSON", path=relative)[0]
+    assert xs(loaded) == [[100], [150, 250]]
+    assert comfy.nodes["DWPoseLoadJSON"].fingerprint_inputs(path=relative, text="")
+
+
+def test_load_json_reads_text_and_stays_in_its_folders(comfy):
+    keypoints = clip([figure(100)])
+    assert xs(run(comfy, "DWPoseLoadJSON", text=json.dumps(keypoints))[0]) == [[100]]
+    check = comfy.nodes["DWPoseLoadJSON"].validate_inputs
+    assert "not inside" in check(path="../../etc")
+    assert "no JSON file" in check(path="missing.json")
+    assert check(path="") is True
+    with pytest.raises(ValueError, match="path"):
+        run(comfy, "DWPoseLoadJSON")
+
+
+def test_load_folder(comfy):
+    folder = comfy.home / "input" / "pictures"
+    folder.mkdir()
+    for name, size in (("b", (20, 30)), ("a", (10, 40))):
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((*size, 3), (255, 0, 0), np.uint8))  # blue
+    result = run(comfy, "DWPoseLoadFolder", folder="pictures", prefix="out")
+    assert [tuple(image.shape) for image in result[0]] == [(1, 10, 40, 3), (1, 20, 30, 3)]
+    assert result[1] == ["out/a", "out/b"] and result[0][0][0, 0, 0].tolist() == [0, 0, 1]
+    assert run(comfy, "DWPoseLoadFolder", folder="pictures", first=1)[1] == ["dwpose/b"]
+    for wrong in ("nothing", "../.."):
+        with pytest.raises(ValueError, match="no folder"):
+            run(comfy, "DWPoseLoadFolder", folder=wrong)
+
+
+def test_convert_round_trips(comfy):
+    keypoints = clip([figure(100)], [])
+    image = torch.zeros(1, 300, 400, 3)
+    result = run(comfy, "DWPoseConvert", pose=keypoints)
+    body = np.array(keypoints[0]["people"][0]["pose_keypoints_2d"])
+    for value, inputs in ((result[1], {}), (result[2], {"image": image}), (result[3], {})):
+        back = run(comfy, "DWPoseConvert", pose=value, **inputs)[0]
+        assert [len(frame["people"]) for frame in back] == [1, 0]
+        assert np.allclose(back[0]["people"][0]["pose_keypoints_2d"], body, atol=1e-2)
+    meta = result[1]["pose_metas"][0]
+    assert meta.kps_body.shape == (20, 2) and meta.kps_face.shape == (69, 2) and meta.width == 400
+    original = result[1]["pose_metas_original"][0]
+    assert np.allclose(original["keypoints_body"][1], [0.25, 80 / 300, 1])
+    pose = result[2]["poses"][0]
+    assert pose["bodies"]["candidate"].shape == (1, 18, 2) and pose["hands"].shape == (2, 21, 2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "length"), [("OpenPose 18", 54), ("BODY_25", 75), ("nested", 18), ("COCO-WholeBody", 51)]
+)
+def test_convert_json_layouts_read_back(comfy, layout, length):
+    result = run(comfy, "DWPoseConvert", pose=clip([figure(100)]), json_layout=layout, coordinates="fractions")
+    data = json.loads(result[3])[0]
+    body = data["keypoints"] if layout == "COCO-WholeBody" else data["people"][0]["pose_keypoints_2d"]
+    assert len(body) == length
+    if layout != "COCO-WholeBody":
+        assert np.allclose(xs(run(comfy, "DWPoseConvert", pose=result[3])[0]), [[100]], atol=1e-3)
+
+
+def test_convert_binary(comfy):
+    weak = figure(100)
+    weak["pose_keypoints_2d"][2::3] = [0.5] * 18
+    result = run(comfy, "DWPoseConvert", pose=clip([weak]), confidence="binary", threshold=0.4)[0]
+    assert set(result[0]["people"][0]["pose_keypoints_2d"][2::3]) == {1.0}
+
+
+def test_compat_is_the_older_node(comfy, monkeypatch):
+    models = sys.modules[f"{comfy.package.__name__}.nodes.models"]
+    files = {"pose": comfy.pose_file, "detector": comfy.detector_file}
+    monkeypatch.setattr(models, "resolve", lambda kind, name: (None if name == "none" else files[kind], ""))
+    node = comfy.nodes["DWPosePreprocessorCompat"]
+    schema = node.define_schema()
+    assert [item.id for item in schema.inputs if not item.optional] == ["image"]
+    assert [item.io_type for item in schema.outputs] == ["IMAGE", "POSE_KEYPOINT"]
+    image = torch.rand(2, 96, 150, 3)
+    result = node.execute(image=image, bbox_detector="None", resolution=128)
+    assert result[0].shape == (2, 128, 200, 3)  # the short side; not rounded to multiples of 64
+    assert json.loads(result.ui["openpose_json"][0]) == result[1]
+    person = result[1][0]["people"][0]
+    lengths = [len(person[f"{part}_keypoints_2d"]) for part in ("pose", "face", "hand_left", "hand_right")]
+    assert lengths == [54, 210, 63, 63] and result[1][0]["canvas_width"] == 150
+    called = node.estimate_pose(image, "disable", "enable", "disable", resolution=64, bbox_detector="None")
+    assert called["result"][0].shape == (2, 64, 100, 3) and "openpose_json" in called["ui"]
+    assert not any(called["result"][1][0]["people"][0]["hand_left_keypoints_2d"])
+    assert node.validate_inputs(bbox_detector="any.onnx", pose_estimator="older.pt") is True
+    # without a node of ComfyUI's nothing keeps the networks; with one they are loaded once
+    loads = []
+    load = models.load
+    monkeypatch.setattr(models, "load", lambda *names: loads.append(names) or load(*names))
+    instance = node()
+    for _ in range(2):
+        node.execute(image=image, bbox_detector="None")
+    assert len(loads) == 1
+    kept = weakref.ref(instance.networks[1])
+    del instance
+    gc.collect()
+    assert kept() is None
+    node.execute(image=image, bbox_detector="None")
+    assert len(loads) == 2
+
+
+def test_replacement_is_registered_with_everything_the_browser_needs(comfy):
+    (entry,) = comfy.replacements
+    schema = comfy.nodes[entry["new_node_id"]].define_schema()
+    assert entry["old_node_id"] == "DWPreprocessor"
+    assert [item["new_id"] for item in entry["input_mapping"]] == [item.id for item in schema.inputs]
+    assert entry["old_widget_ids"] == [item.id for item in schema.inputs][1:]
+    assert [(item["old_idx"], item["new_idx"]) for item in entry["output_mapping"]] == [(0, 0), (1, 1)]
+
+
+def test_prompt_hook_completes_old_prompts(comfy, monkeypatch):
+    (hook,) = comfy.hooks
+    prompt = {"5": {"class_type": "DWPreprocessor", "inputs": {"image": ["1", 0], "resolution": 768}}, "6": {}}
+    done = hook({"prompt": json.loads(json.dumps(prompt))})["prompt"]["5"]
+    assert done["inputs"]["resolution"] == 768 and done["inputs"]["detect_hand"] == "enable" and done["_meta"]
+    assert done["class_type"] == "DWPreprocessor"  # ComfyUI renames it
+    monkeypatch.delattr(sys.modules["comfy_api.v0_0_2"].io, "NodeReplace")
+    assert hook({"prompt": json.loads(json.dumps(prompt))})["prompt"]["5"]["class_type"] == "DWPosePreprocessorCompat"
+    sys.modules["nodes"].NODE_CLASS_MAPPINGS["DWPreprocessor"] = object
+    try:
+        assert hook({"prompt": json.loads(json.dumps(prompt))})["prompt"] == prompt
+    finally:
+        del sys.modules["nodes"].NODE_CLASS_MAPPINGS["DWPreprocessor"]
