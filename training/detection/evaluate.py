@@ -1,0 +1,191 @@
+"""How good a person detector is: box AP, recall and precision, false alarms; on scenes and on labelled photographs.
+
+    python -m training.detection.evaluate WEIGHTS --pool DIR [--labels LABELS.json --images DIR] [--threshold 0.3]
+
+WEIGHTS is a file or a catalogue name. The pool holds `test` and `test_empty` (training.train_detector makes them).
+LABELS.json is a list, or a dict with the list "annotations", of {"image": file name, "bbox": [x, y, w, h]}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from dwpose_core import geometry
+from dwpose_core.backends import TorchRunner
+from dwpose_core.models.weights import load_detector
+from dwpose_core.models.yolox import decode_people
+from dwpose_core.pipeline import Options, find_boxes
+
+from .batches import to_input
+from .pool import ScenePool
+
+Found = tuple[np.ndarray, np.ndarray]  # boxes (P, 4) xyxy px, scores (P,), best first
+MATCH = 0.5  # IoU
+LOWEST = 0.01  # score kept for average precision
+
+
+@torch.no_grad()
+def find_in_pool(net: nn.Module, pool: ScenePool, threshold: float = LOWEST, batch: int = 32) -> list[Found]:
+    """Boxes after suppression (IoU 0.45) in each scene, in pool pixels. `net` is a YOLOX in eval mode."""
+    side = pool.images.shape[1]
+    device = next(net.parameters()).device
+    found = []
+    for start in range(0, len(pool), batch):
+        raw = net(to_input(pool.images[start : start + batch], device)).float()
+        for boxes, scores in decode_people(raw, (side, side), threshold):
+            keep = geometry.nms(boxes, scores, Options.nms_threshold)
+            found.append((boxes[keep], scores[keep]))
+    return found
+
+
+def average_precision(truth: list[np.ndarray], found: list[Found]) -> dict[str, float]:
+    """COCO box AP over IoU 0.5:0.95 and at 0.5 (pycocotools), of boxes xyxy per picture."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def rows(boxes: np.ndarray, picture: int) -> list[dict]:
+        corners = np.asarray(boxes, float)
+        sides = corners[:, 2:] - corners[:, :2]
+        shared = {"image_id": picture, "category_id": 1}
+        return [
+            shared | {"bbox": [*corner[:2].tolist(), *side.tolist()], "area": float(side.prod())}
+            for corner, side in zip(corners, sides, strict=True)
+        ]
+
+    people = [row for k, boxes in enumerate(truth, 1) for row in rows(boxes, k)]
+    results = [
+        row | {"score": float(score)}
+        for k, (boxes, scores) in enumerate(found, 1)
+        for row, score in zip(rows(boxes, k), scores, strict=True)
+    ]
+    if not results:
+        return {"ap": 0.0, "ap50": 0.0}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": k} for k in range(1, len(truth) + 1)],
+            "categories": [{"id": 1, "name": "person"}],
+            "annotations": [row | {"id": k, "iscrowd": 0} for k, row in enumerate(people, 1)],
+        }
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {"ap": float(evaluation.stats[0]), "ap50": float(evaluation.stats[1])}
+
+
+def hits(truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """For boxes (P, 4), best first, whether each meets (IoU >= MATCH) a labelled box (G, 4) not met before; (P,)."""
+    free = np.ones(len(truth), bool)
+    found = np.zeros(len(boxes), bool)
+    if not len(truth):
+        return found
+    for k, box in enumerate(boxes):
+        overlap = (np.minimum(box[2:], truth[:, 2:]) - np.maximum(box[:2], truth[:, :2])).clip(min=0).prod(1)
+        areas = (truth[:, 2:] - truth[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - overlap
+        iou = np.where(free, overlap / areas, 0.0)
+        if iou.max() >= MATCH:
+            free[iou.argmax()] = False
+            found[k] = True
+    return found
+
+
+def recall_precision(
+    truth: list[np.ndarray], found: list[Found], threshold: float, least_height: float = 0.0
+) -> dict[str, float]:
+    """At one score threshold. Labelled people lower than `least_height` px count neither as missed nor as found."""
+    people = right = right_large = reported = 0
+    for labelled, (boxes, scores) in zip(truth, found, strict=True):
+        boxes = boxes[scores > threshold]
+        large = labelled[:, 3] - labelled[:, 1] >= least_height
+        met = hits(labelled, boxes)
+        right += int(met.sum())
+        right_large += int(hits(labelled[large], boxes).sum())
+        people += int(large.sum())
+        reported += len(boxes)
+    return {
+        "people": people,
+        "recall": right_large / max(people, 1),
+        "precision": right / max(reported, 1),
+        "reported": reported,
+    }
+
+
+def measure(net: nn.Module, pool: ScenePool, empty: ScenePool, threshold: float = 0.3) -> dict[str, float]:
+    """Figures on held-out scenes: AP, recall and precision, and the share of person-free pictures with an alarm."""
+    truth = [pool.scene(k)[1] for k in range(len(pool))]
+    found = find_in_pool(net, pool)
+    alarms = np.mean([(scores > threshold).any() for _, scores in find_in_pool(net, empty)])
+    rates = recall_precision(truth, found, threshold)
+    tall = recall_precision(truth, found, threshold, least_height=pool.images.shape[1] / 8)
+    return {
+        **average_precision(truth, found),
+        "recall": rates["recall"],
+        "recall_tall": tall["recall"],  # people of at least an eighth of the input
+        "precision": rates["precision"],
+        "false_alarms": float(alarms),
+    }
+
+
+def balanced_threshold(truth: list[np.ndarray], found: list[Found]) -> float:
+    """The score at which recall x precision (the geometric mean of both) is largest; nan where no box is right."""
+    scores = np.concatenate([s for _, s in found])
+    right = np.concatenate([hits(labelled, boxes) for labelled, (boxes, _) in zip(truth, found, strict=True)])
+    if not right.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    met = np.cumsum(right[order])
+    quality = met / max(sum(map(len, truth)), 1) * met / np.arange(1, len(met) + 1)
+    return float(scores[order][quality.argmax()])
+
+
+def photographs(labels: Path, images: Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
+    """Per picture of a label file: image (h, w, 3) uint8 RGB, boxes (P, 4) xyxy px, file name."""
+    entries = json.loads(labels.read_text())
+    boxes: dict[str, list] = {}
+    for entry in entries["annotations"] if isinstance(entries, dict) else entries:
+        x, y, w, h = entry["bbox"]
+        boxes.setdefault(entry["image"], []).append((x, y, x + w, y + h))
+    rows = []
+    for name, labelled in boxes.items():
+        image = cv2.imread(str(images / name))
+        if image is None:
+            raise ValueError(f"{images / name} is not a readable picture")
+        rows.append((cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.array(labelled, np.float32), name))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", help="file or catalogue name")
+    parser.add_argument("--pool", type=Path, help="folder with the scenes test and test_empty")
+    parser.add_argument("--labels", type=Path, help="of photographs")
+    parser.add_argument("--images", type=Path, help="folder of the photographs")
+    parser.add_argument("--threshold", type=float, default=Options.detector_threshold)
+    parser.add_argument("--least-height", type=float, default=64, help="of people in photographs that count, pixels")
+    args = parser.parse_args()
+    net = load_detector(args.weights)
+    if args.pool:
+        pools = (ScenePool.load(args.pool, name) for name in ("test", "test_empty"))
+        print(json.dumps(measure(net, *pools, threshold=args.threshold), indent=1))
+    if args.labels:
+        rows = photographs(args.labels, args.images or args.labels.parent)
+        runner = TorchRunner(net, "cpu")
+        options = Options(detector_threshold=args.threshold)
+        found = [find_boxes([image], runner, options)[0] for image, _, _ in rows]
+        truth = [boxes for _, boxes, _ in rows]
+        print(json.dumps(recall_precision(truth, found, args.threshold, args.least_height), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Pictures for a person detector: rendered people and things on backgrounds, and the box of what is seen of each.
+
+Everything has a depth. From far to near, people and things are laid over the background, each hiding what is behind
+it; then light, colour, blur, noise and JPEG disturb the whole picture. A box is the extent of the visible pixels, as
+in COCO. A person whom the photograph of its layer cuts (at the knees, the hips, the chest) is put at the border of
+the picture that cuts it. A quarter of the pictures show nobody: with few backgrounds at hand, false alarms are the
+weak spot, so things there are many and some wear the texture of clothes and skin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..synthetic.backgrounds import Backgrounds
+from ..synthetic.composite import (
+    PHOTO_ASPECTS,
+    Disturbance,
+    LayerStore,
+    lay_over,
+    photometric,
+    read_objects,
+    read_rgba,
+    similarity,
+)
+
+# Legend: picture coordinates are pixel edges, so a box around one pixel (x, y) is (x, y, x + 1, y + 1).
+
+PEOPLE = (0.25, 0.26, 0.16, 0.1, 0.08, 0.05, 0.04, 0.03, 0.03)  # share of pictures with 0..8 people
+HEIGHT = (0.09, 1.25)  # of a person over that of the picture, log-uniform; above 1 the picture cuts it
+LIGHT = Disturbance(convolved=0.06, photometric=0.8)
+SEEN = 0.4  # alpha from which a pixel belongs to a person
+KEPT_SHARE = 0.25  # of a person's pixels must be left by what is in front, or it has no box
+KEPT_PIXELS = 24
+KEPT_SIDE = 4  # pixels of the shorter side
+HELD_OUT = 6  # every sixth background, and 1 / 15 of the things, is for tests only
+
+
+@dataclass(frozen=True)
+class Scene:
+    """image (h, w, 3) uint8 RGB; boxes (P, 4) float32 xyxy of the visible part of each person."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Material:
+    """What scenes are made of."""
+
+    people: LayerStore
+    backgrounds: Backgrounds
+    objects: list[np.ndarray]
+
+    @classmethod
+    def load(cls, layers: Path, objects: Path, assets: Path, held_out: bool = False) -> Material:
+        """The training part, or the backgrounds and things that training never sees."""
+        backgrounds, things = Backgrounds(assets), read_objects(objects)
+        for name in ("photos", "panoramas"):
+            pictures = getattr(backgrounds, name)
+            chosen = [p for i, p in enumerate(pictures) if (i % HELD_OUT == HELD_OUT - 1) == held_out]
+            setattr(backgrounds, name, chosen)
+        border = len(things) - len(things) // 15
+        return cls(LayerStore(layers), backgrounds, things[border:] if held_out else things[:border])
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A layer without what lies beyond its photograph's border: rgba, its extent xyxy, which sides are cut."""
+
+    rgba: np.ndarray
+    extent: np.ndarray
+    sides: np.ndarray  # (4,) bool: left, top, right, bottom
+
+
+def cut_layer(rgba: np.ndarray, frame: np.ndarray) -> Cut | None:
+    """`rgba` (h, w, 4) within `frame` (left, top, right, bottom; pixel centres); None where nothing is left."""
+    height, width = rgba.shape[:2]
+    left, top = np.clip(np.ceil(frame[:2]), 0, (width, height)).astype(int)
+    right, bottom = np.clip(np.floor(frame[2:]) + 1, 0, (width, height)).astype(int)
+    seen = rgba[top:bottom, left:right, 3] > 255 * SEEN
+    columns, rows = np.flatnonzero(seen.any(0)), np.flatnonzero(seen.any(1))
+    if not len(columns):
+        return None
+    inside = np.zeros_like(rgba)
+    inside[top:bottom, left:right] = rgba[top:bottom, left:right]
+    extent = np.array((columns[0] + left, rows[0] + top, columns[-1] + left + 1, rows[-1] + top + 1))
+    # The border of the layer's own pixels cuts as well, as in close-ups.
+    return Cut(inside, extent.astype(float), extent == (left, top, right, bottom))
+
+
+def compose(material: Material, side: int, rng: np.random.Generator, people: int | None = None) -> Scene:
+    """A picture whose longer side is `side`, with `people` people or as many as `PEOPLE` says."""
+    aspect = PHOTO_ASPECTS[rng.integers(len(PHOTO_ASPECTS))]
+    size = (side, round(side / aspect)) if aspect >= 1 else (round(side * aspect), side)
+    image = material.backgrounds.sample(size, rng).astype(np.float32)
+    if rng.random() < 0.4:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 3.0))
+    if people is None:
+        people = int(rng.choice(len(PEOPLE), p=PEOPLE))
+
+    # Depth is the height of a person standing there; things stand anywhere.
+    usual = rng.uniform(*np.log(HEIGHT))
+    spread = rng.normal(0, 0.35, people) if people > 1 else np.zeros(people)
+    heights = np.exp(np.clip(usual + spread, *np.log(HEIGHT)))
+    things = int(rng.choice((0, 1, 2, 3, 4, 6), p=(0.2, 0.22, 0.2, 0.16, 0.12, 0.1))) + (3 if people == 0 else 0)
+    depths = np.concatenate((heights, np.exp(rng.uniform(*np.log(HEIGHT), things))))
+    visible: list[np.ndarray] = []
+    pasted: list[int] = []
+    for i in np.argsort(depths):
+        if i < people:
+            placed = _person(material, heights[i], image, rng)
+        else:
+            placed = _thing(material, image, rng)
+        if placed is None:
+            continue
+        image, alpha = placed
+        for mask in visible:
+            mask *= 1 - alpha
+        if i < people:
+            visible.append(alpha)
+            pasted.append((alpha > SEEN).sum())
+    image = photometric(image, LIGHT, rng)
+    found = [box_of(mask, count) for mask, count in zip(visible, pasted, strict=True)]
+    boxes = np.array([box for box in found if box is not None], np.float32).reshape(-1, 4)
+    return Scene(np.clip(image, 0, 255).astype(np.uint8), boxes)
+
+
+def box_of(mask: np.ndarray, pasted: int) -> np.ndarray | None:
+    """xyxy of the pixels of `mask` (h, w) above SEEN; None where too little is left of the `pasted` pixels."""
+    seen = mask > SEEN
+    count = seen.sum()
+    if count < max(KEPT_PIXELS, KEPT_SHARE * pasted):
+        return None
+    columns, rows = np.flatnonzero(seen.any(0)), np.flatnonzero(seen.any(1))
+    box = np.array((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), np.float32)
+    return box if (box[2:] - box[:2]).min() >= KEPT_SIDE else None
+
+
+def placement(cut: Cut, height: float, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """2x3 matrix, layer pixels to picture pixels (pixel centres), for a person of `height` times the picture's.
+
+    A cut side lies on the border of the picture or a little beyond; one cut on opposite sides spans the picture.
+    """
+    size = np.array(size, float)
+    extent = cut.extent[2:] - cut.extent[:2]
+    scale = height * size[1] / extent[1]
+    opposite = cut.sides[:2] & cut.sides[2:]
+    if opposite.any():
+        scale = max(scale, *(size[opposite] / extent[opposite]))
+    length = extent * scale
+    centre = np.empty(2)
+    for axis in (0, 1):
+        low, high = sorted((length[axis] / 2, size[axis] - length[axis] / 2))
+        beyond = length[axis] * rng.uniform(0, 0.12)
+        if cut.sides[axis] and not cut.sides[axis + 2]:
+            centre[axis] = length[axis] / 2 - beyond
+        elif cut.sides[axis + 2] and not cut.sides[axis]:
+            centre[axis] = size[axis] - length[axis] / 2 + beyond
+        else:
+            over = 0.35 * length[axis] if rng.random() < 0.2 and not cut.sides[axis] else 0.0
+            centre[axis] = rng.uniform(low - over, high + over)
+    angle = 0.0
+    if not cut.sides.any():
+        angle = rng.normal(0, 0.06) if rng.random() < 0.93 else rng.uniform(-np.pi / 2, np.pi / 2)
+    return similarity(angle, scale, (cut.extent[:2] + cut.extent[2:]) / 2 - 0.5, centre - 0.5)
+
+
+def _person(
+    material: Material, height: float, image: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """A random person laid over the image: (image, alpha)."""
+    index = int(rng.integers(len(material.people)))
+    cut = cut_layer(read_rgba(material.people.paths[index]), material.people.frame[index])  # too many to keep decoded
+    if cut is None:
+        return None
+    rgba, extent, sides = cut.rgba, cut.extent, cut.sides
+    if rng.random() < 0.5:
+        rgba = rgba[:, ::-1]
+        extent = np.array((rgba.shape[1] - extent[2], extent[1], rgba.shape[1] - extent[0], extent[3]))
+        sides = sides[[2, 1, 0, 3]]
+    person = rgba.copy()
+    gain = rng.uniform(0.7, 1.25) * (1 + rng.normal(0, 0.06, 3))
+    person[..., :3] = np.clip(rgba[..., :3] * gain, 0, 255)
+    matrix = placement(Cut(person, extent, sides), height, image.shape[1::-1], rng)
+    return lay_over(image, person, matrix)
+
+
+def _thing(material: Material, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A rendered object, some in a person's colours, or a flat shape with a texture: (image, alpha)."""
+    size = np.array(image.shape[1::-1])
+    centre = rng.uniform(0, 1, 2) * size
+    if rng.random() < 0.2:
+        mask = np.zeros(image.shape[:2], np.float32)
+        extent = rng.uniform(0.05, 0.4, 2) * size
+        if rng.random() < 0.35:  # poles, rails, table edges
+            extent[rng.integers(2)] *= 0.15
+        corners = cv2.boxPoints((tuple(centre.tolist()), tuple(extent.tolist()), float(rng.normal(0, 15))))
+        cv2.fillConvexPoly(mask, corners.astype(np.int32), 1.0)
+        return image * (1 - mask[..., None]) + material.backgrounds.texture(tuple(size), rng) * mask[..., None], mask
+    rgba = material.objects[rng.integers(len(material.objects))]
+    if rng.random() < 0.3:
+        rgba = _clothed(rgba, read_rgba(material.people.paths[rng.integers(len(material.people))]), rng)
+    if rng.random() < 0.5:
+        rgba = rgba[:, ::-1]
+    scale = size.max() * np.exp(rng.uniform(np.log(0.06), np.log(0.9))) / max(rgba.shape[:2])
+    angle = rng.normal(0, 0.15) if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi)
+    return lay_over(image, rgba, similarity(angle, scale, np.array(rgba.shape[1::-1]) / 2, centre))
+
+
+def _clothed(thing: np.ndarray, person: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`thing` in the texture of a small piece of a person, so that cloth and skin alone do not mean person."""
+    rows, columns = np.nonzero(person[..., 3] > 200)
+    if len(rows) < 100:
+        return thing
+    k = rng.integers(len(rows))
+    piece = person[max(0, rows[k] - 10) : rows[k] + 10, max(0, columns[k] - 10) : columns[k] + 10, :3]
+    piece = cv2.resize(piece, thing.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    shade = thing[..., :3].mean(2, keepdims=True) / 128.0
+    result = thing.copy()
+    result[..., :3] = np.clip(piece * shade, 0, 255)
+    return result

@@ -1,0 +1,308 @@
+"""The person detector that ships with the package: from asset folder to weights, on CPU cores or a GPU.
+
+    python -m training.train_detector --assets DIR --out DIR
+
+1. layers: rendered people (training.synthetic.generate) and objects, or those of --layers, --held-out and --objects;
+2. scenes made from them (training.detection.pool); 3. training of a YOLOX with SimOTA and YOLOX's losses
+(training.detection.simota); 4. the scores are shifted so that 0.3, the default threshold, is the balanced one;
+OUT/NAME.safetensors (fp16) and OUT/metrics.json. Stages whose result exists are skipped.
+
+The run folder holds last.pt (all a resume needs, replaced every --save-every steps and on SIGTERM) and log.jsonl. The
+same command goes on where a run stopped, bit for bit: batches depend on seed and step alone, not on what ran before.
+
+What differs from the YOLOX paper (arXiv 2107.08430), because the run is short and the data are made: AdamW instead of
+SGD, mosaic on a part of the pictures only, no MixUp. As there, the input size varies, and mosaic ends and the L1 loss
+begins in the last part of the run (--tail). On CPUs, --workers processes with one thread each train on their own
+batches; gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import datetime
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+from dwpose_core.models.weights import load_detector, save_safetensors
+from dwpose_core.models.yolox import VARIANTS, YOLOX
+
+from . import checkpoint
+from .detection import simota
+from .detection.batches import draw_batch, to_input
+from .detection.evaluate import balanced_threshold, find_in_pool, measure
+from .detection.pool import ScenePool, build_pool
+from .monitor import NonFiniteLoss, StopOnSignal
+from .optim import ExponentialMovingAverage, Schedule, build_optimizer
+from .starter import HELD_OUT, LAYER_SIZE, OBJECTS, average_gradients
+from .synthetic.generate import generate
+from .synthetic.objects import generate_objects
+from .synthetic.workers import limit_threads
+
+DEFAULT_THRESHOLD = 0.3  # of Options.detector_threshold and of all DWPose front ends
+TESTS = (("test", 800, None), ("test_empty", 400, 0))  # scenes of held-out people; pictures without anybody
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+    """What decides the result; a run is only continued with the same values."""
+
+    network: str = "yolox-nano"
+    side: int = 256  # of the square input, pixels
+    smallest: int = 160  # every step has a side between this and `side`, as in YOLOX's multi-scale training
+    steps: int = 3500
+    batch: int = 16  # pictures per process and step
+    workers: int = 2  # processes
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    mosaic: float = 0.4  # share of the pictures
+    tail: float = 0.15  # share of the run at full size, without mosaic and with the L1 loss
+    seed: int = 1
+
+    @property
+    def tail_start(self) -> int:
+        return round(self.steps * (1 - self.tail))
+
+    def side_at(self, step: int) -> int:
+        """The same for all processes; a multiple of 32, the largest stride."""
+        if step >= self.tail_start:
+            return self.side
+        return int(np.random.default_rng((self.seed, step)).choice(range(self.smallest, self.side + 1, 32)))
+
+    def schedule(self) -> Schedule:
+        warmup = max(2, min(300, self.steps // 10))
+        return Schedule(self.lr, warmup=warmup, cosine_start=warmup, cosine_end=self.steps, final=0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Where a run reads and writes, and how often."""
+
+    pool: Path  # folder with the scenes train, test and test_empty
+    out: Path
+    device: str = "cpu"
+    save_every: int = 200
+    report_every: int = 1000
+
+
+def create(config: DetectorConfig) -> YOLOX:
+    """An untrained detector with the single class person."""
+    shape = dataclasses.replace(VARIANTS[config.network], input_size=(config.side, config.side), num_classes=1)
+    net = YOLOX(shape, config.network)
+    simota.initialize(net)
+    return net
+
+
+def train(rank: int, config: DetectorConfig, job: Job) -> None:
+    """One of `config.workers` equal processes; the first one keeps the average of the weights, measures and saves.
+
+    Raises:
+        ValueError: when `job.out` holds a run with another configuration.
+        NonFiniteLoss: when the loss becomes infinite or NaN.
+        SystemExit: 143 after SIGTERM, once the state is saved.
+    """
+    if job.device == "cpu":
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+    device = torch.device(job.device if job.device == "cpu" else f"{job.device}:{rank}")
+    if config.workers > 1:
+        dist.init_process_group(
+            "gloo" if device.type == "cpu" else "nccl",
+            init_method=f"file://{job.out / 'rendezvous'}",
+            rank=rank,
+            world_size=config.workers,
+            timeout=datetime.timedelta(hours=3),  # a run may be stopped for a while to let others pass
+        )
+    torch.manual_seed(config.seed)
+    pool = ScenePool.load(job.pool, "train")
+    tests = [ScenePool.load(job.pool, name) for name, _, _ in TESTS]
+    if pool.images.shape[1] != config.side:
+        raise ValueError(f"the scenes of {job.pool} have side {pool.images.shape[1]}, not {config.side}: use another")
+    net = create(config).to(device, memory_format=torch.channels_last).train()
+    average = ExponentialMovingAverage(net, momentum=0.001, gamma=500.0)
+    optimizer = build_optimizer(net, config.lr, config.weight_decay)
+    step = _restore(job.out / "last.pt", config, net, average, optimizer)
+    if config.workers > 1:
+        dist.barrier()  # nobody writes the file before everybody has read it
+    schedule = config.schedule()
+    losses: dict[str, list[float]] = {}
+    started = time.time()
+    bar = tqdm(total=config.steps, initial=step, unit="step", desc=config.network, disable=rank > 0)
+    with StopOnSignal() as stop:
+        while step < config.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.at(step)
+            rng = np.random.default_rng((config.seed, step, rank))
+            side, in_tail = config.side_at(step), step >= config.tail_start
+            images, boxes = draw_batch(pool, config.batch, side, 0.0 if in_tail else config.mosaic, rng)
+            with torch.autocast(device.type, torch.bfloat16):
+                raw = simota.logits(net, to_input(images, device))
+            labels = [torch.from_numpy(b).to(device) for b in boxes]
+            parts = simota.losses(raw, labels, side, with_l1=in_tail)
+            if not parts["loss"].isfinite():
+                raise NonFiniteLoss(f"the loss of step {step} is {parts['loss'].item()}; last.pt is sound, lower --lr")
+            optimizer.zero_grad(set_to_none=True)
+            parts["loss"].backward()
+            leave = torch.tensor(float(stop.requested), device=device)
+            if config.workers > 1:
+                average_gradients(net, config.workers)
+                dist.all_reduce(leave)  # all processes stop at the same step
+            nn.utils.clip_grad_norm_(net.parameters(), 10.0)
+            optimizer.step()
+            step += 1
+            bar.update(1)
+            last = step == config.steps
+            if rank == 0:
+                average.update(net)
+                for name, value in parts.items():
+                    losses.setdefault(name, []).append(value.item())
+                if step % 50 == 0 or last:
+                    row = {"step": step, "pictures": step * config.batch * config.workers}
+                    row |= {name: float(np.mean(values)) for name, values in losses.items()}
+                    losses.clear()
+                    if last or step % job.report_every == 0:
+                        row |= measure(average.module, *tests)
+                        tqdm.write(json.dumps(row))
+                    bar.set_postfix(loss=f"{row['loss']:.3f}")
+                    with open(job.out / "log.jsonl", "a") as file:
+                        file.write(json.dumps(row | {"seconds": round(time.time() - started)}) + "\n")
+                if last or leave.item() or step % job.save_every == 0:
+                    state = {"config": dataclasses.asdict(config), "step": step, "net": net.state_dict()}
+                    state |= {"average": average.module.state_dict(), "average_step": average.step}
+                    checkpoint.save_state(job.out / "last.pt", state | {"optimizer": optimizer.state_dict()})
+            if leave.item() and not last:
+                raise SystemExit(143)  # 128 + SIGTERM
+    bar.close()
+    if config.workers > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _restore(
+    path: Path,
+    config: DetectorConfig,
+    net: YOLOX,
+    average: ExponentialMovingAverage,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Continue from `path` where it exists; returns the steps done."""
+    if not path.is_file():
+        return 0
+    state = checkpoint.load_state(path)
+    if state["config"] != dataclasses.asdict(config):
+        raise ValueError(f"{path} belongs to a run with {state['config']}; choose another --out or the same options")
+    net.load_state_dict(state["net"])
+    average.module.load_state_dict(state["average"])
+    average.step = state["average_step"]
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+@torch.no_grad()
+def calibrate(net: YOLOX, pool: ScenePool) -> float:
+    """Shift objectness in place so that DEFAULT_THRESHOLD is the balanced threshold on `pool`. Returns the shift.
+
+    A shift keeps the order of objectness; the product with the person probability is why it takes a few rounds. A
+    network that finds nobody stays as it is.
+    """
+    truth = [pool.scene(k)[1] for k in range(len(pool))]
+    total = 0.0
+    for _ in range(4):
+        balanced = torch.tensor(balanced_threshold(truth, find_in_pool(net, pool)))
+        if balanced.isnan():
+            break
+        shift = (torch.tensor(DEFAULT_THRESHOLD).logit() - balanced.logit()).item()
+        for predictor in net.head.obj_preds:
+            predictor.bias += shift
+        total += shift
+        if abs(shift) < 0.05:
+            break
+    return total
+
+
+def finish(config: DetectorConfig, job: Job, name: str) -> Path:
+    """The averaged weights with calibrated scores as fp16 safetensors; its figures in metrics.json."""
+    net = create(config).eval()
+    net.load_state_dict(checkpoint.load_state(job.out / "last.pt")["average"])
+    tests = [ScenePool.load(job.pool, part) for part, _, _ in TESTS]
+    shift = calibrate(net, tests[0])
+    path = job.out / f"{name}.safetensors"
+    note = {"training": f"training.train_detector, {config.steps} steps, seed {config.seed}", "licence": "Apache-2.0"}
+    save_safetensors(copy.deepcopy(net).half(), path, note)
+    figures = {"config": dataclasses.asdict(config), "score_shift": shift, **measure(load_detector(path), *tests)}
+    (job.out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
+    print(json.dumps(figures))
+    return path
+
+
+def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None:
+    """Render and compose what is missing."""
+    layers, held_out, objects = (
+        given.resolve() if given else out / folder
+        for given, folder in ((args.layers, "layers"), (args.held_out, "held_out"), (args.objects, "objects"))
+    )
+    for folder, people, seed in ((layers, args.people, args.seed), (held_out, HELD_OUT, args.seed + 1000)):
+        if not list(folder.glob("labels_*.npz")):
+            generate(args.assets, folder, people, seed, args.processes, LAYER_SIZE)
+    if not list(objects.glob("*.webp")):
+        generate_objects(args.assets, objects, OBJECTS, args.seed, args.processes)
+    shape = (config.side, args.processes)
+    tests, pool = (held_out, objects, args.assets), out / "pool"
+    for seed, (name, count, people) in enumerate(TESTS, args.seed + 1000):
+        if not (pool / f"{name}.npz").is_file():
+            build_pool(tests, pool, name, count, seed, *shape, held_out=True, people=people)
+    if not (pool / "train.npz").is_file():
+        build_pool((layers, objects, args.assets), pool, "train", args.scenes, args.seed, *shape)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--name", help="of the result; NETWORK-synthetic if not given")
+    parser.add_argument("--layers", type=Path, help="rendered people to train on; made in OUT/layers if not given")
+    parser.add_argument("--held-out", type=Path, help="rendered people to test on, other bodies")
+    parser.add_argument("--objects", type=Path, help="rendered things")
+    parser.add_argument("--people", type=int, default=18000, help="rendered for training")
+    parser.add_argument("--scenes", type=int, default=22000, help="composed for training")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="for rendering and composing")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--save-every", type=int, default=200, help="steps")
+    parser.add_argument("--report-every", type=int, default=1000, help="steps")
+    for field in dataclasses.fields(DetectorConfig):
+        flag = f"--{field.name.replace('_', '-')}"
+        choices = sorted(VARIANTS) if field.name == "network" else None
+        parser.add_argument(flag, type=type(field.default), default=field.default, choices=choices)
+    args = parser.parse_args()
+    if args.device == "cuda" and torch.cuda.device_count() < args.workers:
+        parser.error(f"--workers {args.workers}: one process per GPU, and {torch.cuda.device_count()} are here")
+    config = DetectorConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(DetectorConfig)})
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    prepare(args, config, out)
+    job = Job(out / "pool", out, args.device, args.save_every, args.report_every)
+    (out / "rendezvous").unlink(missing_ok=True)
+    limit_threads()
+    running = torch.multiprocessing.spawn(train, (config, job), nprocs=config.workers, join=False)
+    # Asked to stop, ask the processes: they save at the end of their step.
+    signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in running.pids()])
+    try:
+        while not running.join():
+            pass
+    except torch.multiprocessing.ProcessExitedException as end:
+        raise SystemExit(end.exit_code) from None
+    finish(config, job, args.name or f"{config.network}-synthetic")
+
+
+if __name__ == "__main__":
+    main()
