@@ -32,11 +32,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .assets import pictures
 from .assets.body import base_arrays, target_arrays
 from .assets.clothing import eyes_and_skins, fitted_pieces
 from .assets.motion import motion_arrays
-from .assets.sources import CC0, SOURCES, Checkout, PictureStore
+from .assets.pictures import hdri, panorama, photo, texture
+from .assets.sources import CC0, SOURCES, Checkout, PictureStore, naming
 
 KEYPOINT_RULES = Path(__file__).with_name("keypoints133.json")
 NO_PHOTOS = ("saturnian-profile",)  # a planet in black space
@@ -128,7 +128,9 @@ def _add_clothing(pack: Pack, checkouts: tuple[Checkout, ...], more_pictures: bo
         checkout.take_inputs()  # materials only lead to the pictures
     files = {}
     for picture in tqdm(wanted, desc="textures", unit="picture"):
-        data, suffix = pictures.texture(picture.checkout.read(picture.path), picture.size)
+        content = picture.checkout.read(picture.path)
+        with naming(picture.path):
+            data, suffix = texture(content, picture.size)
         files[picture.name] = picture.name + suffix
         pack.add(f"tex/{files[picture.name]}", data, picture.checkout)
     table = {
@@ -158,15 +160,19 @@ def _add_light(pack: Pack, checkout: Checkout) -> None:
     paths = checkout.find("*.hdr")
     checkout.require(paths)
     for path in tqdm(paths, desc="light", unit="panorama"):
-        pack.add(f"hdri/{path.name}", pictures.hdri(checkout.read(path)), checkout)
-        pack.add(f"backgrounds/pano_{path.stem}.jpg", pictures.panorama(checkout.read(path)), checkout)
+        for name, make in ((f"hdri/{path.name}", hdri), (f"backgrounds/pano_{path.stem}.jpg", panorama)):
+            content = checkout.read(path)
+            with naming(path):
+                pack.add(name, make(content), checkout)
 
 
 def _add_photos(pack: Pack, checkout: Checkout) -> None:
     paths = [path for path in checkout.find("*.jpg") if path.stem not in NO_PHOTOS]
     checkout.require(paths)
     for path in tqdm(paths, desc="backgrounds", unit="photo"):
-        pack.add(f"backgrounds/budgie_{path.name}", pictures.photo(checkout.read(path)), checkout)
+        content = checkout.read(path)
+        with naming(path):
+            pack.add(f"backgrounds/budgie_{path.name}", photo(content), checkout)
 
 
 def report(manifest: dict, roots: dict[str, Path]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .formats import read_obj, read_skeleton, read_target, read_weights
-from .sources import Checkout
+from .sources import Checkout, naming
 
 BONES_PER_VERTEX = 6
 # Of each joint, the first ones: joints between the halves of a limb have up to 24, and the reference pack is cut alike.
@@ -40,11 +40,14 @@ LEFT_OUT = ("genitals", "asym", "bodyshapes", "expression/units/african", "expre
 
 def base_arrays(makehuman: Checkout) -> dict[str, np.ndarray]:
     """Base mesh, skeleton and the six largest skinning weights per vertex."""
-    mesh = read_obj(makehuman.text(makehuman.folder / "3dobjs/base.obj"))
-    skeleton = read_skeleton(makehuman.text(makehuman.folder / "rigs/default.mhskel"))
-    weights = read_weights(
-        makehuman.text(makehuman.folder / "rigs/default_weights.mhw"), skeleton.names, len(mesh.verts)
-    )
+    paths = [makehuman.folder / name for name in ("3dobjs/base.obj", "rigs/default.mhskel", "rigs/default_weights.mhw")]
+    mesh_text, skeleton_text, weights_text = map(makehuman.text, paths)
+    with naming(paths[0]):
+        mesh = read_obj(mesh_text)
+    with naming(paths[1]):
+        skeleton = read_skeleton(skeleton_text)
+    with naming(paths[2]):
+        weights = read_weights(weights_text, skeleton.names, len(mesh.verts))
     rank = weights.copy()
     for bone, vertices in TIES.items():
         if bone in skeleton.names:
@@ -86,10 +89,9 @@ def target_arrays(makehuman: Checkout) -> dict[str, np.ndarray]:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name.startswith(LEFT_OUT) or "baby" in name:
             continue
-        try:
-            vertex, delta = read_target(makehuman.text(path))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        text = makehuman.text(path)
+        with naming(path):
+            vertex, delta = read_target(text)
         move = np.round(np.round(delta * 1000) / (STEP * 1000)).astype(np.int16)
         kept = (move != 0).any(1)
         if not kept.any():

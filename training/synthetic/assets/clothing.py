@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .formats import read_mhclo, read_mhmat, read_obj
-from .sources import Checkout
+from .sources import Checkout, naming
 
 KINDS = ("clothes", "hair", "eyebrows", "eyelashes", "eyes", "teeth")
 RENAMED = {"clothes/fedora": "clothes/fedora01"}  # called after its folder
@@ -76,11 +76,13 @@ def fitted_pieces(checkouts: tuple[Checkout, ...], more_pictures: bool) -> list[
 
 def _piece(kind: str, checkout: Checkout, path: Path, more_pictures: bool) -> Piece:
     name = RENAMED.get(f"{kind}/{path.stem}", f"{kind}/{path.stem}")
-    try:
-        fitting = read_mhclo(checkout.text(path))
-        mesh = read_obj(checkout.text(path.parent / fitting.mesh_file))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    text = checkout.text(path)
+    with naming(path):
+        fitting = read_mhclo(text)
+    mesh_path = path.parent / fitting.mesh_file
+    text = checkout.text(mesh_path)
+    with naming(mesh_path):
+        mesh = read_obj(text)
     if len(mesh.verts) != len(fitting.ref):
         raise ValueError(f"{path} fits {len(fitting.ref)} vertices, {fitting.mesh_file} has {len(mesh.verts)}")
     fields = {"ref": fitting, "w": fitting, "d": fitting, "uv": mesh, "tri": mesh, "tri_uv": mesh}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from .sources import Checkout
+from .sources import Checkout, naming
 
 ROOT = "CC_Base_Hip"  # clips with another root are on another skeleton and are skipped
 PREFIX = "CC_Base_"
@@ -96,14 +96,13 @@ def motion_arrays(cmu: Checkout) -> dict[str, np.ndarray]:
     """Arrays of poses_cmu.npz."""
     clips, lengths, poses = [], [], []
     for path in tqdm(cmu.find("**/*.bvh"), desc="motion capture", unit="clip"):
-        try:
-            clip = read_bvh(cmu.text(path))
+        text = cmu.text(path)
+        with naming(path):
+            clip = read_bvh(text)
             if clip.names[0] != ROOT:
                 continue
             columns = [clip.names.index(PREFIX + joint) for joint in JOINTS]
-            positions = joint_positions(clip)[:, columns]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            positions = joint_positions(clip)[:, columns].astype(np.float32)  # as the reference pack was rounded
         clips.append(path.stem)
         lengths.append(len(positions))
         poses.append((positions - positions[:, :1]).astype(np.float16))

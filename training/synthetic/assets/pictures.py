@@ -15,7 +15,7 @@ PHOTO_QUALITY = 86
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
         raise ValueError("not a picture that OpenCV can read")
     return image

@@ -12,6 +12,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +87,15 @@ SOURCES = {
         "joint positions of motion capture (subjects 1 to 7)",
     ),
 }
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors in a file's content say which file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def lfs_pointer(data: bytes) -> tuple[str, int] | None:
@@ -173,6 +184,7 @@ class Checkout:
 
     def require(self, paths: list[Path]) -> None:
         """Raise ValueError naming every file of which there is only an LFS pointer."""
+        paths = list(dict.fromkeys(paths))
         missing = [path for path in paths if self._content(path) is None]
         if missing:
             names = "\n  ".join(self.name(path) for path in missing)
