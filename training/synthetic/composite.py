@@ -37,7 +37,7 @@ class Disturbance:
     in_front: float = 1.0  # factor on the shares of people and things in front
     convolved: float = 0.2
     photometric: float = 1.0  # factor on the strength of exposure, contrast, gamma and colour
-    # What benchmarks/realism.py leaves out, one at a time.
+    # What an ablation leaves out, one at a time.
     scenery: bool = True  # photographs, panoramas, rooms and clutter; plain colours otherwise
     people: bool = True  # others, behind and in front
     things: bool = True  # objects and plain shapes, behind and in front
