@@ -60,7 +60,7 @@ class DetectorConfig:
     network: str = "yolox-nano"
     side: int = 256  # of the square input, pixels
     smallest: int = 160  # every step has a side between this and `side`, as in YOLOX's multi-scale training
-    steps: int = 3500
+    steps: int = 2400
     batch: int = 16  # pictures per process and step
     workers: int = 2  # processes
     lr: float = 2e-3
@@ -129,7 +129,7 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
     if pool.images.shape[1] != config.side:
         raise ValueError(f"the scenes of {job.pool} have side {pool.images.shape[1]}, not {config.side}: use another")
     net = create(config).to(device, memory_format=torch.channels_last).train()
-    average = ExponentialMovingAverage(net, momentum=0.001, gamma=500.0)
+    average = ExponentialMovingAverage(net, momentum=0.002, gamma=300.0)
     optimizer = build_optimizer(net, config.lr, config.weight_decay)
     step = _restore(job.out / "last.pt", config, net, average, optimizer)
     if config.workers > 1:
