@@ -64,12 +64,12 @@ float weave_at(vec2 p) {
 // Share of `map` that is not covered above p: taps on a sunflower disc, turned per pixel so that rings do not show.
 float uncovered(sampler2DShadow map, mat4 matrix, vec3 p, float radius, int taps) {
     vec3 at = (matrix * vec4(p, 1.0)).xyz;
-    if (any(lessThan(at, vec3(0.0))) || any(greaterThan(at, vec3(1.0)))) return 1.0;
+    if (any(lessThan(at, vec3(0.0))) || any(greaterThan(at.xy, vec2(1.0)))) return 1.0;
     float spin = 6.2832 * random(gl_FragCoord.xy), sum = 0.0;
     for (int i = 0; i < taps; i++) {
         float angle = 2.39996 * float(i) + spin;
         vec2 shift = radius * sqrt((float(i) + 0.5) / float(taps)) * vec2(cos(angle), sin(angle));
-        sum += texture(map, vec3(at.xy + shift, at.z));
+        sum += texture(map, vec3(at.xy + shift, min(at.z, 1.0)));
     }
     return sum / float(taps);
 }

@@ -79,34 +79,37 @@ class Scene:
 
 @dataclass
 class Canvas:
-    """Samples of the growing picture: premultiplied colour, alpha, distance (dm) and who is seen."""
+    """Samples of the growing picture: premultiplied colour, alpha, distance (dm) of what was drawn nearest, hair and
+    other half transparent things included, and of what is solid; and who that is."""
 
     rgb: np.ndarray
     alpha: np.ndarray
+    nearest: np.ndarray
     distance: np.ndarray
     who: np.ndarray
 
     @classmethod
     def empty(cls, width: int, height: int) -> Canvas:
         shape = (height, width)
-        far = np.full(shape, np.inf, np.float32)
-        return cls(np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32), far, np.full(shape, NOBODY, np.int8))
+        rgb, alpha = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
+        nearest, distance = (np.full(shape, np.inf, np.float32) for _ in range(2))
+        return cls(rgb, alpha, nearest, distance, np.full(shape, NOBODY, np.int8))
 
     def add(self, rgba: np.ndarray, distance: np.ndarray, corner: tuple[int, int], who: int) -> None:
         """Merge a layer (premultiplied uint8) at (left, top), over or under what is there, sample by sample."""
-        rows = slice(corner[1], corner[1] + rgba.shape[0])
-        columns = slice(corner[0], corner[0] + rgba.shape[1])
+        area = slice(corner[1], corner[1] + rgba.shape[0]), slice(corner[0], corner[0] + rgba.shape[1])
         layer = rgba.astype(np.float32) / 255
-        there = self.alpha[rows, columns]
-        front = distance < self.distance[rows, columns]
+        there, nearest = self.alpha[area], self.nearest[area]
+        front = distance < nearest
         # Over: old * (1 - new alpha) + new. Under: old + new * (1 - old alpha).
         keep = np.where(front, 1 - layer[..., 3], 1.0)
         share = np.where(front, 1.0, 1 - there)
-        self.rgb[rows, columns] = self.rgb[rows, columns] * keep[..., None] + layer[..., :3] * share[..., None]
-        solid = (layer[..., 3] > 0.5) & (front | (there <= 0.5))
-        self.alpha[rows, columns] = there * keep + layer[..., 3] * share
-        self.distance[rows, columns][solid] = distance[solid]
-        self.who[rows, columns][solid] = who
+        solid = (layer[..., 3] > 0.5) & (distance < self.distance[area])
+        self.rgb[area] = self.rgb[area] * keep[..., None] + layer[..., :3] * share[..., None]
+        self.alpha[area] = there * keep + layer[..., 3] * share
+        np.copyto(nearest, distance, where=front & (layer[..., 3] > 0))
+        np.copyto(self.distance[area], distance, where=solid)
+        self.who[area][solid] = who
 
 
 class SceneGenerator:
@@ -270,7 +273,7 @@ class SceneGenerator:
             if canvas.who[y, x] != who and canvas.distance[y, x] < distance[k]:
                 state[k] = OCCLUDED
         seen = (canvas.who == who).astype(np.float32)
-        mask = cv2.resize(seen, plan.size, interpolation=cv2.INTER_AREA) >= 0.5
+        mask = cv2.resize(seen, plan.size, interpolation=cv2.INTER_AREA) > 0.5
         return PersonLabel(pixels.astype(np.float32), state, mask, _extent(items, camera, plan.size), actor.style, who)
 
 

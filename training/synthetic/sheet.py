@@ -1,14 +1,17 @@
-"""Contact sheet of layers with their keypoints, to check labels by eye.
+"""Contact sheet of rendered people with their labels, to check them by eye.
 
-    python -m training.synthetic.sheet --data LAYERS --out sheet.png [--assets DIR --objects DIR]
+    python -m training.synthetic.sheet --data SCENES --out sheet.png                              photographs
+    python -m training.synthetic.sheet --data LAYERS --out sheet.png [--assets DIR --objects DIR] layers
 
-With --assets and --objects the layers are shown as training crops (composited); without, as they are. Body green,
-feet orange, face white, left hand red, right hand magenta; hidden points are dark.
+Of photographs (a folder with annotations.json) one sees boxes, masks as a tint, skeletons, and boxes of face and hands.
+With --assets and --objects layers are shown as training crops (composited); without, as they are.
+Body green, feet orange, face white, left hand red, right hand magenta; what is hidden is dark.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import cv2
@@ -16,7 +19,8 @@ import numpy as np
 
 from dwpose_core.skeleton import PARTS
 
-from .labels import HIDDEN, OUTSIDE
+from .coco import PART_FIELDS, SKELETON
+from .labels import OUTSIDE, VISIBLE
 
 COLORS = {
     "body": (0, 255, 0),
@@ -25,6 +29,9 @@ COLORS = {
     "left_hand": (255, 40, 40),
     "right_hand": (255, 0, 255),
 }
+FINGERS = tuple((0 if j == 0 else 4 * f + j, 4 * f + j + 1) for f in range(5) for j in range(4))
+DARK = 0.4  # of the colour, where a point is hidden
+PERSON_COLORS = ((90, 200, 255), (255, 200, 60), (170, 255, 120), (255, 130, 130), (200, 150, 255), (120, 255, 220))
 
 
 def mark(image: np.ndarray, points: np.ndarray, visible: np.ndarray) -> np.ndarray:
@@ -34,9 +41,51 @@ def mark(image: np.ndarray, points: np.ndarray, visible: np.ndarray) -> np.ndarr
         radius = max(1, round(image.shape[0] / 160)) if part in ("body", "foot") else 1
         for (x, y), flag in zip(points[PARTS[part]], visible[PARTS[part]], strict=True):
             if flag != OUTSIDE:
-                shade = tuple(int(c * (0.4 if flag == HIDDEN else 1.0)) for c in color)
+                shade = tuple(int(c * (1.0 if flag == VISIBLE else DARK)) for c in color)
                 cv2.circle(image, (round(float(x)), round(float(y))), radius, shade, -1, cv2.LINE_AA)
     return image
+
+
+def draw_labels(image: np.ndarray, annotations: list[dict]) -> np.ndarray:
+    """A copy of the RGB image (h, w, 3) uint8 with everything that `coco.annotation` knows of its people."""
+    from pycocotools.mask import decode
+
+    image = image.copy()
+    for k, person in enumerate(annotations):
+        color = PERSON_COLORS[k % len(PERSON_COLORS)]
+        mask = decode(person["segmentation"]).astype(bool)
+        image[mask] = (0.72 * image[mask] + 0.28 * np.array(color)).astype(np.uint8)
+        boxes = [(person["bbox"], color)] + [
+            (person[f"{field}_box"], COLORS[part]) for field, part in PART_FIELDS.items() if person[f"{field}_valid"]
+        ]
+        for (x, y, w, h), shade in boxes:
+            cv2.rectangle(image, (round(x), round(y)), (round(x + w) - 1, round(y + h) - 1), shade, 1)
+    for person in annotations:
+        xy = np.array(person["wholebody_xy"]).reshape(-1, 2)
+        state = np.array(person["wholebody_state"])
+        small = np.hypot(*person["bbox"][2:]) < 60
+        links = [(a - 1, b - 1, "body") for a, b in SKELETON]
+        for part in ("left_hand", "right_hand"):
+            links += [(PARTS[part].start + a, PARTS[part].start + b, part) for a, b in FINGERS]
+        for a, b, part in links:
+            if state[a] == OUTSIDE or state[b] == OUTSIDE or (small and part != "body"):
+                continue
+            share = 1.0 if state[a] == state[b] == VISIBLE else DARK
+            ends = [tuple(int(v) for v in np.rint(xy[i] * 16)) for i in (a, b)]  # OpenCV takes 4 fractional bits
+            width = 2 if part == "body" and not small else 1
+            cv2.line(image, *ends, tuple(int(c * share) for c in COLORS[part]), width, cv2.LINE_AA, 4)
+        image = mark(image, xy, np.where(small & (np.arange(133) > 16), OUTSIDE, state))
+    return image
+
+
+def fitted(image: np.ndarray, side: int) -> np.ndarray:
+    """The picture within a dark square of `side` pixels, scaled to fit, in its middle."""
+    scale = side / max(image.shape[:2])
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:side, :side]
+    tile = np.full((side, side, 3), 24, np.uint8)
+    top, left = (side - small.shape[0]) // 2, (side - small.shape[1]) // 2
+    tile[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return tile
 
 
 def tile(pictures: list[np.ndarray], columns: int) -> np.ndarray:
@@ -45,28 +94,29 @@ def tile(pictures: list[np.ndarray], columns: int) -> np.ndarray:
     return np.vstack([np.hstack(pictures[i : i + columns]) for i in range(0, len(pictures), columns)])
 
 
-def main() -> None:
+def scene_pictures(folder: Path, first: int, count: int, side: int, labels: bool = True) -> list[np.ndarray]:
+    """Squares of `side` pixels with scenes `first` and following of a folder of scene_set.py."""
+    content = json.loads((folder / "annotations.json").read_text())
+    pictures = []
+    for entry in content["images"][first : first + count]:
+        image = cv2.cvtColor(cv2.imread(str(folder / "images" / entry["file_name"])), cv2.COLOR_BGR2RGB)
+        people = [person for person in content["annotations"] if person["image_id"] == entry["id"]]
+        pictures.append(fitted(draw_labels(image, people) if labels else image, side))
+    return pictures
+
+
+def layer_pictures(folder: Path, count: int, size: tuple[int, int], assets: Path | None, objects: Path | None):
+    """Layers as they are, or as training crops of `size` (width, height) when assets and objects are given."""
     from .backgrounds import Backgrounds
     from .composite import LayerStore, composite, read_objects
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--assets", type=Path)
-    parser.add_argument("--objects", type=Path)
-    parser.add_argument("--count", type=int, default=32)
-    parser.add_argument("--columns", type=int, default=8)
-    parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"))
-    args = parser.parse_args()
-    store = LayerStore(args.data)
-    if (args.assets is None) != (args.objects is None):
-        parser.error("crops need both --assets and --objects")
-    backgrounds = Backgrounds(args.assets) if args.assets else None
-    objects = read_objects(args.objects) if args.objects else []
+    store = LayerStore(folder)
+    backgrounds = Backgrounds(assets) if assets else None
+    things = read_objects(objects) if objects else []
     pictures = []
-    for i in range(min(args.count, len(store))):
+    for i in range(min(count, len(store))):
         if backgrounds:
-            crop = composite(store, i, backgrounds, objects, tuple(args.size), np.random.default_rng(i))
+            crop = composite(store, i, backgrounds, things, size, np.random.default_rng(i))
             pictures.append(mark(crop.image, crop.keypoints, crop.visible))
             continue
         rgba = store.rgba(i).astype(np.float32)
@@ -76,6 +126,28 @@ def main() -> None:
         dim = np.full(image.shape[:2], 0.3, np.float32)
         dim[top : bottom + 1, left : right + 1] = 1.0
         pictures.append(mark((image * dim[..., None]).astype(np.uint8), store.keypoints[i], store.visible[i]))
+    return pictures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--assets", type=Path)
+    parser.add_argument("--objects", type=Path)
+    parser.add_argument("--first", type=int, default=0, help="of the photographs")
+    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--columns", type=int, default=6)
+    parser.add_argument("--side", type=int, default=320, help="of a photograph, pixels")
+    parser.add_argument("--bare", action="store_true", help="photographs without labels")
+    parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer's crop")
+    args = parser.parse_args()
+    if (args.assets is None) != (args.objects is None):
+        parser.error("crops need both --assets and --objects")
+    if (args.data / "annotations.json").is_file():
+        pictures = scene_pictures(args.data, args.first, args.count, args.side, not args.bare)
+    else:
+        pictures = layer_pictures(args.data, args.count, tuple(args.size), args.assets, args.objects)
     sheet = cv2.cvtColor(tile(pictures, args.columns), cv2.COLOR_RGB2BGR)
     if not cv2.imwrite(str(args.out), sheet):
         raise OSError(f"cannot write {args.out}")

@@ -85,16 +85,20 @@ def place_camera(
     aim, extent = (low + high) / 2, np.maximum(high - low, 0.3)
     distance = max(extent[1] / (2 * half_height), np.hypot(extent[0], extent[2]) / (2 * half_width)) / share
     distance = min(distance, FARTHEST)
-    # Never below the ground: the camera's height is that of the aim plus sin(pitch) * distance.
-    pitch = max(pitch, np.arcsin(np.clip((rng.uniform(0.5, 3.0) - aim[1]) / distance, -1.2, 1.2).clip(-1, 1)))
+    lowest_eye = rng.uniform(0.5, 3.0)
+    # The camera's height is that of the aim plus sin(pitch) * distance; it stays above the ground.
+    pitch = max(pitch, np.arcsin(np.clip((lowest_eye - aim[1]) / distance, -1, 1)))
     rotation = turn(Z, roll) @ turn(X, pitch)
     shift = np.array((0.0, 0.0, -distance)) - rotation @ aim
     if plan.framing != "hand":  # off the centre where there is room
         room = np.array((half_width, half_height)) * distance * (1 - np.minimum(share, 0.95))
         shift[:2] += rng.uniform(-1, 1, 2) * room * (1.0, 0.6)
-    if skin is not None:
-        nearest = -(skin @ rotation.T + shift)[:, 2].max()
-        shift[2] -= max(0.0, CLEAR - nearest)
+    for _ in range(4):  # away from the body, then up from the ground again
+        if skin is not None:
+            nearest = -(skin @ rotation.T + shift)[:, 2].max()
+            shift[2] -= max(0.0, CLEAR - nearest)
+        eye = -rotation.T @ shift
+        shift -= rotation @ Y * max(0.0, lowest_eye / 2 - eye[1])
     return Camera(rotation, shift, (-half_width, half_width, -half_height, half_height)), float(distance)
 
 
