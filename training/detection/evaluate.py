@@ -40,7 +40,8 @@ def find_in_pool(net: nn.Module, pool: ScenePool, threshold: float = LOWEST, bat
     device = next(net.parameters()).device
     found = []
     for start in range(0, len(pool), batch):
-        raw = net(to_input(pool.images[start : start + batch], device)).float()
+        images = np.array(pool.images[start : start + batch])  # in memory: torch takes no read-only map
+        raw = net(to_input(images, device)).float()
         for boxes, scores in decode_people(raw, (side, side), threshold):
             keep = geometry.nms(boxes, scores, Options.nms_threshold)
             found.append((boxes[keep], scores[keep]))
