@@ -64,7 +64,7 @@ CROP = (144, 192)  # (W, H) of a prepared picture
 PEOPLE = 7680  # 240 steps of 32
 EPOCHS = 4  # 960 student steps for every variant
 PRETRAIN_EPOCHS = {"student": 3, "teacher": 5}
-TEACHER_EPOCHS = 2
+TEACHER_EPOCHS = 6
 FEATURE_WEIGHT = 7e-5 * 61440 / 6144
 AUGMENT = AugmentConfig(  # the pool's crops come with their own box, colour and blur disturbances
     half_body=0.0, shift_probability=0.0, scale=(0.85, 1.25), rotation=30.0, hsv=(0, 0, 0), blur=0.0, median_blur=0.0,
