@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Semaphore
+from threading import Event, Semaphore
 
 import cv2
 import numpy as np
@@ -140,11 +140,13 @@ def stream(
 
     Workers run at most AHEAD results each before whoever takes them; leaving the context ends them.
     """
-    room = Semaphore(workers * AHEAD)
+    room, closed = Semaphore(workers * AHEAD), Event()
 
     def tasks() -> Iterator[tuple[str, int, int]]:
         for number in range(first, last):
             room.acquire()
+            if closed.is_set():
+                return
             yield method, seed, number
 
     def results(pool) -> Iterator:
@@ -156,7 +158,7 @@ def stream(
     try:
         yield results(pool)
     finally:
-        for _ in range(workers * AHEAD):  # the pool's own thread may wait for room
-            room.release()
+        closed.set()
+        room.release()  # the pool's own thread may wait for it
         pool.terminate()
         pool.join()

@@ -167,9 +167,9 @@ def _camera(image: torch.Tensor, dice: Dice) -> torch.Tensor:
     rows = rows_of((kind >= 0.12) & (kind < 0.35))
     image[rows] = blur(image[rows], dice.uniform(0.3, 1.8, len(rows)), 1.8)
     rows = rows_of((kind >= 0.35) & (kind < 0.42))
-    kernel = _motion(len(rows), dice).repeat_interleave(3, 0)[:, None]
-    planes = F.pad(image[rows].reshape(1, len(rows) * 3, *size), (4, 4, 4, 4), "reflect")
     if len(rows):
+        kernel = _motion(len(rows), dice).repeat_interleave(3, 0)[:, None]
+        planes = F.pad(image[rows].reshape(1, len(rows) * 3, *size), (4, 4, 4, 4), "reflect")
         image[rows] = F.conv2d(planes, kernel, groups=len(rows) * 3).view(len(rows), 3, *size)
     rows = rows_of(dice.chance(0.4, count))
     image[rows] = image[rows] + dice.normal(0, 1, len(rows), *image.shape[1:]) * dice.uniform(1, 12, len(rows), 1, 1, 1)

@@ -1,0 +1,223 @@
+"""One stage of the rendered-people run: a network, an objective and a budget of seconds instead of epochs.
+
+Everything that DWPose ties to epochs (learning rate, fading of the distillation, when the heat-map aid ends, how
+strongly crops are disturbed) is tied to the share of the stage's time that has passed, so the same recipe runs for
+half a minute on a CPU and for ten minutes on a GPU. A stage saves its state and goes on in the next process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dwpose_core.models.rtmcc import DWPose
+from dwpose_core.simcc import label_sigma
+
+from . import checkpoint
+from .objectives import SimCCObjective, Stage1Distillation, Stage2Distillation, normalize
+from .optim import ExponentialMovingAverage, Schedule, build_optimizer
+from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
+from .starter import measure
+from .synthetic.composite import MILD, QUIET, STRONG, Disturbance
+from .synthetic.labels import OUTSIDE
+from .synthetic.pool import CropPool
+from .synthetic.torch_composite import Crops
+
+TICKS = 1000  # a stage's progress in whole numbers, for what is written in steps or epochs
+AID_UNTIL = 0.5  # as in the starter: SimCC alone hardly leaves the mean pose at first, later the aid is in the way
+PHASES = ((0.6, STRONG, 0.15), (0.92, MILD, 0.15), (1.0, QUIET, 0.3))  # until, disturbance, weight of flat rows
+EVALUATIONS = 12  # per stage, evenly spaced
+SAVE_EVERY = 60.0  # seconds
+MOST_BROKEN = 20  # steps in a row whose gradient is not finite; single ones are left out
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`kind` is "labels" (from scratch, with the aid), "stage1" or "stage2"."""
+
+    name: str
+    kind: str
+    model: str
+    seconds: float
+    batch: int
+    lr: float = 2e-3
+
+
+class OutOfTime(Exception):
+    """This process must end; the state is saved and the same command goes on."""
+
+
+def phase_at(progress: float) -> tuple[Disturbance, float]:
+    """Disturbance and weight of flat rows at a share 0..1 of the stage."""
+    return next((disturb, absent) for until, disturb, absent in PHASES if progress < until or until == 1.0)
+
+
+class LabelObjective(SimCCObjective):
+    """SimCC cross entropy with flat rows for points outside, and the heat-map aid for the first part of the stage."""
+
+    def __init__(self, student: DWPose):
+        super().__init__(student)
+        self.aid = HeatmapAid(student)
+        size = student.config.input_size
+        for axis, (length, sigma) in enumerate(zip(size[::-1], label_sigma(size), strict=True)):
+            self.register_buffer(f"table_{axis}", label_table(2 * length, sigma), persistent=False)
+        self.progress = 0.0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.progress = epoch / TICKS
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        features = stage_features(self.student, normalize(batch["image"]))
+        logits = self.student.head(features[-1])
+        maps = self.aid(features) if self.progress < AID_UNTIL else None
+        device = batch["image"].device
+        # The small tensors these functions make belong on the device, and their sums in full precision.
+        with torch.autocast(device.type, enabled=False), torch.device(device):
+            weight, absent = loss_weights(batch["flags"], phase_at(self.progress)[1])
+            task = simcc_loss(logits, (self.table_0, self.table_1), batch["keypoints"], weight, absent)
+            loss = task if maps is None else task + heatmap_loss(maps, batch["keypoints"], weight)
+        return {"loss": loss, "loss_task": task.detach()}
+
+
+def build_objective(kind: str, student: DWPose, teacher: DWPose | None) -> SimCCObjective:
+    if kind == "labels":
+        return LabelObjective(student)
+    if teacher is None:
+        raise ValueError(f"{kind} needs a teacher")
+    if kind == "stage1":
+        return Stage1Distillation(student, teacher, epochs=TICKS)
+    return Stage2Distillation(student, teacher)
+
+
+class OnDevice:
+    """A network as starter.predict calls it: crops and logits on the CPU, arithmetic on the device."""
+
+    def __init__(self, net: DWPose, device: torch.device):
+        self.net, self.device = net, device
+        self.config, self.head = net.config, net.head
+
+    def __call__(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = self.net(crops.to(self.device).contiguous(memory_format=torch.channels_last))
+        return x.float().cpu(), y.float().cpu()
+
+
+def as_batch(crops: Crops) -> dict[str, torch.Tensor]:
+    visible = (crops.visible > OUTSIDE).float()
+    return {"image": crops.image, "keypoints": crops.keypoints, "visible": visible, "flags": crops.visible}
+
+
+def train_stage(
+    stage: Stage,
+    objective: SimCCObjective,
+    draw: Callable[[float], Crops],
+    tests: dict[str, CropPool],
+    generator: torch.Generator,
+    state_file: Path,
+    deadline: float,
+) -> tuple[DWPose, list[dict]]:
+    """Train until the stage's seconds are spent, over as many processes as it takes.
+
+    Args:
+        objective: on the device; its student is trained.
+        draw: progress 0..1 -> a batch of crops, with random numbers of `generator`.
+        tests: measured EVALUATIONS times per stage.
+        generator: on the device; its state is saved along.
+        state_file: read if it exists, and written.
+        deadline: time.monotonic() at which this process must have ended.
+
+    Returns:
+        The averaged student and one row of figures per evaluation.
+
+    Raises:
+        OutOfTime: at the deadline, with the state saved.
+    """
+    optimizer = build_optimizer(objective, stage.lr, 0.05)
+    schedule = Schedule(stage.lr, warmup=TICKS // 25, cosine_start=TICKS * 2 // 5, cosine_end=TICKS, final=0.01)
+    average = ExponentialMovingAverage(objective.student, momentum=0.002, gamma=200.0)
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    device = generator.device
+    spent, pictures, rows = 0.0, 0, []
+    if state_file.is_file():
+        state = checkpoint.load_state(state_file)
+        objective.load_state_dict(state["objective"])
+        average.module.load_state_dict(state["average"])
+        average.step = state["average_step"]
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        spent, pictures, rows = state["spent"], state["pictures"], state["rows"]
+
+    def save() -> None:
+        checkpoint.save_state(
+            state_file,
+            {
+                "objective": objective.state_dict(),
+                "average": average.module.state_dict(),
+                "average_step": average.step,
+                "optimizer": optimizer.state_dict(),
+                "generator": generator.get_state(),
+                "spent": spent,
+                "pictures": pictures,
+                "rows": rows,
+            },
+        )
+
+    losses: list[torch.Tensor] = []
+    drawing, began, saved, before, broken = 0.0, spent, spent, pictures, 0
+    last = time.monotonic()
+    bar = tqdm(total=round(stage.seconds), initial=round(spent), unit="s", desc=stage.name)
+    while spent < stage.seconds:
+        progress = spent / stage.seconds
+        tick = int(progress * TICKS)
+        objective.set_epoch(tick)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.at(tick)
+        asked = time.monotonic()
+        batch = as_batch(draw(progress))
+        drawing += time.monotonic() - asked
+        with torch.autocast(device.type, torch.bfloat16):
+            out = objective(batch)
+        optimizer.zero_grad(set_to_none=True)
+        out["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(trained, 5.0 if stage.kind == "labels" else 1.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+            average.update(objective.student)
+            broken = 0
+        elif (broken := broken + 1) >= MOST_BROKEN:
+            raise FloatingPointError(f"{stage.name}: no finite gradient for {broken} steps, at {pictures} pictures")
+        losses.append(out["loss"].detach())
+        pictures += len(batch["image"])
+        now = time.monotonic()
+        spent, last = spent + now - last, now
+        due = len(rows) + 1 <= spent / stage.seconds * EVALUATIONS or spent >= stage.seconds
+        if due:
+            loss = float(torch.stack(losses).mean())
+            losses.clear()
+            net = OnDevice(average.module, device)
+            rate = (pictures - before) / (spent - began)
+            row = {"stage": stage.name, "model": stage.model, "pictures": pictures, "seconds": round(spent, 1)}
+            row |= {"pictures_per_second": round(rate, 1), "drawing_share": round(drawing / (spent - began), 3)}
+            row |= {"loss": loss} | {name: measure(net, pool) for name, pool in tests.items()}
+            rows.append(row)
+            scores = ", ".join(f"{name} {row[name]['body_pck']:.3f}" for name in tests)
+            tqdm.write(f"{stage.name}: {pictures} pictures, {rate:.0f} per second, loss {loss:.3f}, body PCK {scores}")
+            now = time.monotonic()
+            spent, last = spent + now - last, now
+        bar.update(round(spent) - bar.n)
+        out_of_time = time.monotonic() > deadline and spent < stage.seconds
+        if out_of_time or spent - saved > SAVE_EVERY:
+            save()
+            saved = spent
+        if out_of_time:
+            raise OutOfTime(f"{stage.name} at {spent:.0f} of {stage.seconds:.0f} s")
+    bar.close()
+    with contextlib.suppress(FileNotFoundError):
+        state_file.unlink()  # the finished weights are written by the caller
+    return average.module, rows
