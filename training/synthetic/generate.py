@@ -28,10 +28,12 @@ from tqdm import tqdm
 from dwpose_core.skeleton import PARTS
 
 from . import camera as cam
+from .accessories import accessories
 from .body import BodyModel
 from .clothes import Wardrobe
 from .labels import OUTSIDE, VISIBLE, KeypointRules, visibility
 from .poses import PoseSampler
+from .props import moved
 from .render import LightSampler, Renderer
 from .scene_set import generate_scenes
 from .workers import worker_pool
@@ -55,14 +57,30 @@ class Layer:
 
 
 class PersonGenerator:
-    """Draws person `number` of `seed`, reproducibly."""
+    """Draws person `number` of `seed`, reproducibly.
+
+    Args:
+        assets: folder of packed body assets.
+        size: (width, height) of a layer in pixels.
+        supersample: samples per pixel and direction.
+        renderer: what draws, instead of OpenGL.
+        captured: share of poses from motion capture, which is not CC0. The starter model's recipe has none.
+        with_accessories: glasses, backpacks, bags. The starter model's recipe has none.
+    """
 
     def __init__(
-        self, assets: Path, size: tuple[int, int] = (192, 256), supersample: int = 2, renderer: Renderer | None = None
+        self,
+        assets: Path,
+        size: tuple[int, int] = (192, 256),
+        supersample: int = 2,
+        renderer: Renderer | None = None,
+        captured: float = 0.0,
+        with_accessories: bool = False,
     ):
         self.size = size
         self.model = BodyModel(assets)
-        self.poses = PoseSampler(self.model, assets)
+        self.with_accessories = with_accessories
+        self.poses = PoseSampler(self.model, assets, captured)
         self.wardrobe = Wardrobe(self.model, assets)
         self.rules = KeypointRules(self.model, assets / "keypoints133.json")
         self.lights = LightSampler(assets / "hdri")
@@ -91,7 +109,10 @@ class PersonGenerator:
         camera = cam.random_camera(skin, points, framing, rng)
         camera, border = cam.frame_photo(camera, skin, points, framing, self.size[0] / self.size[1], rng)
         items = self.wardrobe.dress(shape, posed, camera.view, rng)
-        rgba, surface = self.renderer.render(items, camera.projection(), self.lights.sample(rng))
+        light = self.lights.sample(rng)
+        if self.with_accessories:
+            items += moved(accessories(points, skin, rng), camera.rotation, camera.shift)
+        rgba, surface = self.renderer.render(items, camera.projection(), light)
         tangents, distance = camera.project(points)
         pixels = camera.to_pixels(tangents, self.size)
         corners = camera.to_pixels(np.array(((border[0], border[3]), (border[2], border[1]))), self.size)
@@ -105,10 +126,10 @@ class PersonGenerator:
 _generator: PersonGenerator
 
 
-def _start(assets: Path, size: tuple[int, int]) -> None:
+def _start(assets: Path, size: tuple[int, int], captured: float, with_accessories: bool) -> None:
     global _generator
     cv2.setNumThreads(1)
-    _generator = PersonGenerator(assets, size)
+    _generator = PersonGenerator(assets, size, captured=captured, with_accessories=with_accessories)
 
 
 def _draw(task: tuple[Path, int, int]) -> dict[str, np.ndarray]:
@@ -122,13 +143,22 @@ def _draw(task: tuple[Path, int, int]) -> dict[str, np.ndarray]:
     return {"names": name} | {field: getattr(layer, field) for field in fields}
 
 
-def generate(assets: Path, out: Path, people: int, seed: int, workers: int, size: tuple[int, int]) -> None:
-    """Render `people` layers into `out` with `workers` processes."""
+def generate(
+    assets: Path,
+    out: Path,
+    people: int,
+    seed: int,
+    workers: int,
+    size: tuple[int, int],
+    captured: float = 0.0,
+    with_accessories: bool = False,
+) -> None:
+    """Render `people` layers into `out` with `workers` processes; the rest is `PersonGenerator`'s."""
     if not (assets / "base.npz").is_file():
         raise ValueError(f"{assets} holds no base.npz; --assets must name the folder of packed body assets")
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(people)]
-    with worker_pool(workers, _start, (assets, size)) as pool:
+    with worker_pool(workers, _start, (assets, size, captured, with_accessories)) as pool:
         rows = list(tqdm(pool.imap(_draw, tasks, chunksize=POSES_PER_BODY), total=people, unit="person"))
     table = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     np.savez_compressed(out / f"labels_{seed:04d}.npz", **table)
@@ -144,11 +174,14 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=640, help="longer side of a photograph, pixels")
     parser.add_argument("--layers", action="store_true", help="single people on transparent ground")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer, pixels")
+    parser.add_argument("--accessories", action="store_true", help="layers with glasses and bags, as photographs have")
+    parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
     args = parser.parse_args()
+    job = (args.assets, args.out, args.people, args.seed, args.workers)
     if args.layers:
-        generate(args.assets, args.out, args.people, args.seed, args.workers, tuple(args.size))
+        generate(*job, tuple(args.size), args.captured, args.accessories)
     else:
-        print(generate_scenes(args.assets, args.out, args.people, args.seed, args.workers, args.longest))
+        print(generate_scenes(*job, args.longest, args.captured))
 
 
 if __name__ == "__main__":

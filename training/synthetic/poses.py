@@ -2,7 +2,8 @@
 
 Hands are placed by where they go (hip, face, opposite elbow, lap, overhead, ...), so self-contact is common, as it is
 in photographs. A share of the poses starts from the CC0 poses of the asset folder (fighting, running, sitting, ...),
-perturbed and mirrored. No motion capture is used: the whole pose sampler is free of third-party terms.
+perturbed and mirrored. Motion capture is used on request only (motion.py): without it the pose sampler is free of
+third-party terms.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .body import BodyModel, Shape
+from .motion import MotionLibrary
 from .rotations import X, Y, Z, euler_degrees, frame, turn, two_bone, unit
 
 Local = dict[str, np.ndarray]  # bone -> rotation relative to its parent
@@ -106,14 +108,21 @@ def mirrored(local: Local) -> Local:
 
 
 class PoseSampler:
-    """Draws (local, world, style): rotations as `BodyModel.pose` takes them and the name of the leg or file style."""
+    """Draws (local, world, style): rotations as `BodyModel.pose` takes them and the name of the leg or file style.
 
-    def __init__(self, model: BodyModel, assets: Path):
+    `captured` is the share of poses from motion capture.
+    """
+
+    def __init__(self, model: BodyModel, assets: Path, captured: float = 0.0):
         self.model = model
+        self.captured = captured
+        self.motion = MotionLibrary(model, assets) if captured else None
         self.files = {path.stem: read_pose_file(path) for path in sorted((assets / "bvh").glob("*.bvh"))}
 
     def sample(self, shape: Shape, rng: np.random.Generator) -> tuple[Local, Local, str]:
         world: Local = {}
+        if self.motion and rng.random() < self.captured:
+            return *self._captured(shape, rng), "captured"
         if rng.random() < FILE_SHARE:
             style = list(self.files)[rng.integers(len(self.files))]
             local = dict(self.files[style])
@@ -137,6 +146,20 @@ class PoseSampler:
         for side, sign in SIDES:
             self._hand(local, shape, side, sign, rng)
         return local, world, style
+
+    def _captured(self, shape: Shape, rng: np.random.Generator) -> tuple[Local, Local]:
+        local, world = self.motion.sample(shape, rng)
+        self._head(local, rng, 0.6)
+        for side, sign in SIDES:
+            heads = [shape.heads[self.model.bone[f"{part}.{side}"]] for part in ("lowerarm01", "wrist")]
+            elbow = world[f"lowerarm01.{side}"]
+            fore, twist = elbow @ (heads[1] - heads[0]), np.clip(rng.normal(0, 0.6), -1.3, 1.3)
+            world[f"lowerarm02.{side}"] = turn(fore, twist / 2) @ elbow
+            local[f"wrist.{side}"] = elbow_to_wrist(elbow, fore, twist)
+            self._hand(local, shape, side, sign, rng)
+        if rng.random() < 0.2:
+            self._arms(local, world, shape, "captured", rng)
+        return local, world
 
     def _attitude(self, rng: np.random.Generator) -> np.ndarray:
         """Of the whole body: mostly upright, some lie, few hang or tumble. The heading comes from the camera."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .clothes import random_cloth, random_color
+from .clothes import muted, random_cloth, random_color
 from .objects import Solid, assemble, box, revolved
 from .render import Item, Material
 from .rotations import X, Y, Z, turn
@@ -82,8 +82,9 @@ class PropMaker:
 
     def _surface(self, rng: np.random.Generator) -> Material:
         """Of floors and walls: mostly calm colours and large patterns."""
-        color = random_color(rng) * 0.6 + rng.uniform(0.1, 0.4)
-        second = np.clip(color * rng.uniform(0.5, 1.5, 3), 0, 1)
+        color = random_color(rng)
+        color = (color + (color.mean() - color) * rng.beta(1.4, 1.2)) * 0.6 + rng.uniform(0.1, 0.4)
+        second = np.clip(color * rng.uniform(0.4, 1.5) * rng.uniform(0.85, 1.15, 3), 0, 1)
         weave = int(rng.choice((0, 1, 2, 3, 4), p=(0.4, 0.1, 0.1, 0.15, 0.25)))
         form = (np.exp(rng.uniform(np.log(0.4), np.log(4.0))), rng.random(), rng.uniform(0.2, 0.9))
         material = Material(
@@ -99,7 +100,7 @@ class PropMaker:
         return quad(np.zeros(3), REACH * X, -REACH * Z, material, rng.uniform(10.0, 60.0))
 
     def walls(self, points: np.ndarray, rng: np.random.Generator) -> list[Item]:
-        """A wall behind all `points` (n, 3), seen from +Z, sometimes one beside them, with pictures and doors on."""
+        """A wall behind all `points` (n, 3; the camera is one), seen from +Z, at times one beside, with pictures on."""
         swing = turn(Y, rng.normal(0, 0.35))
         local = points @ swing  # in the room's axes
         back = local[:, 2].min() - np.exp(rng.uniform(np.log(1.5), np.log(40.0)))
@@ -122,7 +123,7 @@ class PropMaker:
     def furniture(self, rng: np.random.Generator) -> list[Item]:
         """A random thing standing at the origin, at a random heading."""
         parts = list(assemble(FURNITURE[rng.integers(len(FURNITURE))], rng))
-        items = solid_items(parts, [self.material(rng) for _ in range(5)])
+        items = muted(solid_items(parts, [self.material(rng) for _ in range(5)]), rng)
         items = moved(items, turn(Y, rng.uniform(-np.pi, np.pi)), np.zeros(3))
         return moved(items, np.eye(3), np.array((0.0, -lowest(items), 0.0)))
 

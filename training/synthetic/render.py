@@ -31,7 +31,7 @@ FRAGMENT_SHADER = """
 #version 330
 uniform sampler2D texture_map; uniform sampler2D occlusion_map;
 uniform int texture_use;      // 0 plain colour, 1 the texture's colour, 2 the texture's brightness on plain colour
-uniform bool has_occlusion; uniform bool translucent; uniform float alpha_min;
+uniform bool has_occlusion; uniform bool translucent; uniform float alpha_min; uniform float opacity;
 uniform vec3 tint; uniform vec3 plain; uniform float shine;
 uniform int weave; uniform vec3 weave_color; uniform vec3 weave_form;   // form: per metre, threshold, strength
 uniform vec2 folds;           // depth and density per metre of cloth folds
@@ -118,7 +118,8 @@ void main() {
     vec3 gleam = lamp * lamp_color * shine * pow(max(dot(n, halfway), 0.0), 24.0);
     float rim = pow(1.0 - max(dot(n, to_eye), 0.0), 4.0);
     vec3 radiance = albedo * light + gleam + shine * rim * harmonics[0];
-    pixel = vec4(pow(clamp(radiance / (1.0 + 0.2 * radiance), 0.0, 1.0), vec3(1.0 / 2.2)), translucent ? alpha : 1.0);
+    vec3 color = pow(clamp(radiance / (1.0 + 0.2 * radiance), 0.0, 1.0), vec3(1.0 / 2.2));
+    pixel = vec4(color, translucent ? alpha * opacity : 1.0);
 }
 """
 
@@ -139,6 +140,7 @@ class Material:
     folds: tuple[float, float] = (0.0, 10.0)
     translucent: bool = False
     alpha_min: float = 0.08
+    opacity: float = 1.0  # of translucent materials
     catcher: bool = False  # invisible but for the shadows that fall on it
 
 
@@ -322,7 +324,7 @@ class Renderer:
         program["has_occlusion"].value = m.occlusion is not None
         for name in ("tint", "plain", "weave_color", "weave_form", "folds"):
             program[name].value = tuple(float(x) for x in getattr(m, name))
-        for name in ("shine", "alpha_min"):
+        for name in ("shine", "alpha_min", "opacity"):
             program[name].value = float(getattr(m, name))
         program["weave"].value, program["translucent"].value = m.weave, m.translucent
         program["catcher"].value = m.catcher

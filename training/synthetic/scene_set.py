@@ -40,10 +40,10 @@ def _write(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 
-def _start(assets: Path, longest: int) -> None:
+def _start(assets: Path, longest: int, captured: float) -> None:
     global _generator
     cv2.setNumThreads(1)
-    _generator = SceneGenerator(assets, longest)
+    _generator = SceneGenerator(assets, longest, captured=captured)
 
 
 def _draw(task: tuple[Path, int, int]) -> None:
@@ -62,12 +62,15 @@ def _draw(task: tuple[Path, int, int]) -> None:
     _write(out / "labels" / f"{name}.json", json.dumps({"image": image, "annotations": people}).encode())
 
 
-def generate_scenes(assets: Path, out: Path, people: int, seed: int, workers: int, longest: int = 640) -> Path:
+def generate_scenes(
+    assets: Path, out: Path, people: int, seed: int, workers: int, longest: int = 640, captured: float = 0.0
+) -> Path:
     """Make or continue a folder of scenes with `people` people -> path of its annotations.json.
 
     Args:
         assets: folder of packed body assets.
         longest: longer side of the pictures in pixels.
+        captured: share of poses from motion capture, which is not CC0.
 
     Raises:
         ValueError: without assets, or when `out` was begun with other settings.
@@ -76,7 +79,7 @@ def generate_scenes(assets: Path, out: Path, people: int, seed: int, workers: in
         raise ValueError(f"{assets} holds no base.npz; --assets must name the folder of packed body assets")
     for folder in (out / "images", out / "labels"):
         folder.mkdir(parents=True, exist_ok=True)
-    settings = {"version": VERSION, "seed": seed, "longest": longest}
+    settings = {"version": VERSION, "seed": seed, "longest": longest, "captured": captured}
     begun = out / "settings.json"
     if begun.is_file() and (found := json.loads(begun.read_text())) != settings:
         raise ValueError(f"{out} was begun with {found}, this run has {settings}; choose another folder")
@@ -86,14 +89,14 @@ def generate_scenes(assets: Path, out: Path, people: int, seed: int, workers: in
     left = [(out, seed, number) for number, path in enumerate(labels) if not path.is_file()]
     if left:
         workers = min(workers, len(left))
-        with worker_pool(workers, _start, (assets, longest)) as pool:
+        with worker_pool(workers, _start, (assets, longest, captured)) as pool:
             done = pool.imap_unordered(_draw, left, chunksize=SCENES_PER_CAST if len(left) > 50 * workers else 1)
             for _ in tqdm(done, total=len(names), initial=len(names) - len(left), unit="scene"):
                 pass
     content = {
         "info": {
             "description": "rendered people with COCO-WholeBody labels",
-            "license": "CC0-1.0",
+            "license": "CC0-1.0" if not captured else "CC0-1.0, poses from the CMU motion capture database",
             "wholebody_state": {"0": "outside", "1": "hidden by the own body", "2": "seen", "3": "hidden by others"},
             **settings,
         },

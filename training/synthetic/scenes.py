@@ -16,10 +16,11 @@ import numpy as np
 
 from dwpose_core.skeleton import PARTS
 
+from .accessories import accessories
 from .backgrounds import Backgrounds
 from .body import BodyModel, Posed, Shape
 from .camera import Camera
-from .clothes import Wardrobe
+from .clothes import Wardrobe, muted
 from .composite import Disturbance, photometric
 from .labels import OCCLUDED, VISIBLE, KeypointRules, visibility
 from .poses import PoseSampler
@@ -113,12 +114,19 @@ class Canvas:
 
 
 class SceneGenerator:
-    """Draws scene `number` of `seed`, reproducibly; `longest` is the longer side of the pictures in pixels."""
+    """Draws scene `number` of `seed`, reproducibly.
 
-    def __init__(self, assets: Path, longest: int = 640, supersample: int = 2):
+    Args:
+        assets: folder of packed body assets.
+        longest: longer side of the pictures in pixels.
+        supersample: samples per pixel and direction.
+        captured: share of poses from motion capture, which is not CC0.
+    """
+
+    def __init__(self, assets: Path, longest: int = 640, supersample: int = 2, captured: float = 0.0):
         self.longest = longest
         self.model = BodyModel(assets)
-        self.poses = PoseSampler(self.model, assets)
+        self.poses = PoseSampler(self.model, assets, captured)
         self.wardrobe = Wardrobe(self.model, assets)
         self.rules = KeypointRules(self.model, assets / "keypoints133.json")
         self.lights = LightSampler(assets / "hdri")
@@ -163,6 +171,7 @@ class SceneGenerator:
         posed = self.model.pose(shape, local, world)
         items = self.wardrobe.dress(shape, posed, lambda points: points, rng)
         points, skin = self.rules.locate(shape, posed), posed.vertices[self.model.skin_vertices]
+        items = muted(items + accessories(points, skin, rng), rng)
         hips, chest = points[11:13].mean(0), points[5:7].mean(0)
         upright = (chest - hips)[1] > 0.75 * np.linalg.norm(chest - hips)
         height = -lowest(items)
@@ -209,7 +218,8 @@ class SceneGenerator:
         scenery = int(rng.integers(len(self.lights.panoramas)))
         if kind < 0.35:  # a room, or a ground under an open sky
             room = [self.props.ground(rng, catcher=False)]
-            feet = [actor.skin[::50] for actor in actors] or [np.zeros((1, 3))]
+            eye = -camera.rotation.T @ camera.shift
+            feet = [eye[None]] + [actor.skin[::50] for actor in actors]
             if rng.random() < 0.7:
                 room += self.props.walls(np.concatenate(feet), rng)
         else:
