@@ -106,15 +106,11 @@ class Clip:
 
 
 def agreement(ours: list, theirs: list) -> dict:
-    """How far the same points of the same people are apart. People are paired by their nearest necks."""
+    """How far the same points of the same people are apart, in pixels of the image."""
     people = [sum(len(frame["people"]) for frame in frames) for frames in (ours, theirs)]
     distances, points = [], [0, 0]
     for mine, other in zip(ours, theirs, strict=True):
-        for person in mine["people"]:
-            if not other["people"]:
-                continue
-            apart = [np.abs(_xy(person, PARTS[0])[1] - _xy(match, PARTS[0])[1]).max() for match in other["people"]]
-            match = other["people"][int(np.argmin(apart))]
+        for person, match in _pairs(mine["people"], other["people"]):
             for part in PARTS:
                 a, b = _triples(person, part), _triples(match, part)
                 seen = (a[:, 2] > 0) & (b[:, 2] > 0)
@@ -134,13 +130,25 @@ def agreement(ours: list, theirs: list) -> dict:
     }
 
 
+def _pairs(ours: list[dict], theirs: list[dict]) -> list[tuple[dict, dict]]:
+    """The same people in both, by the median distance of their body points; nearest pair first."""
+    apart = {}
+    for i, person in enumerate(ours):
+        for j, match in enumerate(theirs):
+            a, b = _triples(person, PARTS[0]), _triples(match, PARTS[0])
+            seen = (a[:, 2] > 0) & (b[:, 2] > 0)
+            if seen.any():
+                apart[i, j] = float(np.median(np.abs(a[seen, :2] - b[seen, :2]).max(axis=1)))
+    pairs: dict[int, int] = {}
+    for i, j in sorted(apart, key=apart.get):
+        if i not in pairs and j not in pairs.values():
+            pairs[i] = j
+    return [(ours[i], theirs[j]) for i, j in pairs.items()]
+
+
 def _triples(person: dict, part: str) -> np.ndarray:
     count = {"pose": 18, "face": 70, "hand": 21}[part.split("_")[0]]
     return np.array(person[part] or [0.0] * 3 * count, float).reshape(-1, 3)
-
-
-def _xy(person: dict, part: str) -> np.ndarray:
-    return _triples(person, part)[:, :2]
 
 
 def watch_memory(pid: int, run) -> dict:
