@@ -60,7 +60,7 @@ class DetectorConfig:
     network: str = "yolox-nano"
     side: int = 256  # of the square input, pixels
     smallest: int = 160  # every step has a side between this and `side`, as in YOLOX's multi-scale training
-    steps: int = 3600
+    steps: int = 2600
     batch: int = 16  # pictures per process and step
     workers: int = 2  # processes
     lr: float = 2e-3
