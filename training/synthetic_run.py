@@ -138,7 +138,7 @@ class Run:
 
     def _held_out(self) -> Layers:
         pool = LayerPool(self.args.held_out, LAYER_SIZE, self.device)
-        arguments = (self.args.assets, LAYER_SIZE, 1)
+        arguments = (self.args.assets, LAYER_SIZE, 1, False, self.args.captured, True)
         with stream(SubjectGenerator, arguments, "subject", 1001, 0, 10**9, self.args.workers) as subjects:
             while pool.added < pool.capacity:
                 pool.add(draw_people(self.renderer, [next(subjects) for _ in range(self.args.at_once)]))
@@ -150,7 +150,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         pool = LayerPool(self.args.layers, LAYER_SIZE, self.device)
         drawn = restore(pool, folder)
-        arguments = (self.args.assets, LAYER_SIZE, self.args.views, grey)
+        arguments = (self.args.assets, LAYER_SIZE, self.args.views, grey, self.args.captured, True)
         workers = max(1, self.args.workers // kinds)
         subjects = leave.enter_context(stream(SubjectGenerator, arguments, "subject", 1, drawn, 10**9, workers))
         filler = Filler(pool, self.renderer, subjects, self.args.at_once, drawn)
@@ -267,7 +267,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--pictures", type=int, default=6000 if on_gpu else 300, help="backgrounds painted at the start"
     )
     parser.add_argument("--things", type=int, default=1500 if on_gpu else 100, help="objects drawn at the start")
-    parser.add_argument("--held-out", type=int, default=512 if on_gpu else 60, help="layers to measure on")
+    parser.add_argument("--held-out", type=int, default=384 if on_gpu else 60, help="layers to measure on")
     parser.add_argument("--at-once", type=int, default=16 if on_gpu else 2, help="people per drawing")
     parser.add_argument("--batch", type=int, default=384 if on_gpu else 16)
     parser.add_argument("--workers", type=int, default=os.cpu_count())

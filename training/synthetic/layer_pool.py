@@ -89,9 +89,8 @@ def usable(framing: str, visible: np.ndarray, share: float) -> bool:
     `visible` (K,), `share` of the picture that the person covers.
     """
     part = {"hand": PARTS["left_hand"], "face": PARTS["face"]}.get(framing)
-    if part is not None and (visible[part] == VISIBLE).mean() <= 0.4:
-        return False
-    return bool((visible[:17] > OUTSIDE).sum() >= 4 and share > 0.02)
+    enough = (visible[:17] > OUTSIDE).sum() >= 4 if part is None else (visible[part] == VISIBLE).mean() > 0.4
+    return bool(enough and share > 0.02)
 
 
 def draw_people(renderer: TorchRenderer, subjects: list[Subject]) -> Layers:

@@ -20,14 +20,14 @@ COLUMNS = {
     for name, start, width in (
         *(("texture", 0, 1), ("occlusion", 1, 1), ("recolor", 2, 1), ("tint", 3, 3), ("plain", 6, 3), ("shine", 9, 1)),
         *(("weave", 10, 1), ("weave_color", 11, 3), ("weave_form", 14, 3), ("folds", 17, 2)),
-        *(("translucent", 19, 1), ("alpha_min", 20, 1)),
+        *(("translucent", 19, 1), ("alpha_min", 20, 1), ("opacity", 21, 1)),
     )
 }
 
 
 def material_row(material: Material, textures: dict[Path, int]) -> np.ndarray:
-    """(21,) float32 of the material table; textures by number, -1 for none."""
-    row = np.empty(21, np.float32)
+    """(22,) float32 of the material table; textures by number, -1 for none."""
+    row = np.empty(22, np.float32)
     for name, where in COLUMNS.items():
         value = getattr(material, name)
         if name in ("texture", "occlusion"):
@@ -49,7 +49,7 @@ class Mesh:
     vertices: np.ndarray  # (V, 9) float32: position, normal, uv, dm inside the hem
     corner: np.ndarray  # (T, 3) int32
     item: np.ndarray  # (T,) int16
-    materials: np.ndarray  # (S, 21) float32, see `material_row`
+    materials: np.ndarray  # (S, 22) float32, see `material_row`
 
     @classmethod
     def of(cls, items: list[Item], textures: dict[Path, int]) -> Mesh:

@@ -47,9 +47,9 @@ class Atlas:
         rows = [table + [table[-1]] * (depth - len(table)) for table in tables]
         self.index = {path: number for number, path in enumerate(paths)}
         self.texels = torch.from_numpy(np.concatenate(levels) if levels else np.zeros((1, 4), np.uint8)).to(device)
-        self.table = torch.tensor(rows, device=device).reshape(-1, depth, 3)
+        self.table = torch.tensor(rows, dtype=torch.long, device=device).reshape(-1, depth, 3)
         last = [len(table) - 1 for table in tables]
-        self.last = torch.tensor(last, device=device)
+        self.last = torch.tensor(last, dtype=torch.long, device=device)
 
     def _bilinear(self, texture: torch.Tensor, level: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
         start, width, height = self.table[texture, level].unbind(1)
@@ -86,7 +86,7 @@ class Surfaces:
     uv: torch.Tensor  # (V, 2)
     inside: torch.Tensor  # (V,) dm to the hem, negative is cut away
     material: torch.Tensor  # (triangles given to set_up,) row of `materials`
-    materials: torch.Tensor  # (M, 21)
+    materials: torch.Tensor  # (M, 22)
     lights: torch.Tensor  # (B, 14, 3)
     size: tuple[int, int]  # width and height of a picture
 
@@ -210,7 +210,7 @@ def shade(surfaces: Surfaces, triangles: Triangles, atlas: Atlas, fragments: Fra
     albedo[some] = albedo[some] * (0.8 + 0.25 * wave)
 
     lights = surfaces.lights[triangles.picture[fragments.triangle]]
-    x, y, z = (lights[:, 11:] @ normal[:, :, None])[:, :, 0].unbind(1)
+    x, y, z = (lights[:, 11:] * normal[:, None]).sum(2).unbind(1)
     basis = torch.stack((torch.ones_like(x), y, z, x, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y), dim=1)
     light = (lights[:, :9] * basis[:, :, None]).sum(1).clamp(min=0.02)
     direction, lamp, shine = lights[:, 9], lights[:, 10], column["shine"]
@@ -220,5 +220,5 @@ def shade(surfaces: Surfaces, triangles: Triangles, atlas: Atlas, fragments: Fra
     rim = (1 - (normal * to_eye).sum(1, keepdim=True).clamp(min=0)) ** 4
     radiance = albedo * light + gleam + shine * rim * lights[:, 0]
     rgb = (radiance / (1 + 0.2 * radiance)).clamp(0, 1) ** (1 / 2.2)
-    alpha = torch.where(column["translucent"][:, 0] > 0, alpha, torch.ones_like(alpha))
+    alpha = torch.where(column["translucent"][:, 0] > 0, alpha * column["opacity"][:, 0], torch.ones_like(alpha))
     return torch.cat((rgb, alpha[:, None]), dim=1)

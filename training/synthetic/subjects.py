@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from . import camera as cam
+from .accessories import accessories
 from .generate import POSES_PER_BODY, PersonGenerator
 from .meshes import Mesh, View, light_row, window_of
 from .objects import ObjectGenerator
@@ -63,10 +64,26 @@ def in_grey(item: Item) -> Item:
 
 
 class SubjectGenerator:
-    """Makes person `number` of `seed`, reproducibly; `views` cameras look at each."""
+    """Makes person `number` of `seed`, reproducibly.
 
-    def __init__(self, assets: Path, size: tuple[int, int], views: int, grey: bool = False):
-        self.people = PersonGenerator(assets, size, renderer=Recorder(size))
+    Args:
+        assets, size, captured, with_accessories: as PersonGenerator takes them.
+        views: cameras per posed and dressed body.
+        grey: cloth without colour, pattern and picture.
+    """
+
+    def __init__(
+        self,
+        assets: Path,
+        size: tuple[int, int],
+        views: int,
+        grey: bool = False,
+        captured: float = 0.0,
+        with_accessories: bool = False,
+    ):
+        self.people = PersonGenerator(
+            assets, size, renderer=Recorder(size), captured=captured, with_accessories=with_accessories
+        )
         self.textures = {path: number for number, path in enumerate(texture_files(assets))}
         self.views = views
         self.grey = grey
@@ -91,14 +108,16 @@ class SubjectGenerator:
             camera, border = cam.frame_photo(camera, skin, points, framing, aspect, rng)
             if not view:
                 items = people.wardrobe.dress(shape, posed, lambda world: world, rng)
+                if self.grey:
+                    items = [items[0], *(in_grey(item) for item in items[1:])]
             light = light_row(people.lights.sample(rng))
+            if not view and people.with_accessories:
+                items += accessories(points, skin, rng)
             tangents, distance = camera.project(points)
             corners = camera.to_pixels(np.array(((border[0], border[3]), (border[2], border[1]))), people.size)
             frame = np.clip(corners.ravel(), -1e5, 1e5)
             looking = View(camera.rotation, camera.shift, camera.window, light)
             rows.append((looking, camera.to_pixels(tangents, people.size), distance, frame, framing))
-        if self.grey:
-            items = [items[0], *(in_grey(item) for item in items[1:])]
         looking, pixels, distance, frame, framings = zip(*rows, strict=True)
         arrays = (np.stack(column).astype(np.float32) for column in (pixels, distance, frame))
         return Subject(Mesh.of(items, self.textures), list(looking), *arrays, framings)

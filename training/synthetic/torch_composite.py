@@ -38,12 +38,17 @@ def similarity(angle: torch.Tensor, scale: torch.Tensor, source: torch.Tensor, t
     return torch.cat((linear, shift[:, :, None]), dim=2)
 
 
+def scale_of(matrix: torch.Tensor) -> torch.Tensor:
+    """(n,) factors by which (n, 2, 3) similarities scale."""
+    return matrix[:, :, 0].norm(dim=1)
+
+
 def back(matrix: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(n, H, W, 2) where the pixels of a crop of `size` (W, H) come from, in pixels of the layer."""
-    inverse = torch.linalg.inv(matrix[:, :, :2])
+    unscaled = matrix[:, :, :2] / scale_of(matrix)[:, None, None] ** 2  # its transpose is the inverse
     x, y = torch.arange(size[0], device=matrix.device), torch.arange(size[1], device=matrix.device)
     place = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).to(matrix.dtype)
-    return (place - matrix[:, None, None, :, 2]) @ inverse.transpose(1, 2)[:, None]
+    return (place - matrix[:, None, None, :, 2]) @ unscaled[:, None]
 
 
 def warp(layer: torch.Tensor, matrix: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -54,7 +59,7 @@ def warp(layer: torch.Tensor, matrix: torch.Tensor, size: tuple[int, int]) -> to
     source = back(matrix, size)
     limit = source.new_tensor(layer.shape[:1:-1])
     grid = (2 * source + 1) / limit - 1
-    scale = torch.linalg.det(matrix[:, :, :2]).abs().sqrt()
+    scale = scale_of(matrix)
     out = layer.new_zeros((len(layer), layer.shape[1], size[1], size[0]))
     level = (scale < 0.6).long() + (scale < 0.3)
     for shrink in range(3):
@@ -221,7 +226,7 @@ def composite_batch(
         wide = kind < disturb.loose
         whole, photo = loose(layers, size, dice)
         matrix = torch.where(wide[:, None, None], whole, tight(layers, size, disturb.rotated, dice))
-        scale = torch.linalg.det(matrix[:, :, :2]).sqrt()
+        scale = scale_of(matrix)
         rows = rows_of(dice.chance(0.5, count))
         image[rows] = blur(image[rows], dice.uniform(0.3, 3.0, len(rows)), 3.0)
         things = dice.pick((0.4, 0.25, 0.15, 0.12, 0.08), count) * disturb.things

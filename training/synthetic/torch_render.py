@@ -106,8 +106,9 @@ class TorchRenderer:
             material_count += len(mesh.materials)
         point, corner, material, picture, of_view = (torch.cat(parts[name]) for name in parts)
         turned = rotation[of_view]
-        position = (turned @ point[:, :3, None])[:, :, 0] + shift[of_view]
-        normal = (turned @ point[:, 3:6, None])[:, :, 0]
+        # Sums of products: millions of 3 x 3 matrix products are slow on a GPU.
+        position = (turned * point[:, None, :3]).sum(2) + shift[of_view]
+        normal = (turned * point[:, None, 3:6]).sum(2)
         distance = -position[:, 2]
         left, right, bottom, top = window[of_view].unbind(1)
         x = (position[:, 0] / distance - left) / (right - left) * full[0]
