@@ -16,7 +16,7 @@ from dwpose_core.models.yolox import anchor_points, decode_people
 from training import checkpoint, train_detector
 from training.detection import simota
 from training.detection.batches import draw_batch, place, to_input
-from training.detection.evaluate import average_precision, balanced_threshold, find_in_pool, hits, recall_precision
+from training.detection.evaluate import average_precision, best_threshold, find_in_pool, hits, recall_precision
 from training.detection.pool import ScenePool
 from training.detection.scenes import Cut, Material, box_of, compose, cut_layer, placement
 from training.optim import build_optimizer
@@ -323,7 +323,11 @@ def test_recall_and_precision_by_hand():
     rates = recall_precision(TRUTH, found, 0.5)
     assert (rates["recall"], rates["precision"], rates["people"]) == (1 / 2, 1 / 3, 2)
     assert recall_precision(TRUTH, found, 0.5, least_height=15)["recall"] == 0.0
-    assert balanced_threshold(TRUTH, found) == 0.9  # 1/2 x 1 beats 1/2 x 1/3
+    assert best_threshold(TRUTH, found, 0.8) == 0.9  # above it one box, and it is right
+    late = [(twice[[2, 0]], np.array([0.9, 0.8])), (twice[2:], np.array([0.7]))]
+    assert best_threshold(TRUTH, late, 0.8) == 0.8  # never that precise: 1/2 x 1/2 beats 0 and 1/2 x 1/3
+    assert best_threshold(TRUTH, late, 0.3) == 0.7
+    assert np.isnan(best_threshold(TRUTH, [(twice[2:], np.array([0.9])), late[1]], 0.8))
 
 
 def test_average_precision_of_perfect_and_of_nothing():
@@ -388,7 +392,7 @@ def test_result_loads_by_path_and_runs(tmp_path):
     assert {"ap", "recall", "score_shift"} <= json.loads((tmp_path / "metrics.json").read_text()).keys()
 
 
-def test_calibration_puts_the_balanced_threshold_at_the_default():
+def test_calibration_puts_the_best_threshold_at_the_default():
     """A detector that knows the people but is far too unsure of them: the default would reject nearly all."""
     torch.manual_seed(0)
     pool = toy_pool(8)
@@ -404,7 +408,7 @@ def test_calibration_puts_the_balanced_threshold_at_the_default():
             predictor.bias -= 8.0
     truth = [pool.scene(k)[1] for k in range(8)]
     before = recall_precision(truth, find_in_pool(net, pool), 0.3)["recall"]
-    assert calibrate(net, pool) > 1.0
+    assert calibrate(net, [pool]) > 1.0
     after = recall_precision(truth, find_in_pool(net, pool), 0.29)["recall"]
     assert before < 0.5 < after
 
