@@ -187,7 +187,7 @@ class Run:
     def finish(self, curves: list[dict]) -> None:
         """To OUT: half-precision weights with calibrated scores, of each student the better stage, and the curves."""
         out, factors = self.args.out, {}
-        last = {row["stage"]: row["strong"]["body_pck"] for row in curves}
+        last = {row["stage"]: row["strong"]["body_pck"] or 0.0 for row in curves}
         for stage in plan(self.args):
             name = stage.name
             if not self.args.ablation:
@@ -263,6 +263,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--layers", type=int, default=100_000 if on_gpu else 4000, help="kept on the device, 0.2 MB each"
     )
     parser.add_argument("--views", type=int, default=4, help="per posed and dressed body")
+    parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
     parser.add_argument(
         "--pictures", type=int, default=6000 if on_gpu else 300, help="backgrounds painted at the start"
     )
@@ -270,7 +271,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=384 if on_gpu else 60, help="layers to measure on")
     parser.add_argument("--at-once", type=int, default=16 if on_gpu else 2, help="people per drawing")
     parser.add_argument("--batch", type=int, default=384 if on_gpu else 16)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="processes")
     parser.add_argument("--no-refresh", dest="refresh", action="store_false", help="no new people while training")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu")

@@ -8,7 +8,9 @@ half a minute on a CPU and for ten minutes on a GPU. A stage saves its state and
 from __future__ import annotations
 
 import contextlib
+import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +110,13 @@ class OnDevice:
         return x.float().cpu(), y.float().cpu()
 
 
+def figures(net: OnDevice, pool: CropPool) -> dict[str, float | None]:
+    """starter.measure for a json file: None for what the pool has no examples of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
+        return {name: round(value, 4) if math.isfinite(value) else None for name, value in measure(net, pool).items()}
+
+
 def as_batch(crops: Crops) -> dict[str, torch.Tensor]:
     visible = (crops.visible > OUTSIDE).float()
     return {"image": crops.image, "keypoints": crops.keypoints, "visible": visible, "flags": crops.visible}
@@ -204,9 +213,9 @@ def train_stage(
             rate = (pictures - before) / (spent - began)
             row = {"stage": stage.name, "model": stage.model, "pictures": pictures, "seconds": round(spent, 1)}
             row |= {"pictures_per_second": round(rate, 1), "drawing_share": round(drawing / (spent - began), 3)}
-            row |= {"loss": loss} | {name: measure(net, pool) for name, pool in tests.items()}
+            row |= {"loss": loss} | {name: figures(net, pool) for name, pool in tests.items()}
             rows.append(row)
-            scores = ", ".join(f"{name} {row[name]['body_pck']:.3f}" for name in tests)
+            scores = ", ".join(f"{name} {row[name]['body_pck']}" for name in tests)
             tqdm.write(f"{stage.name}: {pictures} pictures, {rate:.0f} per second, loss {loss:.3f}, body PCK {scores}")
             now = time.monotonic()
             spent, last = spent + now - last, now

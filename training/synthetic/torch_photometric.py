@@ -5,6 +5,8 @@ Pictures are (N, 3, H, W) float32 RGB, 0..255. Every function decides per pictur
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import torch
 import torch.nn.functional as F
 
@@ -86,7 +88,7 @@ def _shadow(count: int, size: tuple[int, int], dice: Dice) -> torch.Tensor:
         torch.arange(height, device=dice.device), torch.arange(width, device=dice.device), indexing="ij"
     )
     mask = torch.zeros((count, height, width), dtype=torch.bool, device=dice.device)
-    for triple in torch.combinations(torch.arange(5), 3).tolist():
+    for triple in combinations(range(5), 3):
         turns = []
         for k in range(3):
             a, b = corners[:, triple[k], :, None, None], corners[:, triple[(k + 1) % 3], :, None, None]
