@@ -369,13 +369,18 @@ def test_a_stopped_stage_goes_on(layers, around, tmp_path):
             index = torch.randint(len(layers), (8,), generator=dice)
             return batched.composite_batch(layers, index, around, (64, 64), dice, phase_at(progress)[0])
 
-        return train_stage(stage, objective, draw, tests, dice, tmp_path / "teacher.pt", deadline)
+        def report(_, rows: list[dict]) -> None:
+            reported.append(len(rows))
 
+        return train_stage(stage, objective, draw, tests, dice, tmp_path / "teacher.pt", deadline, report)
+
+    reported: list[int] = []
     with pytest.raises(OutOfTime, match="teacher at"):
         attempt(0.0)
     before = torch.load(tmp_path / "teacher.pt", weights_only=True)
     assert 0 < before["spent"] < 1.5 and before["pictures"] == 8
     net, rows = attempt(float("inf"))
+    assert reported == list(range(1, len(rows) + 1))
     assert rows[-1]["pictures"] > 8 and rows[-1]["seconds"] >= 1.5
     assert all(np.isfinite(row["loss"]) for row in rows)
     assert not (tmp_path / "teacher.pt").exists()
@@ -402,6 +407,35 @@ def test_assets_to_weights(shared, tmp_path):
         **{k: v for k, v in torch.load(next((tmp_path / "state/people").glob("*.pt"))).items() if k != "drawn"}
     )
     assert (people.rgba[..., 3] > 128).flatten(1).float().mean(1).min() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("kind", "score", "ablation", "file"),
+    [
+        ("labels", 0.9, False, None),  # the teacher stays in the state folder
+        ("stage1", 0.1, False, "debug"),
+        ("stage2", 0.4, False, None),  # below the first stage
+        ("stage2", 0.6, False, "debug"),
+        ("labels", 0.1, True, "some-name"),
+    ],
+)
+def test_what_is_kept(layers, around, tmp_path, kind, score, ablation, file):
+    job = object.__new__(synthetic_run.Run)
+    flags = ["--ablation"] if ablation else []
+    job.args = synthetic_run.parse(["--assets", "a", "--out", str(tmp_path), "--minutes", "1", *flags])
+    job.device, job.held_out, job.around = torch.device("cpu"), layers, around
+    job.curves = [{"stage": "debug-stage1", "strong": {"body_pck": 0.5}}] if kind == "stage2" else []
+    net = create_model("debug").eval()
+    for head in (net.head.cls_x, net.head.cls_y):
+        torch.nn.init.normal_(head.weight, std=0.3)
+    before = net.head.cls_x.weight.clone()
+    row = {"strong": {"body_pck": score}}
+    job.keep(Stage("some-name", kind, "debug", 1.0, 4), net, row)
+    assert torch.equal(net.head.cls_x.weight, before)  # the network that goes on training is not scaled
+    assert [path.stem for path in tmp_path.iterdir()] == ([file] if file else [])
+    if file:
+        kept = load_pose(tmp_path / f"{file}.safetensors").head.cls_x.weight
+        torch.testing.assert_close(kept, before * row["score_factor"], rtol=2e-3, atol=1e-3)
 
 
 def test_test_pools_are_fixed(layers, around):

@@ -20,6 +20,7 @@ Stages end by the clock, so two runs agree in quality, not bit by bit.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -119,6 +120,8 @@ class Run:
         self.deadline = time.monotonic() + 60 * (args.stop_after or math.inf)
         self.generator = torch.Generator(self.device)
         self.generator.manual_seed(args.seed)
+        finished = self.state / "curves.json"
+        self.curves: list[dict] = json.loads(finished.read_text()) if finished.is_file() else []
         self.renderer = TorchRenderer(LAYER_SIZE, texture_files(args.assets), self.device)
         self.around = self._kept("surroundings", Surroundings, self._surroundings)
         self.held_out = self._kept("held_out", Layers, self._held_out)
@@ -159,7 +162,7 @@ class Run:
             print(f"{filler.drawn} people, {len(pool.layers) / filler.seconds:.1f} layers per second")
         return filler
 
-    def train(self, stage: Stage, teacher: DWPose | None) -> tuple[DWPose, list[dict]]:
+    def train(self, stage: Stage, teacher: DWPose | None) -> DWPose:
         without = levers_of(stage, self.args)
         filler = self.fillers["clothing" in without]
         around = flat(self.around, self.generator) if "backgrounds" in without else self.around
@@ -181,37 +184,43 @@ class Run:
             index = torch.randint(len(layers), (stage.batch,), generator=self.generator, device=self.device)
             return composite_batch(layers, index, around, size, self.generator, disturbance(progress, without))
 
-        file = self.state / f"{stage.name}.pt"
-        return train_stage(stage, objective, draw, tests, self.generator, file, self.deadline)
+        def report(net: DWPose, rows: list[dict]) -> None:
+            self.keep(stage, net, rows[-1])
+            self.write_curves(rows)
 
-    def finish(self, curves: list[dict]) -> None:
-        """To OUT: half-precision weights with calibrated scores, of each student the better stage, and the curves."""
-        out, factors = self.args.out, {}
-        last = {row["stage"]: row["strong"]["body_pck"] or 0.0 for row in curves}
-        for stage in plan(self.args):
-            name = stage.name
-            if not self.args.ablation:
-                if stage.kind != "stage2":
-                    continue
-                # A second stage much shorter than DWPose's may end below the first one.
-                name = max(f"{stage.model}-stage1", stage.name, key=last.__getitem__)
-            net = load_pose(self.state / f"{name}.safetensors").to(self.device).eval()
-            pool = test_pool(self.held_out, self.around, net.config.input_size[::-1], STRONG, seed=6)
-            factors[name] = calibrate(OnDevice(net, self.device), pool)
-            target = out / f"{name if self.args.ablation else stage.model}.safetensors"
-            note = {"recipe": f"synthetic_run {name}", "seed": str(self.args.seed)}
-            checkpoint.save_model(target, net.cpu().half(), note)
-            print(f"{target}: {name}, {target.stat().st_size / 1e6:.1f} MB")
+        file = self.state / f"{stage.name}.pt"
+        net, rows = train_stage(stage, objective, draw, tests, self.generator, file, self.deadline, report)
+        self.curves += rows
+        write_json(self.state / "curves.json", self.curves)
+        return net
+
+    def keep(self, stage: Stage, net: DWPose, row: dict) -> None:
+        """To OUT, in half precision with calibrated scores: a run that is cut short leaves what it has."""
+        if not self.args.ablation:
+            if stage.kind == "labels":
+                return
+            # A second stage much shorter than DWPose's may end below the first one, which then stays.
+            before = [r for r in self.curves if r["stage"] == f"{stage.model}-stage1"]
+            if before and (row["strong"]["body_pck"] or 0.0) < (before[-1]["strong"]["body_pck"] or 0.0):
+                return
+        net = copy.deepcopy(net)
+        pool = test_pool(self.held_out, self.around, net.config.input_size[::-1], STRONG, seed=6)
+        row["score_factor"] = calibrate(OnDevice(net, self.device), pool)
+        target = self.args.out / f"{stage.name if self.args.ablation else stage.model}.safetensors"
+        note = {"recipe": f"synthetic_run {stage.name}", "seed": str(self.args.seed)}
+        checkpoint.save_model(target, net.cpu().half(), note)
+
+    def write_curves(self, rows: list[dict]) -> None:
         on_gpu = self.device.type == "cuda"
         options = {key: value for key, value in vars(self.args).items() if key not in ("assets", "out", "state")}
         record = {
             "machine": torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores",
             "options": options,
             "stages": [asdict(stage) for stage in plan(self.args)],
-            "score_factor": factors,
-            "rows": curves,
+            "people": {"grey" if grey else "dressed": filler.drawn for grey, filler in self.fillers.items()},
+            "rows": [*self.curves, *rows],
         }
-        write_json(out / "curves.json", record)
+        write_json(self.args.out / "curves.json", record)
 
 
 def write_json(path: Path, value) -> None:
@@ -224,8 +233,6 @@ def run(args: argparse.Namespace) -> bool:
     state = args.state or args.out / "state"
     for folder in (args.out, state):
         folder.mkdir(parents=True, exist_ok=True)
-    curves_file = state / "curves.json"
-    curves = json.loads(curves_file.read_text()) if curves_file.is_file() else []
     with ExitStack() as leave:
         job = Run(args, leave)
         for stage in plan(args):
@@ -234,14 +241,15 @@ def run(args: argparse.Namespace) -> bool:
                 continue
             source = {"labels": "", "stage1": "teacher", "stage2": f"{stage.model}-stage1"}[stage.kind]
             try:
-                net, rows = job.train(stage, load_pose(state / f"{source}.safetensors") if source else None)
+                net = job.train(stage, load_pose(state / f"{source}.safetensors") if source else None)
             except OutOfTime as stopped:
                 print(f"stopped in {stopped}; start the same command again to go on")
                 return False
-            curves += rows
-            write_json(curves_file, curves)
             checkpoint.save_model(done, net, {"recipe": f"synthetic_run {stage.name}", "seed": str(args.seed)})
-        job.finish(curves)
+        last = {row["stage"]: row for row in job.curves}
+        for name, row in last.items():
+            scores = "  ".join(f"{test} {row[test]['body_pck']}" for test in ("strong", "plain"))
+            print(f"{name:24s} {row['pictures']:9d} pictures  {row['pictures_per_second']:8.1f} per second  {scores}")
     return True
 
 

@@ -130,6 +130,7 @@ def train_stage(
     generator: torch.Generator,
     state_file: Path,
     deadline: float,
+    report: Callable[[DWPose, list[dict]], None],
 ) -> tuple[DWPose, list[dict]]:
     """Train until the stage's seconds are spent, over as many processes as it takes.
 
@@ -140,6 +141,7 @@ def train_stage(
         generator: on the device; its state is saved along.
         state_file: read if it exists, and written.
         deadline: time.monotonic() at which this process must have ended.
+        report: called with the averaged student and all rows so far after each evaluation.
 
     Returns:
         The averaged student and one row of figures per evaluation.
@@ -216,6 +218,7 @@ def train_stage(
             row |= {"loss": loss} | {name: figures(net, pool) for name, pool in tests.items()}
             rows.append(row)
             scores = ", ".join(f"{name} {row[name]['body_pck']}" for name in tests)
+            report(average.module, rows)
             tqdm.write(f"{stage.name}: {pictures} pictures, {rate:.0f} per second, loss {loss:.3f}, body PCK {scores}")
             now = time.monotonic()
             spent, last = spent + now - last, now
