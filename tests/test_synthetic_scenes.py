@@ -284,8 +284,7 @@ def test_workers_change_nothing_and_lost_scenes_are_redone(assets, folder, tmp_p
     from training.synthetic.scene_set import generate_scenes
 
     out = tmp_path / "two"
-    generate_scenes(assets, out, people=6, seed=SEED, workers=2, longest=160)
-    generate_scenes(assets, out, people=12, seed=SEED, workers=2, longest=160)  # extended
+    generate_scenes(assets, out, people=12, seed=SEED, workers=2, longest=160)
     assert contents(out) == contents(folder)
     for path in (*sorted((out / "labels").iterdir())[::2], out / "annotations.json"):
         path.unlink()

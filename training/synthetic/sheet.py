@@ -78,14 +78,14 @@ def draw_labels(image: np.ndarray, annotations: list[dict]) -> np.ndarray:
     return image
 
 
-def fitted(image: np.ndarray, side: int) -> np.ndarray:
-    """The picture within a dark square of `side` pixels, scaled to fit, in its middle."""
-    scale = side / max(image.shape[:2])
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:side, :side]
-    tile = np.full((side, side, 3), 24, np.uint8)
-    top, left = (side - small.shape[0]) // 2, (side - small.shape[1]) // 2
-    tile[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return tile
+def fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture scaled to fit into a dark frame of `size` (width, height), in its middle."""
+    scale = min(size[0] / image.shape[1], size[1] / image.shape[0])
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[: size[1], : size[0]]
+    frame = np.full((size[1], size[0], 3), 24, np.uint8)
+    top, left = (size[1] - small.shape[0]) // 2, (size[0] - small.shape[1]) // 2
+    frame[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return frame
 
 
 def tile(pictures: list[np.ndarray], columns: int) -> np.ndarray:
@@ -94,14 +94,19 @@ def tile(pictures: list[np.ndarray], columns: int) -> np.ndarray:
     return np.vstack([np.hstack(pictures[i : i + columns]) for i in range(0, len(pictures), columns)])
 
 
-def scene_pictures(folder: Path, first: int, count: int, side: int, labels: bool = True) -> list[np.ndarray]:
-    """Squares of `side` pixels with scenes `first` and following of a folder of scene_set.py."""
+def scene_pictures(folder: Path, count: int, size: tuple[int, int], show: str, ids: list[int]) -> list[np.ndarray]:
+    """Frames of `size` (width, height) with scenes of a folder of scene_set.py: the first `count`, or those of `ids`.
+
+    `show`: "labels", "bare", or "both", one above the other.
+    """
     content = json.loads((folder / "annotations.json").read_text())
+    images = {entry["id"]: entry for entry in content["images"]}
     pictures = []
-    for entry in content["images"][first : first + count]:
+    for entry in [images[k] for k in ids] if ids else content["images"][:count]:
         image = cv2.cvtColor(cv2.imread(str(folder / "images" / entry["file_name"])), cv2.COLOR_BGR2RGB)
         people = [person for person in content["annotations"] if person["image_id"] == entry["id"]]
-        pictures.append(fitted(draw_labels(image, people) if labels else image, side))
+        views = {"bare": image, "labels": draw_labels(image, people)}
+        pictures.append(np.vstack([fitted(view, size) for name, view in views.items() if show in (name, "both")]))
     return pictures
 
 
@@ -135,17 +140,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--assets", type=Path)
     parser.add_argument("--objects", type=Path)
-    parser.add_argument("--first", type=int, default=0, help="of the photographs")
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--columns", type=int, default=6)
-    parser.add_argument("--side", type=int, default=320, help="of a photograph, pixels")
-    parser.add_argument("--bare", action="store_true", help="photographs without labels")
+    parser.add_argument("--scenes", type=int, nargs="+", default=[], metavar="ID", help="image ids; default: the first")
+    parser.add_argument("--show", choices=("labels", "bare", "both"), default="labels", help="of photographs")
+    parser.add_argument("--tile", type=int, nargs=2, default=(320, 320), metavar=("W", "H"), help="of a photograph")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer's crop")
     args = parser.parse_args()
     if (args.assets is None) != (args.objects is None):
         parser.error("crops need both --assets and --objects")
     if (args.data / "annotations.json").is_file():
-        pictures = scene_pictures(args.data, args.first, args.count, args.side, not args.bare)
+        pictures = scene_pictures(args.data, args.count, tuple(args.tile), args.show, args.scenes)
     else:
         pictures = layer_pictures(args.data, args.count, tuple(args.size), args.assets, args.objects)
     sheet = cv2.cvtColor(tile(pictures, args.columns), cv2.COLOR_RGB2BGR)
