@@ -409,6 +409,7 @@ def test_assets_to_weights(shared, tmp_path):
     assert (people.rgba[..., 3] > 128).flatten(1).float().mean(1).min() > 0.02
 
 
+@pytest.mark.parametrize("strength", [0.01, 0.5])  # of the weights: scores next to 0, and ordinary ones
 @pytest.mark.parametrize(
     ("kind", "score", "ablation", "file"),
     [
@@ -419,15 +420,15 @@ def test_assets_to_weights(shared, tmp_path):
         ("labels", 0.1, True, "some-name"),
     ],
 )
-def test_what_is_kept(layers, around, tmp_path, kind, score, ablation, file):
+def test_what_is_kept(layers, around, tmp_path, kind, score, ablation, file, strength):
     job = object.__new__(synthetic_run.Run)
     flags = ["--ablation"] if ablation else []
     job.args = synthetic_run.parse(["--assets", "a", "--out", str(tmp_path), "--minutes", "1", *flags])
     job.device, job.held_out, job.around = torch.device("cpu"), layers, around
     job.curves = [{"stage": "debug-stage1", "strong": {"body_pck": 0.5}}] if kind == "stage2" else []
     net = create_model("debug").eval()
-    for head in (net.head.cls_x, net.head.cls_y):
-        torch.nn.init.normal_(head.weight, std=0.3)
+    for part in (net.head.final_layer, net.head.mlp[1], net.head.gau.o, net.head.cls_x, net.head.cls_y):
+        torch.nn.init.normal_(part.weight, std=strength)
     before = net.head.cls_x.weight.clone()
     row = {"strong": {"body_pck": score}}
     job.keep(Stage("some-name", kind, "debug", 1.0, 4), net, row)
@@ -435,7 +436,9 @@ def test_what_is_kept(layers, around, tmp_path, kind, score, ablation, file):
     assert [path.stem for path in tmp_path.iterdir()] == ([file] if file else [])
     if file:
         kept = load_pose(tmp_path / f"{file}.safetensors").head.cls_x.weight
-        torch.testing.assert_close(kept, before * row["score_factor"], rtol=2e-3, atol=1e-3)
+        assert (row["score_factor"] > synthetic_run.LARGEST_FACTOR) is (strength < 0.1)
+        expected = before if strength < 0.1 else before * row["score_factor"]
+        torch.testing.assert_close(kept, expected, rtol=2e-3, atol=1e-3)
 
 
 def test_test_pools_are_fixed(layers, around):

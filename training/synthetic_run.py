@@ -49,6 +49,7 @@ LAYER_SIZE = (192, 256)  # (W, H) of drawn people, margin included
 # Shares of the minutes; what is left covers the start of the workers, surroundings, measuring and saving.
 PEOPLE_SHARE, TEACHER_SHARE, STAGE1_SHARE, STAGE2_SHARE = 0.14, 0.34, 0.37, 0.08
 REFRESH_SHARE = 0.06  # of the time of training goes into new people
+LARGEST_FACTOR = 100.0  # of scores
 # What each lever takes out of a Disturbance. "backgrounds" and "clothing" are matters of what is drawn.
 LEVERS = {
     "backgrounds": {},
@@ -203,9 +204,11 @@ class Run:
             before = [r for r in self.curves if r["stage"] == f"{stage.model}-stage1"]
             if before and (row["strong"]["body_pck"] or 0.0) < (before[-1]["strong"]["body_pck"] or 0.0):
                 return
-        net = copy.deepcopy(net)
+        scaled = copy.deepcopy(net)
         pool = test_pool(self.held_out, self.around, net.config.input_size[::-1], STRONG, seed=6)
-        row["score_factor"] = calibrate(OnDevice(net, self.device), pool)
+        row["score_factor"] = calibrate(OnDevice(scaled, self.device), pool)
+        # Before it has learnt anything its scores are next to 0, and the factor overflows half precision.
+        net = scaled if row["score_factor"] < LARGEST_FACTOR else copy.deepcopy(net)
         target = self.args.out / f"{stage.name if self.args.ablation else stage.model}.safetensors"
         note = {"recipe": f"synthetic_run {stage.name}", "seed": str(self.args.seed)}
         checkpoint.save_model(target, net.cpu().half(), note)
