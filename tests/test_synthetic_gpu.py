@@ -397,6 +397,8 @@ def test_assets_to_weights(shared, tmp_path):
     small = "--layers 6 --pictures 6 --things 4 --held-out 4 --workers 1 --at-once 1 --batch 4 --no-refresh".split()
     names = ["--teacher", "debug", "--students", "debug", "--device", "cpu"]
     command = ["--assets", str(assets), "--out", str(tmp_path), "--minutes", "0.15", *names, *small]
+    assert not synthetic_run.run(synthetic_run.parse([*command, "--stop-after", "1e-6"]))  # after its first step
+    assert (tmp_path / "state" / "teacher.pt").is_file()
     synthetic_run.main(command)
     net = load_pose(tmp_path / "debug.safetensors")
     assert net.name == "debug" and all(torch.isfinite(p).all() for p in net.parameters())

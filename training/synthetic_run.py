@@ -126,6 +126,7 @@ class Run:
         self.renderer = TorchRenderer(LAYER_SIZE, texture_files(args.assets), self.device)
         self.around = self._kept("surroundings", Surroundings, self._surroundings)
         self.held_out = self._kept("held_out", Layers, self._held_out)
+        self.refresh = args.refresh and not args.ablation  # levers are compared on the same people
         needed = {False, True} if args.ablation else {"clothing" in args.without}
         self.fillers = {grey: self._people(grey, len(needed), leave) for grey in sorted(needed)}
 
@@ -179,7 +180,7 @@ class Run:
         began, before = time.monotonic(), filler.seconds
 
         def draw(progress: float) -> Crops:
-            if self.args.refresh and filler.seconds - before < REFRESH_SHARE * (time.monotonic() - began):
+            if self.refresh and filler.seconds - before < REFRESH_SHARE * (time.monotonic() - began):
                 filler.step()
             layers = filler.pool.layers
             index = torch.randint(len(layers), (stage.batch,), generator=self.generator, device=self.device)
