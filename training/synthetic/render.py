@@ -119,7 +119,8 @@ void main() {
     float rim = pow(1.0 - max(dot(n, to_eye), 0.0), 4.0);
     vec3 radiance = albedo * light + gleam + shine * rim * harmonics[0];
     vec3 color = pow(clamp(radiance / (1.0 + 0.2 * radiance), 0.0, 1.0), vec3(1.0 / 2.2));
-    pixel = vec4(color, translucent ? alpha * opacity : 1.0);
+    float cover = alpha * opacity * min(1.0, 18.0 * inside);   // a beard ends softly
+    pixel = vec4(color, translucent ? cover : 1.0);
 }
 """
 

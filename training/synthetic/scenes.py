@@ -18,6 +18,7 @@ from dwpose_core.skeleton import PARTS
 
 from .accessories import accessories
 from .backgrounds import Backgrounds
+from .beards import Beards
 from .body import BodyModel, Posed, Shape
 from .camera import Camera
 from .clothes import Wardrobe, muted
@@ -129,6 +130,7 @@ class SceneGenerator:
         self.poses = PoseSampler(self.model, assets, captured)
         self.wardrobe = Wardrobe(self.model, assets)
         self.rules = KeypointRules(self.model, assets / "keypoints133.json")
+        self.beards = Beards(self.model, self.rules)
         self.lights = LightSampler(assets / "hdri")
         self.backgrounds = Backgrounds(assets)
         self.props = PropMaker(assets)
@@ -171,7 +173,7 @@ class SceneGenerator:
         posed = self.model.pose(shape, local, world)
         items = self.wardrobe.dress(shape, posed, lambda points: points, rng)
         points, skin = self.rules.locate(shape, posed), posed.vertices[self.model.skin_vertices]
-        items = muted(items + accessories(points, skin, rng), rng)
+        items = muted(items + self.beards.grow(shape, posed, rng) + accessories(points, skin, rng), rng)
         hips, chest = points[11:13].mean(0), points[5:7].mean(0)
         upright = (chest - hips)[1] > 0.75 * np.linalg.norm(chest - hips)
         height = -lowest(items)
