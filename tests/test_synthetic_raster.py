@@ -163,6 +163,22 @@ def test_hems_are_cut_and_veils_let_through():
     assert 0.4 < drawn.mean() < 0.6 and drawn[-1, 0] and not drawn[-1, -1]  # the half beside corner 0 is inside
 
 
+@pytest.mark.parametrize(("opacity", "hem", "cover"), [(1.0, 1.0, 1.0), (0.5, 1.0, 0.5), (0.8, 1 / 36, 0.4)])
+def test_veils_cover_by_opacity_and_hem(opacity, hem, cover):
+    """Alone a veil is as opaque as it covers; before something it mixes both colours by that share."""
+    red = Material(plain=(0.9, 0.0, 0.0), translucent=True, opacity=opacity)
+    veil = triangle([(-9, -9, -5), (9, -9, -5), (0, 9, -5)], red)
+    veil = Item(veil.positions, veil.normals, veil.uv, veil.index, red, np.full(3, hem))
+    back = triangle([(-9, -9, -8), (9, -9, -8), (0, 9, -8)], Material(plain=(0.0, 0.0, 0.9)))
+    renderer, middle = TorchRenderer(SIZE, [], "cpu"), (SIZE[1] // 2, SIZE[0] // 2)
+    alone, behind, both = (
+        renderer.render(items, projection(), LIGHT)[0][middle] for items in ([veil], [back], [back, veil])
+    )
+    assert alone[3] == pytest.approx(255 * cover, abs=1) and both[3] == 255
+    expected = cover * alone[:3].astype(float) + (1 - cover) * behind[:3]
+    np.testing.assert_allclose(both[:3], expected, atol=2)
+
+
 def test_slanted_surfaces_are_interpolated_in_space():
     """A plane that recedes: the distance at every pixel is that of the ray's intersection with it."""
     corners = [(-40.0, -30.0, -10.0), (40.0, -30.0, -10.0), (0.0, 60.0, -60.0)]

@@ -220,5 +220,7 @@ def shade(surfaces: Surfaces, triangles: Triangles, atlas: Atlas, fragments: Fra
     rim = (1 - (normal * to_eye).sum(1, keepdim=True).clamp(min=0)) ** 4
     radiance = albedo * light + gleam + shine * rim * lights[:, 0]
     rgb = (radiance / (1 + 0.2 * radiance)).clamp(0, 1) ** (1 / 2.2)
-    alpha = torch.where(column["translucent"][:, 0] > 0, alpha * column["opacity"][:, 0], torch.ones_like(alpha))
+    hem = _spread(surfaces.inside[:, None], corner, here)[:, 0]
+    cover = alpha * column["opacity"][:, 0] * (18 * hem).clamp(max=1)  # a beard ends softly
+    alpha = torch.where(column["translucent"][:, 0] > 0, cover, torch.ones_like(alpha))
     return torch.cat((rgb, alpha[:, None]), dim=1)

@@ -18,6 +18,7 @@ import numpy as np
 
 from . import camera as cam
 from .accessories import accessories
+from .clothes import muted
 from .generate import POSES_PER_BODY, PersonGenerator
 from .meshes import Mesh, View, light_row, window_of
 from .objects import ObjectGenerator
@@ -112,7 +113,8 @@ class SubjectGenerator:
                     items = [items[0], *(in_grey(item) for item in items[1:])]
             light = light_row(people.lights.sample(rng))
             if not view and people.with_accessories:
-                items += accessories(points, skin, rng)
+                items += people.beards.grow(shape, posed, rng) + accessories(points, skin, rng)
+                items = muted(items, rng)
             tangents, distance = camera.project(points)
             corners = camera.to_pixels(np.array(((border[0], border[3]), (border[2], border[1]))), people.size)
             frame = np.clip(corners.ravel(), -1e5, 1e5)
