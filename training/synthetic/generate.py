@@ -177,9 +177,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=640, help="longer side of a photograph, pixels")
     parser.add_argument("--layers", action="store_true", help="single people on transparent ground")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer, pixels")
-    parser.add_argument(
-        "--accessories", action="store_true", help="layers with glasses, beards, bags, as photographs"
-    )
+    parser.add_argument("--accessories", action="store_true", help="layers with glasses, beards, bags, as photographs")
     parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
     args = parser.parse_args()
     job = (args.assets, args.out, args.people, args.seed, args.workers)
