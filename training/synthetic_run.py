@@ -159,6 +159,7 @@ class Run:
         workers = max(1, self.args.workers // kinds)
         subjects = leave.enter_context(stream(SubjectGenerator, arguments, "subject", 1, drawn, 10**9, workers))
         filler = Filler(pool, self.renderer, subjects, self.args.at_once, drawn)
+        leave.callback(filler.close)
         if not (folder / "done").is_file():
             filler.fill(self.args.minutes * 60 * PEOPLE_SHARE / kinds, folder)
             print(f"{filler.drawn} people, {len(pool.layers) / filler.seconds:.1f} layers per second")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Filler:
         self.pool, self.renderer, self.subjects, self.at_once = pool, renderer, subjects, at_once
         self.drawn = drawn
         self.seconds = 0.0
+        self.disk, self.writes = ThreadPoolExecutor(1), []
 
     def step(self) -> Layers:
         """Draw the next few people and put them into the pool; also returned."""
@@ -50,30 +51,31 @@ class Filler:
         return new
 
     def fill(self, seconds: float, folder: Path) -> None:
-        """Until the pool is full or the seconds are spent; finished shards go to `folder` in the background.
+        """Until the pool is full or the seconds are spent.
 
-        The file `done` marks a complete folder.
+        Shards are written to `folder` in the background, and at last the file `done`; `close` waits for them.
         """
-        started, waiting, kept = time.monotonic(), [], 0
-        writes: list[Future] = []
-        with (
-            ThreadPoolExecutor(1) as disk,
-            tqdm(total=self.pool.capacity, initial=self.pool.added, unit="layer") as bar,
-        ):
+        started, waiting = time.monotonic(), []
+        with tqdm(total=self.pool.capacity, initial=self.pool.added, unit="layer") as bar:
             while self.pool.added < self.pool.capacity and time.monotonic() - started < seconds:
-                new = self.step()
-                waiting.append(new)
-                kept += len(new)
-                bar.update(len(new))
-                enough = self.pool.added >= self.pool.capacity or time.monotonic() - started >= seconds
-                if kept >= SHARD or (enough and kept):
-                    path = folder / f"layers_{self.drawn:08d}.pt"
-                    state = {"drawn": self.drawn} | vars(join(waiting).to("cpu"))
-                    writes.append(disk.submit(save_state, path, state))
-                    waiting, kept = [], 0
-            for write in writes:
-                write.result()
-        (folder / "done").touch()
+                waiting.append(self.step())
+                bar.update(len(waiting[-1]))
+                if sum(map(len, waiting)) >= SHARD:
+                    self._store(waiting, folder)
+                    waiting = []
+        if waiting:
+            self._store(waiting, folder)
+        self.writes.append(self.disk.submit((folder / "done").touch))
+
+    def _store(self, parts: list[Layers], folder: Path) -> None:
+        state = {"drawn": self.drawn} | vars(join(parts).to("cpu"))
+        self.writes.append(self.disk.submit(save_state, folder / f"layers_{self.drawn:08d}.pt", state))
+
+    def close(self) -> None:
+        """Wait until everything is on disk; raises what went wrong there."""
+        self.disk.shutdown()
+        for write in self.writes:
+            write.result()
 
 
 def restore(pool: LayerPool, folder: Path) -> int:
