@@ -114,6 +114,8 @@ class PoseSampler:
     """
 
     def __init__(self, model: BodyModel, assets: Path, captured: float = 0.0):
+        if not 0 <= captured <= 1:
+            raise ValueError(f"the share of captured poses must lie in 0..1, got {captured}")
         self.model = model
         self.captured = captured
         self.motion = MotionLibrary(model, assets) if captured else None

@@ -79,6 +79,8 @@ def generate_scenes(
         raise ValueError(f"{assets} holds no base.npz; --assets must name the folder of packed body assets")
     for folder in (out / "images", out / "labels"):
         folder.mkdir(parents=True, exist_ok=True)
+    for unfinished in out.rglob("*.part"):  # of a killed run
+        unfinished.unlink()
     settings = {"version": VERSION, "seed": seed, "longest": longest, "captured": captured}
     begun = out / "settings.json"
     if begun.is_file() and (found := json.loads(begun.read_text())) != settings:
