@@ -1,0 +1,206 @@
+"""The one-command run: nothing on a default device, stages that stop and go on, levers, from assets to weights."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dwpose_core.models.rtmcc import create_model
+from dwpose_core.models.weights import load_pose
+from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, drawn_layers, generator, plain_surroundings
+from training import synthetic_run, synthetic_stage
+from training.synthetic import torch_composite as batched
+from training.synthetic.composite import MILD, QUIET, STRONG
+from training.synthetic.layer_pool import Layers, Surroundings
+from training.synthetic.meshes import Mesh, View, light_row
+from training.synthetic.pool import CropPool
+from training.synthetic.render import Item, Light, Material
+from training.synthetic.torch_render import TorchRenderer, seen
+from training.synthetic_stage import OutOfTime, Stage, as_batch, build_objective, phase_at, train_stage
+
+
+@pytest.fixture(scope="module")
+def layers() -> Layers:
+    return drawn_layers()
+
+
+@pytest.fixture(scope="module")
+def around() -> Surroundings:
+    return plain_surroundings()
+
+
+def test_the_device_check_finds_what_it_should():
+    with pytest.raises(AssertionError, match="arange"), NamesItsDevice():
+        torch.arange(3)
+    with NamesItsDevice(), torch.device("cpu"):
+        torch.arange(3)
+
+
+@pytest.mark.parametrize("kind", ["labels", "stage1", "stage2"])
+def test_every_tensor_names_its_device(layers, around, kind):
+    torch.manual_seed(0)
+    teacher = None if kind == "labels" else create_model("debug")
+    objective = build_objective(kind, create_model("debug"), teacher)
+    index = torch.arange(12)
+    with NamesItsDevice():
+        made = batched.composite_batch(layers, index, around, (64, 64), generator(0), MILD)
+        loss = objective(as_batch(made))["loss"]
+        loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_the_rasteriser_names_its_device():
+    """One person-like job: folds, a pattern, a veil, a hem; drawn twice to two views."""
+    points = np.array([(-9, -9, 0), (9, -9, 0), (0, 9, 0)], float)
+    cloth = Material(folds=(0.1, 10.0), weave=4)
+    veil = Material(translucent=True, opacity=0.5)
+    items = [
+        Item(
+            points + np.array((0, 0, z)),
+            np.tile((0.0, 0.0, 1.0), (3, 1)),
+            points[:, :2],
+            np.array(((0, 1, 2),)),
+            m,
+            inside,
+        )
+        for z, m, inside in ((0, cloth, None), (1, veil, None), (2, cloth, np.array((1.0, -1.0, -1.0))))
+    ]
+    light = light_row(Light(np.ones((9, 3)) * 0.1, np.array((0.0, 0.0, 1.0)), np.ones(3)))
+    views = [View(np.eye(3), np.array((0.0, 0.0, -z)), (-0.3, 0.3, -0.4, 0.4), light) for z in (20.0, 30.0)]
+    renderer = TorchRenderer((24, 32), [], "cpu")
+    labels = torch.zeros(2, 133, 2), torch.ones(2, 133), torch.zeros(2, 4)
+    with NamesItsDevice():
+        drawn = renderer.draw([(Mesh.of(items, {}), views)])
+        flags = seen(labels[0], labels[1], drawn.distance, (24, 32), labels[2])
+    assert drawn.rgba.shape == (2, 32, 24, 4) and flags.shape == (2, 133)
+    near, far = (int((picture[..., 3] > 128).sum()) for picture in drawn.rgba)
+    assert near > far > 50
+
+
+def test_phases_and_levers():
+    args = synthetic_run.parse(["--assets", "a", "--out", "b", "--minutes", "10", "--without", "people", "jpeg"])
+    assert [phase_at(p)[0] for p in (0.0, 0.7, 0.95, 1.0)] == [STRONG, MILD, QUIET, QUIET]
+    stage = Stage("teacher", "labels", "debug", 1.0, 4)
+    assert synthetic_run.levers_of(stage, args) == {"people", "jpeg"}
+    assert synthetic_run.levers_of(replace(stage, name="without-clothing"), args) == {"people", "jpeg", "clothing"}
+    assert synthetic_run.disturbance(0.0, {"people", "jpeg"}) == replace(STRONG, people=False, jpeg=False)
+    assert synthetic_run.disturbance(0.0, {"clothing", "backgrounds"}) == STRONG
+
+
+@pytest.mark.parametrize("extra", [[], ["--ablation"], ["--students", "dwpose-t"]])
+def test_stages_fit_into_the_minutes(extra):
+    args = synthetic_run.parse(["--assets", "a", "--out", "b", "--minutes", "25", *extra])
+    stages = synthetic_run.plan(args)
+    planned = sum(stage.seconds for stage in stages) / 60
+    assert planned + 25 * synthetic_run.PEOPLE_SHARE < 25 * 0.95
+    assert len({stage.name for stage in stages}) == len(stages)
+
+
+def test_a_stopped_stage_goes_on(layers, around, tmp_path, monkeypatch):
+    """Out of time the state is saved; the next process starts where it was, and ends with the figures of both."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(ticks) * 0.1)  # a step looks at it four or five times
+    monkeypatch.setattr(synthetic_stage, "time", clock)
+    stage = Stage("teacher", "labels", "debug", 8.0, 8)
+    tests = {"strong": synthetic_run.test_pool(layers, around, (64, 64), STRONG, 0)}
+
+    def attempt(deadline: float):
+        torch.manual_seed(0)
+        objective = build_objective("labels", create_model("debug"), None)
+        dice = generator(9)
+
+        def draw(progress: float) -> batched.Crops:
+            index = torch.randint(len(layers), (8,), generator=dice)
+            return batched.composite_batch(layers, index, around, (64, 64), dice, phase_at(progress)[0])
+
+        def report(_, rows: list[dict]) -> None:
+            reported.append(len(rows))
+
+        return train_stage(stage, objective, draw, tests, dice, tmp_path / "teacher.pt", deadline, report)
+
+    reported: list[int] = []
+    with pytest.raises(OutOfTime, match="teacher at"):
+        attempt(0.0)
+    before = torch.load(tmp_path / "teacher.pt", weights_only=True)
+    assert 0 < before["spent"] < 0.5 and before["pictures"] == 8
+    net, rows = attempt(float("inf"))
+    assert reported == list(range(1, len(rows) + 1))
+    assert [row["pictures"] for row in rows] == sorted(row["pictures"] for row in rows)
+    assert len(rows) == synthetic_stage.EVALUATIONS and 100 < rows[-1]["pictures"] < 200
+    assert 7.5 < rows[-1]["seconds"] < 8.5
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert not (tmp_path / "teacher.pt").exists()
+    assert not torch.equal(net.head.cls_x.weight, before["average"]["head.cls_x.weight"])
+
+
+@pytest.mark.slow
+def test_assets_to_weights(shared, tmp_path):
+    """The whole command with seconds instead of minutes: people, teacher, both stages, files that load by path."""
+    pytest.importorskip("scipy", reason="the body model needs scipy")
+    assets = shared / "assets" / "synth"
+    if not (assets / "base.npz").is_file():
+        pytest.skip("no packed body assets in the reference folder")
+    small = "--layers 6 --pictures 6 --things 4 --held-out 4 --workers 1 --at-once 1 --batch 4 --no-refresh".split()
+    names = ["--teacher", "debug", "--students", "debug", "--device", "cpu"]
+    command = ["--assets", str(assets), "--out", str(tmp_path), "--minutes", "0.15", *names, *small]
+    assert not synthetic_run.run(synthetic_run.parse([*command, "--stop-after", "1e-6"]))  # after its first step
+    assert (tmp_path / "state" / "teacher.pt").is_file()
+    synthetic_run.main(command)
+    net = load_pose(tmp_path / "debug.safetensors")
+    assert net.name == "debug" and all(torch.isfinite(p).all() for p in net.parameters())
+    record = json.loads((tmp_path / "curves.json").read_text())
+    assert {row["stage"] for row in record["rows"]} == {"teacher", "debug-stage1", "debug-stage2"}
+    assert all(row["pictures"] > 0 and row["pictures_per_second"] > 0 for row in record["rows"])
+    people = Layers(
+        **{k: v for k, v in torch.load(next((tmp_path / "state/people").glob("*.pt"))).items() if k != "drawn"}
+    )
+    assert (people.rgba[..., 3] > 128).flatten(1).float().mean(1).min() > 0.02
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.5])  # of the weights: scores next to 0, and ordinary ones
+@pytest.mark.parametrize(
+    ("kind", "score", "ablation", "file"),
+    [
+        ("labels", 0.9, False, None),  # the teacher stays in the state folder
+        ("stage1", 0.1, False, "debug"),
+        ("stage2", 0.4, False, None),  # below the first stage
+        ("stage2", 0.6, False, "debug"),
+        ("labels", 0.1, True, "some-name"),
+    ],
+)
+def test_what_is_kept(layers, around, tmp_path, kind, score, ablation, file, strength):
+    job = object.__new__(synthetic_run.Run)
+    flags = ["--ablation"] if ablation else []
+    job.args = synthetic_run.parse(["--assets", "a", "--out", str(tmp_path), "--minutes", "1", *flags])
+    job.device, job.held_out, job.around = torch.device("cpu"), layers, around
+    job.curves = [{"stage": "debug-stage1", "strong": {"body_pck": 0.5}}] if kind == "stage2" else []
+    net = create_model("debug").eval()
+    for part in (net.head.final_layer, net.head.mlp[1], net.head.gau.o, net.head.cls_x, net.head.cls_y):
+        torch.nn.init.normal_(part.weight, std=strength)
+    before = net.head.cls_x.weight.clone()
+    row = {"strong": {"body_pck": score}}
+    job.keep(Stage("some-name", kind, "debug", 1.0, 4), net, row)
+    assert torch.equal(net.head.cls_x.weight, before)  # the network that goes on training is not scaled
+    assert [path.stem for path in tmp_path.iterdir()] == ([file] if file else [])
+    if file:
+        kept = load_pose(tmp_path / f"{file}.safetensors").head.cls_x.weight
+        assert (row["score_factor"] > synthetic_run.LARGEST_FACTOR) is (strength < 0.1)
+        expected = before if strength < 0.1 else before * row["score_factor"]
+        torch.testing.assert_close(kept, expected, rtol=2e-3, atol=1e-3)
+
+
+def test_test_pools_are_fixed(layers, around):
+    one, two = (synthetic_run.test_pool(layers, around, CROP, STRONG, 3) for _ in range(2))
+    assert isinstance(one, CropPool) and len(one) == PEOPLE
+    np.testing.assert_array_equal(one.images, two.images)
+
+
+def test_missing_assets_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"base\.npz"):
+        synthetic_run.main(["--assets", str(tmp_path), "--out", str(tmp_path), "--minutes", "1"])
