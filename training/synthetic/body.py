@@ -86,6 +86,14 @@ def averaging_matrix(lists: np.ndarray, columns: int) -> sp.csr_matrix:
     return sp.csr_matrix((share[rows], (rows, lists[used])), shape=(len(lists), columns))
 
 
+def check_assets(assets: Path) -> None:
+    """ValueError unless `assets` is a folder of packed body assets."""
+    if not (assets / "base.npz").is_file():
+        raise ValueError(
+            f"{assets} holds no base.npz; --assets must name the folder that training.synthetic.build_assets wrote"
+        )
+
+
 class BodyModel:
     """Everything read from the asset folder that has to do with geometry."""
 

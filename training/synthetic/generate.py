@@ -30,7 +30,7 @@ from dwpose_core.skeleton import PARTS
 from . import camera as cam
 from .accessories import accessories
 from .beards import Beards
-from .body import BodyModel
+from .body import BodyModel, check_assets
 from .clothes import Wardrobe
 from .labels import OUTSIDE, VISIBLE, KeypointRules, visibility
 from .poses import PoseSampler
@@ -157,8 +157,7 @@ def generate(
     with_accessories: bool = False,
 ) -> None:
     """Render `people` layers into `out` with `workers` processes; the rest is `PersonGenerator`'s."""
-    if not (assets / "base.npz").is_file():
-        raise ValueError(f"{assets} holds no base.npz; --assets must name the folder of packed body assets")
+    check_assets(assets)
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(people)]
     with worker_pool(workers, _start, (assets, size, captured, with_accessories)) as pool:

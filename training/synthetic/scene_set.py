@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from .body import check_assets
 from .coco import CATEGORY, annotation
 from .scenes import SCENES_PER_CAST, SceneGenerator
 from .staging import draw_plan
@@ -75,8 +76,7 @@ def generate_scenes(
     Raises:
         ValueError: without assets, or when `out` was begun with other settings.
     """
-    if not (assets / "base.npz").is_file():
-        raise ValueError(f"{assets} holds no base.npz; --assets must name the folder of packed body assets")
+    check_assets(assets)
     for folder in (out / "images", out / "labels"):
         folder.mkdir(parents=True, exist_ok=True)
     for unfinished in out.rglob("*.part"):  # of a killed run
