@@ -249,13 +249,15 @@ def one_seed(out: Path, seed: int) -> None:
     train(out, f"baseline-{seed}", seed, EPOCHS, SimCCObjective)
     train(out, f"stage1-{seed}", seed, EPOCHS, first(EPOCHS, False))
     short = train(out, f"stage1short-{seed}", seed, EPOCHS - 1, first(EPOCHS - 1, False))
-    for name, random, batch_stats, schedule in (
-        ("stage12", True, False, "cosine"),
-        ("stage12released", True, True, "constant"),
-        ("stage12warm", False, False, "cosine"),
+    for name, epochs, random, batch_stats, schedule in (
+        ("stage12", 1, True, False, "cosine"),
+        ("stage12constant", 1, True, False, "constant"),
+        ("stage12released", 1, True, True, "constant"),
+        ("stage12warm", 1, False, False, "cosine"),
+        ("stage12long", EPOCHS, True, False, "cosine"),
     ):
         second = partial(Stage2Distillation, teacher=short, teacher_batch_stats=batch_stats)
-        train(out, f"{name}-{seed}", seed, 1, second, random, schedule=schedule, cosine_epoch=0)
+        train(out, f"{name}-{seed}", seed, epochs, second, random, schedule=schedule, cosine_epoch=0)
     train(out, f"stage1released-{seed}", seed, EPOCHS, first(EPOCHS, True))
 
 
@@ -266,7 +268,9 @@ VARIANTS = {
     "stage1short": "stage 1 alone, 720 steps (what stage 2 starts from)",
     "stage12": "stage 1 + 2, random head, eval, cosine (default)",
     "stage12released": "stage 1 + 2, random head, batch statistics, constant rate (as released)",
+    "stage12constant": "stage 1 + 2, random head, eval, constant rate",
     "stage12warm": "stage 1 + 2, head from the common start, eval, cosine",
+    "stage12long": "stage 1 + 2 as the default, but 960 steps of stage 2 instead of 240",
 }
 
 
