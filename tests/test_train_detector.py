@@ -10,17 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import dwpose_core
+from dwpose_core.backends import TorchRunner
 from dwpose_core.geometry import LETTERBOX_VALUE
-from dwpose_core.models.yolox import anchor_points, decode_people
+from dwpose_core.models import catalogue
+from dwpose_core.models.weights import load_detector
+from dwpose_core.models.yolox import anchor_points, create_detector, decode_people
+from dwpose_core.pipeline import Options, find_boxes
 from training import checkpoint, train_detector
 from training.detection import simota
 from training.detection.batches import draw_batch, place, to_input
-from training.detection.evaluate import average_precision, best_threshold, find_in_pool, hits, recall_precision
+from training.detection.evaluate import average_precision, balanced_threshold, find_in_pool, hits, recall_precision
 from training.detection.pool import ScenePool
 from training.detection.scenes import Cut, Material, box_of, compose, cut_layer, placement
 from training.optim import build_optimizer
-from training.synthetic.composite import lay_over
+from training.synthetic.composite import lay_over, similarity
 from training.train_detector import DetectorConfig, Job, calibrate, create, finish, train
 
 SIDE = 64
@@ -323,11 +329,10 @@ def test_recall_and_precision_by_hand():
     rates = recall_precision(TRUTH, found, 0.5)
     assert (rates["recall"], rates["precision"], rates["people"]) == (1 / 2, 1 / 3, 2)
     assert recall_precision(TRUTH, found, 0.5, least_height=15)["recall"] == 0.0
-    assert best_threshold(TRUTH, found, 0.8) == 0.9  # above it one box, and it is right
+    assert balanced_threshold(TRUTH, found) == 0.9  # 1/2 x 1 beats 1/2 x 1/3
     late = [(twice[[2, 0]], np.array([0.9, 0.8])), (twice[2:], np.array([0.7]))]
-    assert best_threshold(TRUTH, late, 0.8) == 0.8  # never that precise: 1/2 x 1/2 beats 0 and 1/2 x 1/3
-    assert best_threshold(TRUTH, late, 0.3) == 0.7
-    assert np.isnan(best_threshold(TRUTH, [(twice[2:], np.array([0.9])), late[1]], 0.8))
+    assert balanced_threshold(TRUTH, late) == 0.8  # 1/2 x 1/2 beats 0 and 1/2 x 1/3
+    assert np.isnan(balanced_threshold(TRUTH, [(twice[2:], np.array([0.9])), late[1]]))
 
 
 def test_average_precision_of_perfect_and_of_nothing():
@@ -376,10 +381,6 @@ def test_resume_is_exact(tmp_path, monkeypatch):
 
 
 def test_result_loads_by_path_and_runs(tmp_path):
-    from dwpose_core.backends import TorchRunner
-    from dwpose_core.models.weights import load_detector
-    from dwpose_core.pipeline import Options, find_boxes
-
     job = Job(save_pools(tmp_path / "pool"), tmp_path)
     config = dataclasses.replace(TINY, steps=2)
     train(0, config, job)
@@ -392,7 +393,7 @@ def test_result_loads_by_path_and_runs(tmp_path):
     assert {"ap", "recall", "score_shift"} <= json.loads((tmp_path / "metrics.json").read_text()).keys()
 
 
-def test_calibration_puts_the_best_threshold_at_the_default():
+def test_calibration_puts_the_balanced_threshold_at_the_default():
     """A detector that knows the people but is far too unsure of them: the default would reject nearly all."""
     torch.manual_seed(0)
     pool = toy_pool(8)
@@ -422,9 +423,53 @@ def test_two_processes_learn_as_one(tmp_path):
 
 
 def test_official_detectors_keep_eighty_classes():
-    from dwpose_core.models.yolox import create_detector
-
     raw = torch.zeros(1, len(CELLS), 85)
     raw[0, 3, 4], raw[0, 3, 5] = 0.9, 0.9
     assert create_detector("yolox-nano").config.num_classes == 80
     assert len(decode_people(raw, (SIDE, SIDE), 0.3)[0][0]) == 1
+
+
+# What ships ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rendered(shared) -> np.ndarray:
+    """A rendered person on a grey wall, (240, 320, 3), 80 pixels from the left, 200 high."""
+    pytest.importorskip("scipy", reason="the body model needs scipy")
+    moderngl = pytest.importorskip("moderngl", reason="rendering needs moderngl")
+    assets = shared / "assets" / "synth"
+    if not (assets / "base.npz").is_file():
+        pytest.skip("no packed body assets in the reference folder")
+    try:
+        moderngl.create_context(standalone=True, backend="egl").release()
+    except Exception as error:
+        pytest.skip(f"no EGL to render with: {error}")
+    from training.synthetic.generate import PersonGenerator
+
+    layer = PersonGenerator(assets, (192, 256), supersample=1).person(seed=5, number=2, framing="full")
+    return layer.rgba
+
+
+def test_bundled_detector_works_offline_and_finds_a_person(rendered, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    entry = catalogue.find("yolox-nano-synthetic", "detector")
+    net = load_detector("yolox-nano-synthetic", local_files_only=True)
+    assert net.config.input_size == entry.input_size and net.config.num_classes == 1
+    assert 0 < Path(net.source).stat().st_size < 2e6
+    assert {t.dtype for t in load_file(net.source).values() if t.is_floating_point()} == {torch.float16}
+    cut = cut_layer(rendered, FAR)
+    scale = 200 / (cut.extent[3] - cut.extent[1])
+    matrix = similarity(0.0, scale, cut.extent[:2] - 0.5, np.array((100.0, 20.0)))
+    wall = np.linspace(90, 160, 320)[None, :, None] * np.ones((240, 320, 3), np.float32)
+    image, alpha = lay_over(wall.astype(np.float32), rendered, matrix)
+    runner = TorchRunner(net, "cpu")
+    pictures = [np.clip(image, 0, 255).astype(np.uint8), wall.astype(np.uint8)]
+    (boxes, _), (nobody, _) = find_boxes(pictures, runner, Options())
+    assert hits(box_of(alpha, 1)[None], boxes).sum() == 1
+    assert len(nobody) == 0
+
+
+def test_bundled_detector_card():
+    text = (Path(dwpose_core.__file__).parent / "bundled" / "yolox-nano-synthetic.md").read_text()
+    for word in ("CC0", "python -m training.train_detector", "recall", "precision", "cannot", "256"):
+        assert word in text

@@ -4,7 +4,7 @@
 
 1. layers: rendered people (training.synthetic.generate) and objects, or those of --layers, --held-out and --objects;
 2. scenes made from them (training.detection.pool); 3. training of a YOLOX with SimOTA and YOLOX's losses
-(training.detection.simota); 4. the scores are shifted so that 0.3, the default threshold, means a precision of 0.8;
+(training.detection.simota); 4. the scores are shifted so that 0.3, the default threshold, is the balanced one;
 OUT/NAME.safetensors (fp16) and OUT/metrics.json. Stages whose result exists are skipped.
 
 The run folder holds last.pt (all a resume needs, replaced every --save-every steps and on SIGTERM) and log.jsonl. The
@@ -40,7 +40,7 @@ from dwpose_core.models.yolox import VARIANTS, YOLOX
 from . import checkpoint
 from .detection import simota
 from .detection.batches import draw_batch, to_input
-from .detection.evaluate import best_threshold, find_in_pool, measure
+from .detection.evaluate import balanced_threshold, find_in_pool, measure
 from .detection.pool import ScenePool, build_pool
 from .monitor import NonFiniteLoss, StopOnSignal
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
@@ -50,7 +50,6 @@ from .synthetic.objects import generate_objects
 from .synthetic.workers import limit_threads
 
 DEFAULT_THRESHOLD = 0.3  # of Options.detector_threshold and of all DWPose front ends
-PRECISION = 0.8  # that this threshold stands for, on scenes with and without people
 TESTS = (("test", 800, None), ("test_empty", 400, 0))  # scenes of held-out people; pictures without anybody
 
 
@@ -61,7 +60,7 @@ class DetectorConfig:
     network: str = "yolox-nano"
     side: int = 256  # of the square input, pixels
     smallest: int = 160  # every step has a side between this and `side`, as in YOLOX's multi-scale training
-    steps: int = 2600
+    steps: int = 1850
     batch: int = 16  # pictures per process and step
     workers: int = 2  # processes
     lr: float = 2e-3
@@ -211,7 +210,7 @@ def _restore(
 
 @torch.no_grad()
 def calibrate(net: YOLOX, pools: list[ScenePool]) -> float:
-    """Shift objectness in place so that at DEFAULT_THRESHOLD the precision on `pools` is PRECISION. Returns the shift.
+    """Shift objectness in place so that DEFAULT_THRESHOLD is the balanced threshold on `pools`. Returns the shift.
 
     A shift keeps the order of objectness; the product with the person probability is why it takes a few rounds. A
     network that finds nobody stays as it is.
@@ -220,7 +219,7 @@ def calibrate(net: YOLOX, pools: list[ScenePool]) -> float:
     total = 0.0
     for _ in range(4):
         found = [boxes for pool in pools for boxes in find_in_pool(net, pool)]
-        best = torch.tensor(best_threshold(truth, found, PRECISION))
+        best = torch.tensor(balanced_threshold(truth, found))
         if best.isnan():
             break
         shift = (torch.tensor(DEFAULT_THRESHOLD).logit() - best.logit()).item()

@@ -143,6 +143,19 @@ ENTRIES: tuple[WeightEntry, ...] = (
         data_licence=COCO,
         note="the detector of the original pipeline; other sizes load by path (YOLOX releases, .pth or .onnx)",
     ),
+    WeightEntry(
+        name="yolox-nano-synthetic",
+        kind="detector",
+        network="yolox-nano",
+        input_size=(256, 256),  # what it was trained for; the published yolox-nano takes 416
+        repo=None,
+        filename="yolox-nano-synthetic.safetensors",
+        sha256=None,
+        bytes=None,
+        weights_licence=APACHE,
+        data_licence="rendered people from CC0 assets",
+        note="rough starter detector in the package, for use without a download; see its model card",
+    ),
 )
 
 

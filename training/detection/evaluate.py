@@ -138,20 +138,15 @@ def measure(net: nn.Module, pool: ScenePool, empty: ScenePool, threshold: float 
     }
 
 
-def best_threshold(truth: list[np.ndarray], found: list[Found], precision: float) -> float:
-    """The score that finds most people while at least `precision` of the boxes above it are right.
-
-    Where no score is that precise, the one with the largest recall x precision; nan where no box is right at all.
-    """
+def balanced_threshold(truth: list[np.ndarray], found: list[Found]) -> float:
+    """The score at which recall x precision is largest; nan where no box is right."""
     scores = np.concatenate([s for _, s in found])
     right = np.concatenate([hits(labelled, boxes) for labelled, (boxes, _) in zip(truth, found, strict=True)])
     if not right.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     met = np.cumsum(right[order])
-    share = met / np.arange(1, len(met) + 1)
-    precise = np.flatnonzero(share >= precision)
-    return float(scores[order][precise[-1] if len(precise) else (met * share).argmax()])
+    return float(scores[order][(met * met / np.arange(1, len(met) + 1)).argmax()])
 
 
 def photographs(labels: Path, images: Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
