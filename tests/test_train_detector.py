@@ -414,12 +414,18 @@ def test_calibration_puts_the_balanced_threshold_at_the_default():
     assert before < 0.5 < after
 
 
-def test_two_processes_learn_as_one(tmp_path):
-    """Spawned as the recipe does, on the CPU; gradients are averaged, so both end with the same weights."""
-    config = dataclasses.replace(TINY, workers=2, steps=2)
-    job = Job(save_pools(tmp_path / "pool"), tmp_path)
-    torch.multiprocessing.spawn(train, (config, job), nprocs=2)
-    assert checkpoint.load_state(tmp_path / "last.pt")["step"] == 2
+def test_two_processes_share_their_gradients(tmp_path):
+    """Spawned as the recipe does. The partner's other pictures change the weights the first process saves."""
+    pools = save_pools(tmp_path / "pool")
+    states = []
+    for workers in (1, 2):
+        config = dataclasses.replace(TINY, workers=workers, steps=2)
+        job = Job(pools, tmp_path / str(workers))
+        job.out.mkdir()
+        torch.multiprocessing.spawn(train, (config, job), nprocs=workers)
+        states.append(checkpoint.load_state(job.out / "last.pt"))
+    assert [state["step"] for state in states] == [2, 2]
+    assert not same_state(states[0]["net"], states[1]["net"])
 
 
 def test_official_detectors_keep_eighty_classes():
