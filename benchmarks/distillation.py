@@ -263,14 +263,14 @@ def one_seed(out: Path, seed: int) -> None:
 
 VARIANTS = {
     "baseline": "annotations only",
-    "stage1": "stage 1, teacher in eval (default)",
-    "stage1released": "stage 1, teacher on batch statistics (as released)",
+    "stage1": "stage 1, teacher in eval",
+    "stage1released": "stage 1, teacher on batch statistics (as released; default)",
     "stage1short": "stage 1 alone, 720 steps (what stage 2 starts from)",
-    "stage12": "stage 1 + 2, random head, eval, cosine (default)",
-    "stage12released": "stage 1 + 2, random head, batch statistics, constant rate (as released)",
+    "stage12": "stage 1 + 2, random head, eval, cosine",
+    "stage12released": "stage 1 + 2, random head, batch statistics, constant rate (as released; default)",
     "stage12constant": "stage 1 + 2, random head, eval, constant rate",
     "stage12warm": "stage 1 + 2, head from the common start, eval, cosine",
-    "stage12long": "stage 1 + 2 as the default, but 960 steps of stage 2 instead of 240",
+    "stage12long": "stage 1 + 2, random head, eval, cosine, 960 steps of stage 2 instead of 240",
 }
 
 

@@ -66,13 +66,13 @@ def test_flags_reach_every_level():
     settings = parse(
         STAGE1,
         [
-            *("dwpose-m", "--lr", "1e-3", "--early.scale", "0.7,1.3", "--distill.teacher-batch-stats", "true"),
+            *("dwpose-m", "--lr", "1e-3", "--early.scale", "0.7,1.3", "--distill.teacher-batch-stats", "false"),
             *("--train", "a.json,images", "--train", "b.json,other,0.5,3", "--batch_size", "7"),
         ],
         "",
     )
     assert settings.lr == 1e-3 and settings.early.scale == (0.7, 1.3) and settings.batch_size == 7
-    assert settings.distill.teacher_batch_stats is True and settings.distill.teacher == "dwpose-l"
+    assert settings.distill.teacher_batch_stats is False and settings.distill.teacher == "dwpose-l"
     assert [(s.images, s.weight, s.sample_interval) for s in settings.train] == [("images", 1.0, 1), ("other", 0.5, 3)]
     assert [s.images for s in settings.sources()] == ["data/images", "data/other"]
     assert settings.late == STAGE1["dwpose-m"]().late

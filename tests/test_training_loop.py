@@ -326,7 +326,8 @@ def test_both_stages_give_complete_networks(toy, tmp_path):
     assert all(state.keys() == own for state in states)
     for key in own:
         same = torch.equal(states[1][key], states[2][key])
-        assert same or key.startswith("head."), key  # the backbone of stage 1 is frozen to the bit
+        # The backbone of stage 1 is frozen to the bit; only its BatchNorm goes on counting, as released.
+        assert same or key.startswith("head.") or key.rsplit(".", 1)[-1].startswith(("running", "num")), key
     assert not torch.equal(states[1]["head.cls_x.weight"], states[2]["head.cls_x.weight"])
     assert read_metadata(second)["recipe"] == "debug-stage2"
     saved = checkpoint.load_state(out / "debug-stage1" / "last.pt")["objective"]

@@ -267,7 +267,9 @@ def test_fading_and_modes():
         objective.set_epoch(epoch)
         fades.append(objective.fade)
     assert fades == [1.0, 0.75, 0.5, 0.25]
-    assert objective.student.training and not objective.teacher.training
+    assert objective.student.training and objective.teacher.training  # as released: the teacher on batch statistics
+    quiet = Stage1Distillation(create_model("debug"), create_model("debug"), epochs=4, teacher_batch_stats=False)
+    assert quiet.student.training and not quiet.teacher.training
     assert not any(name.startswith("teacher") for group in parameter_groups(objective, 0.1) for name in group["names"])
 
 

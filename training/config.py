@@ -45,7 +45,7 @@ class Distill:
     feature_weight: float = 7e-5  # stage 1
     logit_weight: float = 0.1  # 1.0 in stage 2
     decay: bool = True  # stage 1: fade by 1 - epoch / epochs
-    teacher_batch_stats: bool = False  # True as released: the teacher's BatchNorm in training mode
+    teacher_batch_stats: bool = True  # as released: the teacher's BatchNorm in training mode
     head_init: str = "random"  # stage 2; "stage1" starts as its own teacher, with nothing left to learn
 
 
@@ -147,9 +147,10 @@ def stage1(student: str, teacher: str, **changes) -> TrainConfig:
 
 
 def stage2(model: str, **changes) -> TrainConfig:
-    """Second stage: the head alone, 60 epochs. As released it is `--schedule constant --distill.head_init random
-    --distill.teacher_batch_stats true`: there, the 270-epoch schedule is inherited and its cosine never reached."""
-    options = {"clip": 1.0, "epochs": 60, "cosine_epoch": 30, "distill": Distill(model, logit_weight=1.0)}
+    """Second stage: the head alone, 60 epochs, as released: the rate is constant because the 270-epoch schedule is
+    inherited there and its cosine never reached. `--schedule cosine` is a cosine of its own from epoch 30."""
+    options = {"clip": 1.0, "epochs": 60, "cosine_epoch": 30, "schedule": "constant"}
+    options["distill"] = Distill(model, logit_weight=1.0)
     return baseline(model, f"{model}-stage2", **{**options, **changes})
 
 

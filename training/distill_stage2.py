@@ -2,8 +2,8 @@
 
     python -m training.distill_stage2 dwpose-l-384 --distill.teacher-weights runs/dwpose-l-384-stage1/best.safetensors
 
-The checkpoint it writes is a complete network. As released, add `--schedule constant --distill.head-init random
---distill.teacher-batch-stats true` (docs/training.md says what that does).
+The checkpoint it writes is a complete network. Defaults are as released; `--schedule cosine` and
+`--distill.teacher-batch-stats false` are the alternatives (docs/training.md says what they do).
 """
 
 from __future__ import annotations

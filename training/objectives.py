@@ -167,7 +167,7 @@ class Stage1Distillation(SimCCObjective):
         feature_weight: float = 7e-5,
         logit_weight: float = 0.1,
         decay: bool = True,
-        teacher_batch_stats: bool = False,
+        teacher_batch_stats: bool = True,
     ):
         super().__init__(student, reference_batch)
         if student.config.input_size != teacher.config.input_size:
@@ -227,7 +227,7 @@ class Stage2Distillation(SimCCObjective):
             running statistics that drift there end up in the released model. False keeps them.
     """
 
-    def __init__(self, student: DWPose, teacher: DWPose, logit_weight: float = 1.0, teacher_batch_stats: bool = False):
+    def __init__(self, student: DWPose, teacher: DWPose, logit_weight: float = 1.0, teacher_batch_stats: bool = True):
         super().__init__(student)
         student.backbone.load_state_dict(teacher.backbone.state_dict())
         student.backbone.requires_grad_(False)
