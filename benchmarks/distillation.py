@@ -7,7 +7,7 @@
     python -m benchmarks.distillation report --out DIR --json benchmarks/results/distillation.json
 
 LAYERS is a folder of training.synthetic.generate, the more people the better (18,000 in the published table). People
-facing the camera and cut below the waist are taken from it: their faces and hands are large enough for networks that
+facing the camera and cut above the ankles are taken from it: their faces and hands are large enough for networks that
 CPUs can train, (H, W) = 128 x 96 with a last map of 8 x 6. Judged on other bodies, on clean crops ("plain") and on
 crops with clutter, people and things in front and photometric noise ("hard"). Everything else is the product's own
 code. On all people, in any posture and at any distance, networks of this size and budget have a whole-body AP of zero,
