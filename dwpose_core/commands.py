@@ -8,20 +8,15 @@ import glob
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from .arguments import describe, draw_size, drawing_from, load_networks, parse_size
 from .dataset.cli import extract, redraw, stats  # noqa: F401
 from .images import IMAGE_SUFFIXES, atomic_write, read_image, write_image
 from .people import People
-from .pipeline import Options
 from .video_cli import video  # noqa: F401
-
-if TYPE_CHECKING:
-    from .preprocessor import DWposeDetector
 
 
 def image(args: argparse.Namespace) -> int:
@@ -31,7 +26,7 @@ def image(args: argparse.Namespace) -> int:
     boxes = _parse_boxes(args.box)
     if boxes is not None and several:
         raise ValueError("--box goes with a single input image")
-    drawing = _drawing(args)
+    drawing = drawing_from(args)
     # Own boxes replace the detector: do not load, let alone download, one.
     detector = load_networks(args, with_detector=boxes is None)
     failures: list[str] = []
@@ -65,57 +60,26 @@ def image(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def load_networks(args: argparse.Namespace, with_detector: bool = True) -> DWposeDetector:
-    """The networks that the options of `cli._add_networks` name."""
-    from .preprocessor import DWposeDetector
-
-    options = Options(
-        detector_threshold=args.detector_threshold,
-        nms_threshold=args.nms_threshold,
-        keypoint_threshold=args.threshold,
-        max_people=args.max_people,
-        flip_test=args.flip_test,
-        refine=True if args.refine else None,
-        image_batch=args.batch_size,
-    )
-    return DWposeDetector.from_pretrained(
-        args.pose,
-        args.detector if with_detector and args.detector != "none" else None,
-        device=args.device,
-        dtype=args.dtype and getattr(torch, args.dtype),
-        backend=args.backend,
-        provider=args.provider,
-        cache_dir=args.cache_dir,
-        local_files_only=args.offline,
-        options=options,
-    )
-
-
-def describe(detector: DWposeDetector) -> str:
-    """Which weights on which device."""
-    return " + ".join(runner.description for runner in (detector.detector, detector.pose) if runner is not None)
-
-
 def render(args: argparse.Namespace) -> int:
     from .formats import from_openpose, load_npz
     from .render import render as draw
 
     source = Path(args.keypoints)
     if source.is_dir() or source.name.endswith((".jsonl", ".jsonl.gz")):
-        return redraw(source, Path(args.out), args.draw_size and _parse_size(args.draw_size), _drawing(args))
+        return redraw(source, Path(args.out), args.draw_size and parse_size(args.draw_size), drawing_from(args))
     if not source.is_file():
         raise ValueError(f"no keypoint file at {source}")
-    size = args.image_size and _parse_size(args.image_size)
+    size = args.image_size and parse_size(args.image_size)
     frames = load_npz(source) if source.suffix == ".npz" else from_openpose(source.read_bytes(), size)
     out = Path(args.out)
     several = len(frames) > 1
     if several and out.suffix:
         raise ValueError(f"{source} holds {len(frames)} frames: -o must be a folder, not a file like {out.name}")
     digits = max(6, len(str(len(frames))))
-    drawing = _drawing(args)
+    drawing = drawing_from(args)
     for number, people in enumerate(tqdm(frames, unit="frame", disable=not several)):
         target = out / f"{number:0{digits}d}.png" if several else out
-        write_image(target, draw(people, _draw_size(args.draw_size, people), **drawing))
+        write_image(target, draw(people, draw_size(args.draw_size, people), **drawing))
     print(f"{len(frames)} frames, {sum(len(people) for people in frames)} people; wrote {out}")
     return 0
 
@@ -128,7 +92,7 @@ def models(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> int:
-    from .models.weights import convert as convert_weights
+    from .models.convert import convert as convert_weights
 
     print(convert_weights(args.source, args.target, part=args.part))
     return 0
@@ -192,51 +156,13 @@ def _write_results(photo: np.ndarray, people: People, target: Path, args: argpar
     from .formats import to_openpose
     from .render import overlay, render
 
-    size = _draw_size(args.draw_size, people)
+    size = draw_size(args.draw_size, people)
     write_image(target, render(people, size, **drawing))
     if args.json:
         with atomic_write(target.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(to_openpose(people, threshold=args.threshold)))
     if args.overlay:
         write_image(target.with_name(f"{target.stem}.overlay.png"), overlay(photo, people, **drawing))
-
-
-def _drawing(args: argparse.Namespace) -> dict:
-    """Keywords of `render.render`, the same for every image."""
-    from .render import STYLES
-
-    if args.style not in STYLES:
-        raise ValueError(f"unknown style {args.style!r}; choose one of {', '.join(STYLES)}")
-    if args.draw_size:
-        _parse_size(args.draw_size)
-    return {
-        "style": args.style,
-        "parts": [part for part in ("body", "hand", "face") if not getattr(args, f"no_{part}")],
-        "feet": args.feet,
-        "threshold": args.threshold,
-        "thickness": args.thickness,
-        "color_by_person": args.color_by_person,
-    }
-
-
-def _draw_size(text: str | None, people: People) -> tuple[int, int]:
-    """(H, W) of the map: as said, or as the image."""
-    height, width = people.image_size
-    if text is None:
-        return height, width
-    size = _parse_size(text)
-    if isinstance(size, tuple):
-        return size
-    factor = size / min(height, width)
-    return round(height * factor), round(width * factor)
-
-
-def _parse_size(text: str) -> tuple[int, int] | int:
-    """ "1024" -> 1024, "1024x1536" (width x height) -> (1536, 1024)."""
-    sides = text.lower().split("x")
-    if not all(side.isdecimal() and int(side) > 0 for side in sides) or len(sides) > 2:
-        raise ValueError(f"size must be a number or WIDTHxHEIGHT in pixels, got {text!r}")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[1]), int(sides[0]))
 
 
 def _parse_boxes(texts: list[str] | None) -> np.ndarray | None:

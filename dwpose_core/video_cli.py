@@ -51,7 +51,7 @@ def steady_from(args: argparse.Namespace):
 def video(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from .commands import _draw_size, _drawing, describe, load_networks
+    from .arguments import describe, draw_size, drawing_from, load_networks
     from .formats import save_npz, to_openpose
     from .images import atomic_write
     from .video import VideoReader, pose_video
@@ -62,7 +62,7 @@ def video(args: argparse.Namespace) -> int:
     keypoints = args.keypoints and Path(args.keypoints)
     if keypoints and keypoints.suffix not in (".npz", ".json"):
         raise ValueError(f"--keypoints is written as .npz or .json, not as {keypoints.name}")
-    drawing = _drawing(args)
+    drawing = drawing_from(args)
     steady = steady_from(args)
     with VideoReader(args.input) as probe:  # before the networks are loaded: a wrong name should not take seconds
         total, fps, silent = probe.frame_count, float(probe.fps), not probe.has_audio
@@ -75,7 +75,7 @@ def video(args: argparse.Namespace) -> int:
         overlay_path=args.overlay,
         steady=steady,
         batch_size=args.batch_size,
-        draw_size=lambda people: _draw_size(args.draw_size, people),
+        draw_size=lambda people: draw_size(args.draw_size, people),
         drawing=drawing,
     )
     for people in tqdm(poses, total=total, unit="frame"):

@@ -253,8 +253,8 @@ def test_pack_is_what_the_readers_expect(trees, cmu, tmp_path):
     pytest.importorskip("scipy", reason="the body model needs scipy")
     from training.synthetic.backgrounds import Backgrounds
     from training.synthetic.body import BodyModel
+    from training.synthetic.light import LightSampler
     from training.synthetic.poses import read_pose_file
-    from training.synthetic.render import LightSampler
 
     out = tmp_path / "made" / "pack"
     build_assets({**trees, "cmu": cmu}, out, allow_cmu=True)

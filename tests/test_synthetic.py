@@ -180,7 +180,8 @@ def test_visibility_table(pixel, distance, expected):
 
 def test_projection_matches_the_renderer(generator):
     """A small square drawn by OpenGL lands where the camera says it does."""
-    from training.synthetic.render import Item, Light, Material
+    from training.synthetic.items import Item, Material
+    from training.synthetic.light import Light
 
     camera = cam.Camera(np.eye(3), np.array((0.0, 0.0, -20.0)), (-0.3, 0.3, -0.4, 0.4))
     spot = np.array((1.7, -2.9, 0.0))

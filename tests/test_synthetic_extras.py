@@ -15,9 +15,9 @@ from training.synthetic import accessories as acc
 from training.synthetic.beards import Beards
 from training.synthetic.body import BodyModel
 from training.synthetic.clothes import muted
+from training.synthetic.items import Item, Material
 from training.synthetic.labels import VISIBLE, KeypointRules
 from training.synthetic.motion import FILE, MotionLibrary, fraction
-from training.synthetic.render import Item, Material
 from training.synthetic.rotations import turn
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from training.synthetic.camera import FAR, Camera
+from training.synthetic.items import Item, Material
 from training.synthetic.labels import SEEN_WITHIN, VISIBLE, visibility
+from training.synthetic.light import Light
 from training.synthetic.meshes import window_of
 from training.synthetic.raster import Fragments, rasterize, set_up
-from training.synthetic.render import Item, Light, Material
 from training.synthetic.torch_render import TorchRenderer, seen
 
 SIZE = (96, 128)

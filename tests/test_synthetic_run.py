@@ -17,10 +17,11 @@ from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, drawn_layers, ge
 from training import synthetic_run, synthetic_stage
 from training.synthetic import torch_composite as batched
 from training.synthetic.composite import MILD, QUIET, STRONG
+from training.synthetic.items import Item, Material
 from training.synthetic.layer_pool import Layers, Surroundings
+from training.synthetic.light import Light
 from training.synthetic.meshes import Mesh, View, light_row
 from training.synthetic.pool import CropPool
-from training.synthetic.render import Item, Light, Material
 from training.synthetic.torch_render import TorchRenderer, seen
 from training.synthetic_stage import OutOfTime, Stage, as_batch, build_objective, phase_at, train_stage
 

@@ -140,8 +140,9 @@ def test_the_picture_shows_where_the_mask_is(generator, crowds):
 def test_shadows_fall_below_what_casts_them(generator):
     """A plate over a ground, lamp straight above: dark below it, bright beside it, and only with shadows."""
     from training.synthetic.camera import Camera
+    from training.synthetic.items import Material
+    from training.synthetic.light import Light
     from training.synthetic.props import moved, quad
-    from training.synthetic.render import Light, Material
     from training.synthetic.rotations import X, Z, turn
 
     rotation = turn(X, 0.6)

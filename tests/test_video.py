@@ -242,12 +242,12 @@ def test_run_ahead_is_an_ordered_map_with_a_window():
 @pytest.fixture
 def figure_everywhere(monkeypatch):
     """`dwpose video` with networks that need no weights: one figure fills every frame."""
-    from dwpose_core import commands
+    from dwpose_core import arguments
     from dwpose_core.preprocessor import DWposeDetector
 
     from .test_pipeline import FigurePose
 
-    monkeypatch.setattr(commands, "load_networks", lambda args, with_detector=True: DWposeDetector(FigurePose()))
+    monkeypatch.setattr(arguments, "load_networks", lambda args, with_detector=True: DWposeDetector(FigurePose()))
 
 
 def test_the_command_writes_maps_overlay_and_keypoints(tmp_path, capsys, figure_everywhere):

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from dwpose_core.models import PoseConfig, YOLOXConfig, catalogue, create_detector, create_model, pickles, rtmcc, yolox
+from dwpose_core.models.convert import convert
 from dwpose_core.models.rtmcc import DWPose
 from dwpose_core.models.weights import (
-    convert,
     load_detector,
     load_network,
     load_pose,
@@ -539,7 +539,7 @@ def test_convert_writes_nothing_unchecked(tmp_path, pose, monkeypatch):
     def wrong(model, path, metadata):
         save_safetensors(filled(create_model("debug"), 5), path, metadata)
 
-    monkeypatch.setattr("dwpose_core.models.weights.save_safetensors", wrong)
+    monkeypatch.setattr("dwpose_core.models.convert.save_safetensors", wrong)
     with pytest.raises(ValueError, match="was read wrongly"):
         convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth"]

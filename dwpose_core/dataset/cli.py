@@ -79,7 +79,7 @@ def add_commands(command, add_networks, add_drawing) -> None:
 
 def config_from(args: argparse.Namespace):
     """`extract.Config` of the parsed options."""
-    from ..commands import _drawing, _parse_size
+    from ..arguments import drawing_from, parse_size
     from .plan import Config
     from .sources import detect_format
 
@@ -110,8 +110,8 @@ def config_from(args: argparse.Namespace):
         dtype=args.dtype,
         backend=args.backend,
         options=options,
-        style=_drawing(args),
-        draw_size=args.draw_size and _parse_size(args.draw_size),
+        style=drawing_from(args),
+        draw_size=args.draw_size and parse_size(args.draw_size),
         map_format=args.map_format,
         overlay=args.overlay,
         steady=None if args.raw else steady,

@@ -12,7 +12,6 @@ import torch
 from ..backends import fuse_batchnorm
 from ..images import atomic_write
 from .rtmcc import DWPose
-from .weights import sample_images
 from .yolox import YOLOX
 
 
@@ -83,6 +82,12 @@ def _write(
             opset_version=opset,
             **chosen,
         )
+
+
+def sample_images(model: DWPose | YOLOX, batch: int) -> torch.Tensor:
+    """Noise in the range of real input, always the same: normalised RGB for a pose network, 0..255 for YOLOX."""
+    noise = torch.randn((batch, 3, *model.config.input_size), generator=torch.Generator().manual_seed(0))
+    return noise if isinstance(model, DWPose) else (noise * 64 + 128).clamp(0, 255)
 
 
 def run_onnx(path: str | Path, images: torch.Tensor) -> list[torch.Tensor]:

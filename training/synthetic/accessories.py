@@ -13,9 +13,9 @@ import numpy as np
 from dwpose_core.skeleton import PARTS
 
 from .clothes import random_cloth, random_color
+from .items import Item, Material
 from .objects import Solid
 from .props import solid_items
-from .render import Item, Material
 from .rotations import Y, frame, unit
 
 GLASSES, SUNGLASSES = 0.2, 0.3  # share of people who wear glasses, share of those that are dark

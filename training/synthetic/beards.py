@@ -10,8 +10,8 @@ import numpy as np
 from dwpose_core.skeleton import PARTS
 
 from .body import BodyModel, Posed, Shape
+from .items import Item, Material
 from .labels import KeypointRules
-from .render import Item, Material
 
 SHARE = 0.3  # of grown men
 GROWN = 15.5  # dm; whoever is shorter counts as a child

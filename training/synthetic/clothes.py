@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .body import BodyModel, Posed, Shape
-from .render import Item, Material
+from .items import Item, Material
 
 HEM = 0.4  # dm; distances are clipped to +-HEM so that where regions meet the hem stays straight
 HIDE_FROM = 0.15  # dm inside a garment from where on skin is not drawn

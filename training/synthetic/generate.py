@@ -33,9 +33,10 @@ from .beards import Beards
 from .body import BodyModel, check_assets
 from .clothes import Wardrobe
 from .labels import OUTSIDE, VISIBLE, KeypointRules, visibility
+from .light import LightSampler
 from .poses import PoseSampler
 from .props import moved
-from .render import LightSampler, Renderer
+from .render import Renderer
 from .scene_set import generate_scenes
 from .workers import worker_pool
 

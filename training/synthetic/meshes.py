@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .render import Item, Light, Material
+from .items import Item, Material
+from .light import Light
 
 # Legend: V vertices, T triangles, S items.
 

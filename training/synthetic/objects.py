@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from .camera import Camera
 from .clothes import random_cloth
-from .render import Item, LightSampler, Material, Renderer
+from .items import Item, Material
+from .light import LightSampler
+from .render import Renderer
 from .rotations import X, Y, Z, turn
 from .workers import worker_pool
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from .clothes import muted, random_cloth, random_color
+from .items import Item, Material
 from .objects import Solid, assemble, box, revolved
-from .render import Item, Material
 from .rotations import X, Y, Z, turn
 
 REACH = 380.0  # dm; half the side of the ground, just within the far plane

@@ -23,10 +23,12 @@ from .body import BodyModel, Posed, Shape
 from .camera import Camera
 from .clothes import Wardrobe, muted
 from .composite import Disturbance, photometric
+from .items import Item
 from .labels import OCCLUDED, VISIBLE, KeypointRules, visibility
+from .light import LightSampler
 from .poses import PoseSampler
 from .props import PropMaker, lowest, moved
-from .render import Item, LightSampler, Renderer
+from .render import Renderer
 from .rotations import Y, turn
 from .staging import Plan, beyond_camera, draw_plan, heading, place_camera, place_others
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .items import Item
 from .rotations import X, Y, frame
-
-if TYPE_CHECKING:
-    from .render import Item
 
 RESOLUTION = 2048
 SKY_BLUR = 2.2  # dm

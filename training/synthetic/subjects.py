@@ -20,9 +20,10 @@ from . import camera as cam
 from .accessories import accessories
 from .clothes import muted
 from .generate import POSES_PER_BODY, PersonGenerator
+from .items import Item, Material
+from .light import Light
 from .meshes import Mesh, View, light_row, window_of
 from .objects import ObjectGenerator
-from .render import Item, Light, Material
 from .workers import worker_pool
 
 AHEAD = 8  # finished subjects per worker that may wait: 1.5 MB each

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from .camera import FAR
+from .items import Item
 from .labels import HIDDEN, OUTSIDE, SEEN_WITHIN
+from .light import Light
 from .meshes import COLUMNS, Mesh, View, light_row, window_of
 from .raster import Fragments, Triangles, rasterize, set_up
-from .render import Item, Light
 from .shading import Atlas, Surfaces, cut, shade
 
 # Legend: B pictures, V vertices, T triangles, K keypoints.
