@@ -28,6 +28,26 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def assets(shared) -> Path:
+    """The folder of packed body assets."""
+    pytest.importorskip("scipy", reason="the body model needs scipy")
+    folder = shared / "assets" / "synth"
+    if not (folder / "base.npz").is_file():
+        pytest.skip("no packed body assets in the reference folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def egl() -> None:
+    """Skips where OpenGL cannot render offscreen."""
+    moderngl = pytest.importorskip("moderngl", reason="rendering needs moderngl")
+    try:
+        moderngl.create_context(standalone=True, backend="egl").release()
+    except Exception as error:  # whatever the driver raises
+        pytest.skip(f"no EGL to render with: {error}")
+
+
+@pytest.fixture(scope="session")
 def fill(shared):
     """The reference module `fill_weights`: weights and inputs as a function of their names."""
     spec = importlib.util.spec_from_file_location("fill_weights", shared / "golden" / "fill_weights.py")

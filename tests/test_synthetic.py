@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -20,14 +18,6 @@ OBJECTS = [np.full((20, 30, 4), 255, np.uint8)]
 
 
 @pytest.fixture(scope="module")
-def assets(shared) -> Path:
-    folder = shared / "assets" / "synth"
-    if not (folder / "base.npz").is_file():
-        pytest.skip("no packed body assets in the reference folder")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def model(assets):
     pytest.importorskip("scipy", reason="the body model needs scipy")
     from training.synthetic.body import BodyModel
@@ -36,12 +26,7 @@ def model(assets):
 
 
 @pytest.fixture(scope="module")
-def generator(assets):
-    moderngl = pytest.importorskip("moderngl", reason="rendering needs moderngl")
-    try:
-        moderngl.create_context(standalone=True, backend="egl").release()
-    except Exception as error:
-        pytest.skip(f"no EGL to render with: {error}")
+def generator(assets, egl):
     from training.synthetic.generate import PersonGenerator
 
     return PersonGenerator(assets, SIZE, supersample=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,14 +17,6 @@ from training.synthetic.items import Item, Material
 from training.synthetic.labels import VISIBLE, KeypointRules
 from training.synthetic.motion import FILE, MotionLibrary, fraction
 from training.synthetic.rotations import turn
-
-
-@pytest.fixture(scope="module")
-def assets(shared) -> Path:
-    folder = shared / "assets" / "synth"
-    if not (folder / "base.npz").is_file():
-        pytest.skip("no packed body assets in the reference folder")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +158,7 @@ def test_muted_colours_keep_their_brightness():
         assert color.mean() == pytest.approx(0.4) and np.ptp(color) < 0.9
 
 
-def test_glasses_hide_no_label(assets, monkeypatch):
-    moderngl = pytest.importorskip("moderngl", reason="rendering needs moderngl")
-    try:
-        moderngl.create_context(standalone=True, backend="egl").release()
-    except Exception as error:
-        pytest.skip(f"no EGL to render with: {error}")
+def test_glasses_hide_no_label(assets, egl, monkeypatch):
     from training.synthetic.generate import PersonGenerator
 
     monkeypatch.setattr(acc, "GLASSES", 1.0)

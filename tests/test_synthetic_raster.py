@@ -23,14 +23,6 @@ LIGHT = Light(np.ones((9, 3)) * 0.1, np.array((0.0, 0.0, 1.0)), np.ones(3))
 
 
 @pytest.fixture(scope="module")
-def assets(shared) -> Path:
-    folder = shared / "assets" / "synth"
-    if not (folder / "base.npz").is_file():
-        pytest.skip("no packed body assets in the reference folder")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def textures(assets) -> list[Path]:
     from training.synthetic.subjects import texture_files
 
@@ -50,14 +42,9 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def pairs(assets, textures):
+def pairs(assets, egl, textures):
     """(layer, torch RGBA, torch distance) of a few people that both renderers drew."""
     os.environ.setdefault("LP_NUM_THREADS", "1")
-    moderngl = pytest.importorskip("moderngl", reason="rendering needs moderngl")
-    try:
-        moderngl.create_context(standalone=True, backend="egl").release()
-    except Exception as error:
-        pytest.skip(f"no EGL to compare with: {error}")
     from training.synthetic.generate import PersonGenerator
 
     generator = PersonGenerator(assets, SIZE)

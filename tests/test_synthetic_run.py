@@ -141,12 +141,8 @@ def test_a_stopped_stage_goes_on(layers, around, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_assets_to_weights(shared, tmp_path):
+def test_assets_to_weights(assets, tmp_path):
     """The whole command with seconds instead of minutes: people, teacher, both stages, files that load by path."""
-    pytest.importorskip("scipy", reason="the body model needs scipy")
-    assets = shared / "assets" / "synth"
-    if not (assets / "base.npz").is_file():
-        pytest.skip("no packed body assets in the reference folder")
     small = "--layers 6 --pictures 6 --things 4 --held-out 4 --workers 1 --at-once 1 --batch 4 --no-refresh".split()
     names = ["--teacher", "debug", "--students", "debug", "--device", "cpu"]
     command = ["--assets", str(assets), "--out", str(tmp_path), "--minutes", "0.15", *names, *small]

@@ -30,17 +30,9 @@ LONGEST = 224
 
 
 @pytest.fixture(scope="module")
-def assets(shared) -> Path:
-    folder = shared / "assets" / "synth"
-    if not (folder / "base.npz").is_file():
-        pytest.skip("no packed body assets in the reference folder")
-    moderngl = pytest.importorskip("moderngl", reason="rendering needs moderngl")
-    pytest.importorskip("scipy", reason="the body model needs scipy")
-    try:
-        moderngl.create_context(standalone=True, backend="egl").release()
-    except Exception as error:
-        pytest.skip(f"no EGL to render with: {error}")
-    return folder
+def assets(assets, egl) -> Path:
+    """The assets of conftest.py, where they can be rendered with OpenGL."""
+    return assets
 
 
 @pytest.fixture(scope="module")

@@ -439,17 +439,8 @@ def test_official_detectors_keep_eighty_classes():
 
 
 @pytest.fixture(scope="module")
-def rendered(shared) -> np.ndarray:
+def rendered(assets, egl) -> np.ndarray:
     """A rendered person on a grey wall, (240, 320, 3), 80 pixels from the left, 200 high."""
-    pytest.importorskip("scipy", reason="the body model needs scipy")
-    moderngl = pytest.importorskip("moderngl", reason="rendering needs moderngl")
-    assets = shared / "assets" / "synth"
-    if not (assets / "base.npz").is_file():
-        pytest.skip("no packed body assets in the reference folder")
-    try:
-        moderngl.create_context(standalone=True, backend="egl").release()
-    except Exception as error:
-        pytest.skip(f"no EGL to render with: {error}")
     from training.synthetic.generate import PersonGenerator
 
     layer = PersonGenerator(assets, (192, 256), supersample=1).person(seed=5, number=2, framing="full")

@@ -36,6 +36,7 @@ from dwpose_core.models.weights import load_pose
 
 from . import checkpoint
 from .starter import calibrate
+from .synthetic.body import check_assets
 from .synthetic.composite import STRONG, Disturbance
 from .synthetic.filling import Filler, restore
 from .synthetic.layer_pool import LayerPool, Layers, Surroundings, draw_people, prepare_surroundings
@@ -293,8 +294,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    if not (args.assets / "base.npz").is_file():
-        raise ValueError(f"{args.assets} holds no base.npz; --assets must name the folder of packed body assets")
+    check_assets(args.assets)
     if args.device == "cpu":
         torch.set_flush_denormal(True)
     run(args)
