@@ -205,13 +205,14 @@ def cached_path(entry: WeightEntry, cache_dir: str | Path | None = None) -> Path
 def models_table(cache_dir: str | Path | None = None) -> str:
     """What `dwpose models` prints: every entry, and where its file is on this machine."""
     lines = []
+    longest = max(len(entry.name) for entry in ENTRIES)
     for entry in ENTRIES:
         path = cached_path(entry, cache_dir)
         size = entry.bytes or (path.stat().st_size if path else None)
         height, width = entry.input_size
         megabytes = f"{size / 1e6:.1f} MB" if size else "size not known"
         lines += [
-            f"{entry.name:16s} {entry.kind:8s} {width:3d}x{height:<3d}  {megabytes:>14s}  {entry.note}",
+            f"{entry.name:{longest}s}  {entry.kind:8s} {width:3d}x{height:<3d}  {megabytes:>14s}  {entry.note}",
             f"    source    {entry.repo + ': ' if entry.repo else 'in the package: '}{entry.filename}",
             f"    sha256    {entry.sha256 or 'none, it comes with the package'}",
             f"    licence   weights {entry.weights_licence}; training data: {entry.data_licence}",
