@@ -16,13 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from benchmarks.photographs import score_photographs
 from dwpose_core.backends import TorchRunner
-from dwpose_core.models.rtmcc import create_model
 from training.optim import Schedule
-from training.starter import MODEL, POOL_SIZE, Phase, train
+from training.starter import MODEL, POOL_SIZE, Phase, read_weights, train
 from training.synthetic.composite import STRONG
 from training.synthetic.pool import build_pool
 from training.synthetic.workers import limit_threads
@@ -37,6 +35,7 @@ LEVERS = {
     "no JPEG": {"jpeg": False},
 }
 SEED = 21
+CROP_SIZE = (128, 96)  # (H, W) of what the network sees
 FIGURES = ("body_pck_torso", "body_oks", "foot_oks", "face_oks", "hand_oks", "face_error", "hand_error")
 
 
@@ -55,15 +54,15 @@ def one_variant(name: str, args: argparse.Namespace) -> dict:
             link.unlink(missing_ok=True)
             link.symlink_to((args.out / "tests" / link.name).resolve())
     (folder / "rendezvous").unlink(missing_ok=True)
-    schedule = Schedule(2e-3, warmup=50, cosine_start=args.steps // 2, cosine_end=args.steps, final=0.01)
-    phase = Phase(("train",), args.steps, int(0.7 * args.steps), 0.15, schedule)
+    schedule = Schedule(1.0, warmup=50, cosine_start=args.steps // 2, cosine_end=args.steps, final=0.01)
+    phase = Phase(CROP_SIZE, (("train", 1.0),), args.steps, int(0.7 * args.steps), schedule)
     train(0, 1, phase, None, folder, folder.resolve(), SEED)
     figures = json.loads((folder / "metrics.json").read_text())[-1]
     if args.labels:
-        network = create_model(MODEL).eval()
-        network.load_state_dict(load_file(folder / f"{MODEL}.safetensors"))
+        network = read_weights(folder / f"{MODEL}.safetensors", CROP_SIZE).eval()
         figures["photographs"] = score_photographs(TorchRunner(network, "cpu"), args.labels, args.images)
     (folder / "train.npy").unlink()
+    (folder / "state.pt").unlink()
     result.write_text(json.dumps(figures, indent=1))
     return figures
 

@@ -8,8 +8,12 @@ import torch
 
 from dwpose_core.models.rtmcc import create_model
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
-from training import starter
-from training.small_simcc import LABEL_MARGIN, heatmap_loss, label_table, loss_weights, simcc_loss
+from training import starter_batches
+from training.muon import MuonAdamW, is_hidden_matrix
+from training.objectives import normalize
+from training.small_simcc import LABEL_MARGIN, enlarged, heatmap_loss, label_table, loss_weights, simcc_loss
+from training.starter_batches import draw_batch, resized
+from training.starter_score import calibrate, predict
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from training.synthetic.pool import CropPool
 
@@ -78,10 +82,17 @@ def test_weights_by_visibility():
     assert weight[2, PARTS["body"]].unique().tolist() == [2.0]
 
 
-def test_mirrored_batches_swap_sides(pool):
+@pytest.fixture
+def as_stored(monkeypatch) -> None:
+    """Batches with nothing but mirroring."""
+    for share in ("ZOOMED", "PATCHED", "GREY", "GAINED", "SHIFTED"):
+        monkeypatch.setattr(starter_batches, share, 0.0)
+
+
+def test_mirrored_batches_swap_sides(pool, as_stored):
     """Every crop of a batch is a crop of the pool, or its mirror image with mirrored keypoints."""
-    images, points, visible = starter.draw_batch(pool, 16, (64, 64), np.random.default_rng(3))
-    originals = starter.normalize(torch.from_numpy(pool.images))
+    images, points, visible = draw_batch(pool, 16, (64, 64), np.random.default_rng(3))
+    originals = normalize(torch.from_numpy(pool.images))
     flipped = 0
     for image, xy, flags in zip(images, points.numpy(), visible.numpy(), strict=True):
         k = int((originals - image).abs().flatten(1).sum(1).argmin())
@@ -97,11 +108,85 @@ def test_mirrored_batches_swap_sides(pool):
     assert 0 < flipped < len(images)
 
 
+def dots(count: int = 64) -> CropPool:
+    """Crops with one bright dot in the middle of grey, all 133 points on it."""
+    images = np.full((count, 96, 72, 3), 40, np.uint8)
+    images[:, 46:49, 34:37] = 250
+    points = np.tile(np.array((35.0, 47.0), np.float32), (count, 133, 1))
+    return CropPool(images, points, np.full((count, 133), VISIBLE, np.uint8))
+
+
+def test_points_stay_on_what_they_mark(monkeypatch):
+    """Windows, resizing and mirroring move picture and labels together."""
+    monkeypatch.setattr(starter_batches, "PATCHED", 0.0)
+    images, points, visible = draw_batch(dots(), 40, (192, 144), np.random.default_rng(1))
+    places = np.stack(np.unravel_index(images.sum(1).flatten(1).argmax(1).numpy(), (192, 144))[::-1], 1)
+    assert (np.abs(points[:, 0].numpy() - places) < 4).all()  # the dot is 6 to 8 pixels wide here
+    assert len(np.unique(points[:, 0].numpy().round(1), axis=0)) > 10 and (visible == VISIBLE).all()
+
+
+def test_patches_hide_what_they_cover(monkeypatch):
+    for share in ("ZOOMED", "GREY", "GAINED", "SHIFTED"):
+        monkeypatch.setattr(starter_batches, share, 0.0)
+    monkeypatch.setattr(starter_batches, "PATCHED", 1.0)
+    images, points, visible = draw_batch(dots(), 60, (96, 72), np.random.default_rng(1))
+    here = points[:, 0].round().long()
+    bright = images[torch.arange(60), 0, here[:, 1], here[:, 0]] > 1
+    hidden = visible[:, 0] == HIDDEN
+    assert 3 < hidden.sum() < 40
+    assert bright[~hidden].all() and not bright[hidden].any()
+
+
+def test_borders_stay_black():
+    crops = dots()
+    crops.images[:, :20] = 0
+    images, _, _ = draw_batch(crops, 40, (96, 72), np.random.default_rng(1))
+    black = normalize(torch.zeros((1, 1, 1, 3), dtype=torch.uint8))[0, :, 0, 0]
+    top = images[:, :, 0]
+    assert (top == black[None, :, None]).all(1).float().mean() > 0.6  # zooming and patches take some away
+
+
+def test_an_enlarged_network_goes_on_where_the_small_one_was():
+    """The same tokens from an even map, and bin 2k of the classifiers is where bin k was."""
+    torch.manual_seed(0)
+    net = create_model("debug").eval()
+    net.head.cls_x.weight.data.copy_(torch.sin(torch.linspace(0, 3, 128))[:, None].expand(-1, 32))
+    grown = enlarged(net, (128, 128)).eval()
+    assert grown.config.input_size == (128, 128)
+    with torch.no_grad():
+        assert [logits.shape for logits in grown(torch.randn(2, 3, 128, 128))] == [(2, 133, 256)] * 2
+        small, large = (n.head.mlp(torch.ones(1, 133, cells)) for n, cells in ((net, 4), (grown, 16)))
+    torch.testing.assert_close(large, small)
+    torch.testing.assert_close(grown.head.cls_x.weight[::2], net.head.cls_x.weight, atol=0.02, rtol=0)
+
+
+def test_muon_moves_matrices_and_adamw_the_rest():
+    net = create_model("debug").to(memory_format=torch.channels_last)
+    matrices = {name for name, p in net.named_parameters() if is_hidden_matrix(name, p)}
+    assert "head.gau.uv.weight" in matrices and "head.final_layer.weight" in matrices
+    assert not any("cls_" in n or "stem.0." in n or n.endswith("bias") for n in matrices)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer = MuonAdamW(net, 1e-3, 1e-2, 0.0)
+    for parameter in net.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    optimizer.step(0.5)
+    moved = {name: (p - before[name]).detach() for name, p in net.named_parameters()}
+    assert all(change.abs().max() > 0 for change in moved.values())
+    change = moved["head.gau.uv.weight"] + 0.02 * 0.5e-2 * before["head.gau.uv.weight"]  # weight decay taken out
+    spectrum = torch.linalg.svdvals(change)
+    assert spectrum.max() < 2.5 * spectrum.median()  # orthogonal up to Newton and Schulz
+
+
+def test_muon_refuses_weights_it_cannot_view():
+    with pytest.raises(ValueError, match="channels_last"):
+        MuonAdamW(create_model("debug"), 1e-3, 1e-3, 0.05)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (32, 48)])
 def test_resized_keeps_pixel_centres(pool, size):
     """The centre of the picture stays the centre: (n - 1) / 2 in either size."""
     centre = np.full((1, 133, 2), 31.5, np.float32)
-    images, points = starter.resized(pool.images[:1], centre, size)
+    images, points = resized(pool.images[:1], centre, size)
     assert images.shape == (1, *size, 3)
     np.testing.assert_allclose(points[0, 0], ((size[1] - 1) / 2, (size[0] - 1) / 2))
 
@@ -111,9 +196,9 @@ def test_calibration_balances_at_the_usual_threshold(pool):
     net = create_model("debug").eval()
     torch.nn.init.normal_(net.head.cls_x.weight, std=0.3)
     torch.nn.init.normal_(net.head.cls_y.weight, std=0.3)
-    before = starter.predict(net, pool)
-    factor = starter.calibrate(net, pool)
-    after = starter.predict(net, pool)
+    before = predict(net, pool)
+    factor = calibrate(net, pool)
+    after = predict(net, pool)
     np.testing.assert_array_equal(before[0], after[0])  # keypoints do not move
     np.testing.assert_allclose(before[2] * factor, after[2], rtol=1e-4)
     seen, outside = (after[2][:, :17][pool.visible[:, :17] == kind] for kind in (VISIBLE, OUTSIDE))

@@ -35,7 +35,7 @@ from dwpose_core.models.rtmcc import DWPose, create_model
 from dwpose_core.models.weights import load_pose
 
 from . import checkpoint
-from .starter import calibrate
+from .starter_score import calibrate
 from .synthetic.body import check_assets
 from .synthetic.composite import STRONG, Disturbance
 from .synthetic.filling import Filler, restore
@@ -101,7 +101,7 @@ def flat(around: Surroundings, generator: torch.Generator) -> Surroundings:
 def test_pool(
     held_out: Layers, around: Surroundings, size: tuple[int, int], disturb: Disturbance | None, seed: int
 ) -> CropPool:
-    """One fixed crop per held-out layer, on the CPU, as starter.measure takes them. `size` is (W, H)."""
+    """One fixed crop per held-out layer, on the CPU, as starter_score.measure takes them. `size` is (W, H)."""
     generator = torch.Generator(held_out.rgba.device)
     generator.manual_seed(seed)
     parts = []

@@ -26,7 +26,7 @@ from . import checkpoint
 from .objectives import SimCCObjective, Stage1Distillation, Stage2Distillation, normalize
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
 from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
-from .starter import measure
+from .starter_score import measure
 from .synthetic.composite import MILD, QUIET, STRONG, Disturbance
 from .synthetic.labels import OUTSIDE
 from .synthetic.pool import CropPool
@@ -99,7 +99,7 @@ def build_objective(kind: str, student: DWPose, teacher: DWPose | None) -> SimCC
 
 
 class OnDevice:
-    """A network as starter.predict calls it: crops and logits on the CPU, arithmetic on the device."""
+    """A network as starter_score.predict calls it: crops and logits on the CPU, arithmetic on the device."""
 
     def __init__(self, net: DWPose, device: torch.device):
         self.net, self.device = net, device
@@ -111,7 +111,7 @@ class OnDevice:
 
 
 def figures(net: OnDevice, pool: CropPool) -> dict[str, float | None]:
-    """starter.measure for a json file: None for what the pool has no examples of."""
+    """starter_score.measure for a json file: None for what the pool has no examples of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
         return {name: round(value, 4) if math.isfinite(value) else None for name, value in measure(net, pool).items()}

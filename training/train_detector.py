@@ -10,10 +10,10 @@ OUT/NAME.safetensors (fp16) and OUT/metrics.json. Stages whose result exists are
 The run folder holds last.pt (all a resume needs, replaced every --save-every steps and on SIGTERM) and log.jsonl. The
 same command goes on where a run stopped, bit for bit: batches depend on seed and step alone, not on what ran before.
 
-What differs from the YOLOX paper (arXiv 2107.08430), because the run is short and the data are made: AdamW instead of
-SGD, mosaic on a part of the pictures only, no MixUp. As there, the input size varies, and mosaic ends and the L1 loss
-begins in the last part of the run (--tail). On CPUs, --workers processes with one thread each train on their own
-batches; gradients are averaged.
+What differs from the YOLOX paper (arXiv 2107.08430), because the run is short and the data are made: Muon and AdamW
+(muon.py) instead of SGD, mosaic on a part of the pictures only, no MixUp. As there, the input size varies, and mosaic
+ends and the L1 loss begins in the last part of the run (--tail). On CPUs, --workers processes with one thread each
+train on their own batches; gradients are averaged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from .detection.batches import draw_batch, to_input
 from .detection.evaluate import balanced_threshold, find_in_pool, measure
 from .detection.pool import ScenePool, build_pool
 from .monitor import NonFiniteLoss, StopOnSignal
-from .optim import ExponentialMovingAverage, Schedule, build_optimizer
+from .muon import MuonAdamW
+from .optim import ExponentialMovingAverage, Schedule
 from .starter import HELD_OUT, LAYER_SIZE, OBJECTS, average_gradients
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
@@ -63,7 +64,8 @@ class DetectorConfig:
     steps: int = 1850
     batch: int = 16  # pictures per process and step
     workers: int = 2  # processes
-    lr: float = 2e-3
+    lr: float = 2e-3  # of AdamW
+    muon_lr: float = 3e-3  # of Muon
     weight_decay: float = 0.05
     mosaic: float = 0.4  # share of the pictures
     tail: float = 0.15  # share of the run at full size, without mosaic and with the L1 loss
@@ -81,7 +83,7 @@ class DetectorConfig:
 
     def schedule(self) -> Schedule:
         warmup = max(2, min(300, self.steps // 10))
-        return Schedule(self.lr, warmup=warmup, cosine_start=warmup, cosine_end=self.steps, final=0.02)
+        return Schedule(1.0, warmup=warmup, cosine_start=warmup, cosine_end=self.steps, final=0.02)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
         raise ValueError(f"the scenes of {job.pool} have side {pool.images.shape[1]}, not {config.side}: use another")
     net = create(config).to(device, memory_format=torch.channels_last).train()
     average = ExponentialMovingAverage(net, momentum=0.002, gamma=300.0)
-    optimizer = build_optimizer(net, config.lr, config.weight_decay)
+    optimizer = MuonAdamW(net, config.lr, config.muon_lr, config.weight_decay)
     step = _restore(job.out / "last.pt", config, net, average, optimizer)
     if config.workers > 1:
         dist.barrier()  # nobody writes the file before everybody has read it
@@ -140,8 +142,6 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
     bar = tqdm(total=config.steps, initial=step, unit="step", desc=config.network, disable=rank > 0)
     with StopOnSignal() as stop:
         while step < config.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.at(step)
             rng = np.random.default_rng((config.seed, step, rank))
             side, in_tail = config.side_at(step), step >= config.tail_start
             images, boxes = draw_batch(pool, config.batch, side, 0.0 if in_tail else config.mosaic, rng)
@@ -151,14 +151,14 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
             parts = simota.losses(raw, labels, side, with_l1=in_tail)
             if not parts["loss"].isfinite():
                 raise NonFiniteLoss(f"the loss of step {step} is {parts['loss'].item()}; last.pt is sound, lower --lr")
-            optimizer.zero_grad(set_to_none=True)
+            net.zero_grad(set_to_none=True)
             parts["loss"].backward()
             leave = torch.tensor(float(stop.requested), device=device)
             if config.workers > 1:
                 average_gradients(net, config.workers)
                 dist.all_reduce(leave)  # all processes stop at the same step
             nn.utils.clip_grad_norm_(net.parameters(), 10.0)
-            optimizer.step()
+            optimizer.step(schedule.at(step))
             step += 1
             bar.update(1)
             last = step == config.steps
@@ -193,7 +193,7 @@ def _restore(
     config: DetectorConfig,
     net: YOLOX,
     average: ExponentialMovingAverage,
-    optimizer: torch.optim.Optimizer,
+    optimizer: MuonAdamW,
 ) -> int:
     """Continue from `path` where it exists; returns the steps done."""
     if not path.is_file():

@@ -51,7 +51,7 @@ VARIANTS: dict[str, PoseConfig] = {
     "rtmpose-x-384": PoseConfig(deepen=1.33, widen=1.25, input_size=(384, 288)),
     # Ours. nano: the bundled starter model. debug: what tests and CI train in seconds.
     "dwpose-nano": PoseConfig(
-        deepen=0.167, widen=0.25, input_size=(128, 96), stages=3, tokens=128, shared=64, kernel=3
+        deepen=0.167, widen=0.5, input_size=(192, 144), stages=3, tokens=128, shared=64, kernel=3
     ),
     "debug": PoseConfig(deepen=0.167, widen=0.125, input_size=(64, 64), tokens=32, shared=16, kernel=3),
 }

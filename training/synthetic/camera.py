@@ -18,6 +18,8 @@ NEAR, FAR = 0.5, 400.0  # dm
 MARGIN = 1.25 * 1.3  # the crop padding of top-down pose networks, and room to rotate, shift and scale
 UNLIMITED = np.array((-1e6, -1e6, 1e6, 1e6))
 FRAMINGS = {"full": 0.46, "knees": 0.11, "waist": 0.18, "bust": 0.11, "side": 0.04, "face": 0.06, "hand": 0.04}
+# Photographs of a face or a hand are what whole-body crops are worst at.
+CLOSE_UPS = {"full": 0.2, "waist": 0.1, "bust": 0.1, "face": 0.3, "hand": 0.3}
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Camera:
         return matrix
 
 
-def choose_framing(rng: np.random.Generator) -> str:
-    names = list(FRAMINGS)
-    return names[rng.choice(len(names), p=list(FRAMINGS.values()))]
+def choose_framing(rng: np.random.Generator, shares: dict[str, float] = FRAMINGS) -> str:
+    names = list(shares)
+    return names[rng.choice(len(names), p=list(shares.values()))]
 
 
 def random_camera(skin: np.ndarray, keypoints: np.ndarray, framing: str, rng: np.random.Generator) -> Camera:

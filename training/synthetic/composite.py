@@ -52,6 +52,10 @@ MILD = Disturbance(loose=0.18, empty=0.03, rotated=0.2, in_front=0.6, convolved=
 QUIET = Disturbance(
     loose=0.35, loose_empty=0.14, empty=0.08, rotated=0.2, in_front=0.5, convolved=0.04, photometric=0.6
 )
+# More than a third is empty.
+VACANT = Disturbance(loose=0.4, loose_empty=0.2, empty=0.16, rotated=0.2, in_front=0.7, convolved=0.1, photometric=0.9)
+# Faces and hands fill the crop: there is less to gain from whole photographs.
+CLOSE = Disturbance(loose=0.15, rotated=0.7)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ class PersonGenerator:
         supersample: samples per pixel and direction.
         renderer: what draws, instead of OpenGL.
         captured: share of poses from motion capture, which is not CC0. The starter model's recipe has none.
-        with_accessories: glasses, beards, backpacks, bags. The starter model's recipe has none.
+        with_accessories: glasses, beards, backpacks, bags. Most of the starter model's people have none.
+        close_ups: mostly faces and hands (`camera.CLOSE_UPS`).
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class PersonGenerator:
         renderer: Renderer | None = None,
         captured: float = 0.0,
         with_accessories: bool = False,
+        close_ups: bool = False,
     ):
         self.size = size
+        self.framings = cam.CLOSE_UPS if close_ups else cam.FRAMINGS
         self.model = BodyModel(assets)
         self.with_accessories = with_accessories
         self.poses = PoseSampler(self.model, assets, captured)
@@ -94,7 +97,7 @@ class PersonGenerator:
         body = self.model.random_shape(np.random.default_rng((seed, number // POSES_PER_BODY, 0)))
         for attempt in range(1, ATTEMPTS + 1):
             rng = np.random.default_rng((seed, number, attempt))
-            layer = self._attempt(body, framing or cam.choose_framing(rng), rng)
+            layer = self._attempt(body, framing or cam.choose_framing(rng, self.framings), rng)
             part = {"hand": PARTS["left_hand"], "face": PARTS["face"]}.get(layer.framing)
             enough = (layer.visible[:17] > OUTSIDE).sum() >= 4
             if part is not None:  # a close-up of something that is turned away teaches nothing
@@ -130,10 +133,12 @@ class PersonGenerator:
 _generator: PersonGenerator
 
 
-def _start(assets: Path, size: tuple[int, int], captured: float, with_accessories: bool) -> None:
+def _start(assets: Path, size: tuple[int, int], captured: float, with_accessories: bool, close_ups: bool) -> None:
     global _generator
     cv2.setNumThreads(1)
-    _generator = PersonGenerator(assets, size, captured=captured, with_accessories=with_accessories)
+    _generator = PersonGenerator(
+        assets, size, captured=captured, with_accessories=with_accessories, close_ups=close_ups
+    )
 
 
 def _draw(task: tuple[Path, int, int]) -> dict[str, np.ndarray]:
@@ -156,12 +161,13 @@ def generate(
     size: tuple[int, int],
     captured: float = 0.0,
     with_accessories: bool = False,
+    close_ups: bool = False,
 ) -> None:
     """Render `people` layers into `out` with `workers` processes; the rest is `PersonGenerator`'s."""
     check_assets(assets)
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(people)]
-    with worker_pool(workers, _start, (assets, size, captured, with_accessories)) as pool:
+    with worker_pool(workers, _start, (assets, size, captured, with_accessories, close_ups)) as pool:
         rows = list(tqdm(pool.imap(_draw, tasks, chunksize=POSES_PER_BODY), total=people, unit="person"))
     table = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     np.savez_compressed(out / f"labels_{seed:04d}.npz", **table)
@@ -178,11 +184,12 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true", help="single people on transparent ground")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer, pixels")
     parser.add_argument("--accessories", action="store_true", help="layers with glasses, beards, bags, as photographs")
+    parser.add_argument("--close-ups", action="store_true", help="layers mostly of faces and hands")
     parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
     args = parser.parse_args()
     job = (args.assets, args.out, args.people, args.seed, args.workers)
     if args.layers:
-        generate(*job, tuple(args.size), args.captured, args.accessories)
+        generate(*job, tuple(args.size), args.captured, args.accessories, args.close_ups)
     else:
         print(generate_scenes(*job, args.longest, args.captured))
 

@@ -18,11 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from .backgrounds import Backgrounds
-from .composite import MILD, QUIET, STRONG, Disturbance, LayerStore, composite, read_objects
+from .composite import CLOSE, MILD, QUIET, STRONG, VACANT, Disturbance, LayerStore, composite, read_objects
 from .workers import worker_pool
 
 CHUNK = 200  # crops per task
-DISTURBANCES = {"strong": STRONG, "mild": MILD, "quiet": QUIET, "none": None}
+DISTURBANCES = {"strong": STRONG, "mild": MILD, "quiet": QUIET, "vacant": VACANT, "close": CLOSE, "none": None}
 
 
 @dataclass(frozen=True)
