@@ -82,7 +82,8 @@ def test_beats_the_mean_pose_on_photographs(runner, scorer, people):
         predictions.append({"image": entry["image"], "bbox": entry["bbox"], "keypoints": keypoints.tolist()})
     result = scorer.score([entry for entry, _, _ in people], predictions)
     assert result["matched"] == len(people)
-    assert result["body_pck_torso02"] > 1.5 * MEAN_POSE
+    assert result["body_pck_torso02"] > 3.4 * MEAN_POSE  # 0.53; the card says 0.57
+    assert result["face_nme_median"] < 0.08 and result["hand_nme_median"] < 0.30
 
 
 @pytest.mark.parametrize(
