@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -175,6 +177,30 @@ def test_muon_moves_matrices_and_adamw_the_rest():
     change = moved["head.gau.uv.weight"] + 0.02 * 0.5e-2 * before["head.gau.uv.weight"]  # weight decay taken out
     spectrum = torch.linalg.svdvals(change)
     assert spectrum.max() < 2.5 * spectrum.median()  # orthogonal up to Newton and Schulz
+
+
+def test_muon_goes_on_from_its_state():
+    """The same weights after two steps in one go, and after one step, saving, loading and another step."""
+
+    def steps(net, optimizer, rates):
+        for rate in rates:
+            for parameter in net.parameters():
+                seed = torch.Generator().manual_seed(parameter.numel() + round(1000 * rate))
+                parameter.grad = torch.randn(parameter.shape, generator=seed)
+            optimizer.step(rate)
+
+    torch.manual_seed(0)
+    start = create_model("debug").to(memory_format=torch.channels_last)
+    whole, first, second = (copy.deepcopy(start) for _ in range(3))
+    steps(whole, MuonAdamW(whole, 1e-3, 1e-2, 0.05), (1.0, 0.3))
+    before = MuonAdamW(first, 1e-3, 1e-2, 0.05)
+    steps(first, before, (1.0,))
+    after = MuonAdamW(second, 1e-3, 1e-2, 0.05)
+    second.load_state_dict(first.state_dict())
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    steps(second, after, (0.3,))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
 
 
 def test_muon_refuses_weights_it_cannot_view():

@@ -56,12 +56,13 @@ class MuonAdamW:
             rows, lr=muon_lr, weight_decay=WEIGHT_DECAY, ns_steps=4, adjust_lr_fn="match_rms_adamw"
         )
         self._adam = torch.optim.AdamW(rest, lr=lr)
-        self._rates = [(group, group["lr"]) for part in (self._muon, self._adam) for group in part.param_groups]
+        self._rates = ((self._muon, muon_lr), (self._adam, lr))
 
     def step(self, rate: float) -> None:
         """Apply the gradients at `rate` (0..1) of the learning rates."""
-        for group, full in self._rates:
-            group["lr"] = full * rate
+        for optimizer, full in self._rates:
+            for group in optimizer.param_groups:  # loading a state replaces them
+                group["lr"] = full * rate
         for parameter, row in self._pairs:
             row.grad = None if parameter.grad is None else _rows(parameter.grad)
         self._muon.step()
