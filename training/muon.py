@@ -41,7 +41,7 @@ class MuonAdamW:
 
     def __init__(self, module: nn.Module, lr: float, muon_lr: float, weight_decay: float):
         if not hasattr(torch.optim, "Muon"):
-            raise ImportError(f"torch {torch.__version__} has no Muon; training the starter model needs torch 2.9")
+            raise ImportError(f"torch {torch.__version__} has no Muon; install torch 2.9 or newer")
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         matrices = {name: p for name, p in named.items() if is_hidden_matrix(name, p)}
         self._pairs = [(p, nn.Parameter(_rows(p.data))) for p in matrices.values()]

@@ -187,6 +187,8 @@ def main() -> None:
     parser.add_argument("--close-ups", action="store_true", help="layers mostly of faces and hands")
     parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
     args = parser.parse_args()
+    if not args.layers and (args.accessories or args.close_ups):
+        parser.error("--accessories and --close-ups choose what layers show; add --layers, or leave them out")
     job = (args.assets, args.out, args.people, args.seed, args.workers)
     if args.layers:
         generate(*job, tuple(args.size), args.captured, args.accessories, args.close_ups)
