@@ -14,20 +14,22 @@ from safetensors.torch import load_file
 
 import dwpose_core
 from dwpose_core.backends import TorchRunner
-from dwpose_core.geometry import LETTERBOX_VALUE
 from dwpose_core.models import catalogue
-from dwpose_core.models.weights import load_detector
-from dwpose_core.models.yolox import anchor_points, create_detector, decode_people
+from dwpose_core.models.infer import name_of
+from dwpose_core.models.weights import config_of, load_detector, load_pose
+from dwpose_core.models.yolox import YOLOX, anchor_points, create_detector, decode_people
 from dwpose_core.pipeline import Options, find_boxes
 from training import checkpoint, train_detector
-from training.detection import simota
-from training.detection.batches import draw_batch, place, to_input
+from training.detection import aid, simota
+from training.detection.batches import Picture, draw_batch, mirrored, to_input
 from training.detection.evaluate import average_precision, balanced_threshold, find_in_pool, hits, recall_precision
 from training.detection.pool import ScenePool
-from training.detection.scenes import Cut, Material, box_of, compose, cut_layer, placement
+from training.detection.scenes import KINDS, Cut, Material, Scene, box_of, compose, cut_layer, on_mask, placement
+from training.objectives import normalize
 from training.optim import build_optimizer
 from training.synthetic.composite import lay_over, similarity
-from training.train_detector import DetectorConfig, Job, calibrate, create, finish, train
+from training.synthetic.labels import VISIBLE
+from training.train_detector import DetectorConfig, Job, begin, calibrate, create, finish, train
 
 SIDE = 64
 CELLS, STRIDES = anchor_points((SIDE, SIDE), torch.device("cpu"))
@@ -41,27 +43,36 @@ def boxes_around(centers: torch.Tensor, side: float) -> torch.Tensor:
 def toy_pool(count: int, seed: int = 0, people: bool = True) -> ScenePool:
     """Bright upright bars on noise: something a detector can learn in seconds."""
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 90, (count, SIDE, SIDE, 3), dtype=np.uint8)
-    boxes = []
+    images = rng.integers(0, 90, (count, SIDE, SIDE, 4), dtype=np.uint8)
+    images[..., 3] = 0
+    boxes, points = [], []
     for image in images:
         w, h = rng.integers(12, 24), rng.integers(24, 44)
         x, y = rng.integers(0, SIDE - w), rng.integers(0, SIDE - h)
         if people:
-            image[y : y + h, x : x + w] = rng.integers(180, 255, 3)
+            image[y : y + h, x : x + w] = (*rng.integers(180, 255, 3), 255)
             boxes.append((x, y, x + w, y + h))
+            points.append((x + w / 2, y + 1, 0))  # the nose is at the top
+    boxes, points = np.array(boxes, np.float32).reshape(-1, 4), np.array(points, np.float32).reshape(-1, 3)
     first = np.arange(count + 1) if people else np.zeros(count + 1, int)
-    return ScenePool(images, np.array(boxes, np.float32).reshape(-1, 4), first, np.full((count, 2), SIDE))
+    return ScenePool(images, boxes, first, np.full((count, 2), SIDE), points, first)
 
 
 def save_pools(folder: Path) -> Path:
     folder.mkdir()
     for name, pool in (("train", toy_pool(8)), ("test", toy_pool(8)), ("test_empty", toy_pool(4, 1, people=False))):
         np.save(folder / f"{name}.npy", pool.images)
-        np.savez(folder / f"{name}.npz", boxes=pool.boxes, first=pool.first, sizes=pool.sizes)
+        np.savez(folder / f"{name}.npz", **{k: v for k, v in vars(pool).items() if k != "images"})
     return folder
 
 
-TINY = DetectorConfig(side=SIDE, smallest=32, steps=4, batch=4, workers=1, mosaic=0.5, tail=0.5)
+def raw_output(net: YOLOX, images: torch.Tensor) -> torch.Tensor:
+    return simota.logits(net.head, net.backbone(images))
+
+
+TINY = DetectorConfig(
+    "yolox-nano", side=SIDE, smallest=32, largest=SIDE, steps=4, batch=4, workers=1, mosaic=0.5, tail=0.5
+)
 
 
 # Assignment ---------------------------------------------------------------------------------------------------------
@@ -162,7 +173,7 @@ def test_logits_are_the_network_before_its_sigmoid():
     net = create(TINY).eval()
     images = torch.rand(2, 3, SIDE, SIDE) * 255
     with torch.no_grad():
-        raw, expected = simota.logits(net, images), net(images)
+        raw, expected = raw_output(net, images), net(images)
     torch.testing.assert_close(raw[..., :4], expected[..., :4])
     torch.testing.assert_close(raw[..., 4:].sigmoid(), expected[..., 4:])
 
@@ -173,18 +184,18 @@ def test_overfits_eight_pictures():
     pool = toy_pool(8)
     net = create(TINY).to(memory_format=torch.channels_last).train()
     optimizer = build_optimizer(net, 4e-3, 0.0)
-    images = to_input(pool.images)
-    labels = [torch.from_numpy(pool.scene(k)[1]) for k in range(8)]
+    images = to_input(pool.images[..., :3])
+    labels = [torch.from_numpy(pool.boxes_of(k)) for k in range(8)]
     history = []
     for _ in range(70):
-        parts = simota.losses(simota.logits(net, images), labels, SIDE, with_l1=False)
+        parts = simota.losses(raw_output(net, images), labels, SIDE, with_l1=False)
         optimizer.zero_grad()
         parts["loss"].backward()
         optimizer.step()
         history.append(parts["loss"].item())
     assert history[-1] < 0.3 * history[0]
     found = find_in_pool(net, pool)  # in training mode: the running statistics of 70 steps are not settled
-    figures = average_precision([pool.scene(k)[1] for k in range(8)], found)
+    figures = average_precision([pool.boxes_of(k) for k in range(8)], found)
     assert figures["ap50"] > 0.9
 
 
@@ -253,6 +264,8 @@ class OneLayer:
 
         cv2.imwrite(str(path), cv2.cvtColor(disc_layer(), cv2.COLOR_RGBA2BGRA))
         self.paths, self.frame = [path], FAR[None]
+        self.keypoints, self.visible = np.zeros((1, 133, 2), np.float32), np.zeros((1, 133), np.uint8)
+        self.keypoints[0, 0], self.visible[0, 0] = (30, 40), VISIBLE  # a nose in the middle
 
     def __len__(self) -> int:
         return 1
@@ -279,35 +292,104 @@ def test_scenes_are_reproducible_and_hidden_people_have_smaller_boxes(tmp_path):
         height, width = scene.image.shape[:2]
         assert (scene.boxes >= 0).all() and (scene.boxes[:, 2:] <= (width, height)).all()
         assert ((scene.boxes[:, 2:] - scene.boxes[:, :2]) >= 4).all()
+        for x, y, kind in scene.points:
+            assert kind == 0 and scene.mask[int(y), int(x)] > 100
+        assert len(scene.points) <= 4 and scene.mask.any()
         areas.append(len(scene.boxes))
         whole += len(scene.boxes) == 4
     assert 2 < np.mean(areas) < 4 and whole > 0  # some people are hidden by those before them
     assert len(compose(material, 96, np.random.default_rng(1), people=0).boxes) == 0
 
 
-def test_place_moves_boxes_with_their_pixels():
+def test_place_moves_labels_with_their_pixels():
     rng = np.random.default_rng(0)
     image = np.zeros((40, 60, 3), np.uint8)
     image[10:30, 20:32] = 255
     boxes = np.array([[20, 10, 32, 30]], np.float32)
+    points = np.array([[26, 20, 5], [59.5, 39.5, 6]], np.float32)
     for zoom in (0.5, 1.0, 1.5):
-        canvas = np.full((64, 64, 3), LETTERBOX_VALUE, np.uint8)
-        (box,) = place(canvas, (0, 0, 64, 64), image, boxes, zoom, rng)
-        rows, columns = np.nonzero(canvas[..., 0] > 200)
-        seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        np.testing.assert_allclose(box, seen, atol=1.0)
-    corner = place(canvas, (0, 0, 10, 64), image, boxes, 1.0, np.random.default_rng(2))
-    assert len(corner) == 0 or (corner[:, 2] <= 10).all()
+        for flip in (False, True):
+            scene = Scene(image, boxes, image[..., 0], points)
+            picture = Picture.blank(64)
+            picture.place((0, 0, 64, 64), mirrored(scene) if flip else scene, zoom, rng)
+            rows, columns = np.nonzero(picture.canvas[..., 0] > 200)
+            seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            np.testing.assert_allclose(picture.boxes[0], seen, atol=1.0)
+            middle = (picture.boxes[0, :2] + picture.boxes[0, 2:]) / 2
+            np.testing.assert_allclose(picture.points[0], (*middle, 6 if flip else 5), atol=0.5)  # shoulders swap
+            inside = picture.canvas[..., 3] > 128
+            assert inside.any() and (picture.canvas[inside, :3] > 100).all(), (
+                "the mask lies on the pixels of the person"
+            )
+            assert (picture.points[:, :2] < 64).all()
+    corner = Picture.blank(64)
+    corner.place((0, 0, 10, 64), scene, 1.0, np.random.default_rng(2))
+    assert (corner.boxes[:, 2] <= 10).all() and (corner.points[:, 0] < 10).all()
 
 
 def test_batches_depend_on_the_generator_alone_and_have_labels_on_their_pixels():
     pool = toy_pool(8)
-    first, boxes = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
-    second, _ = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
-    assert np.array_equal(first, second) and first.shape == (16, SIDE, SIDE, 3)
-    for image, labelled in zip(first, boxes, strict=True):
-        for x1, y1, x2, y2 in labelled.round().astype(int):
-            assert (image[y1:y2, x1:x2].max(2) > 150).mean() > 0.7
+    first = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
+    second = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
+    assert np.array_equal(first.images, second.images) and first.images.shape == (16, SIDE, SIDE, 3)
+    for image, mask, boxes, points in zip(first.images, first.masks, first.boxes, first.points, strict=True):
+        bright = image.max(2) > 110
+        for x1, y1, x2, y2 in boxes.round().astype(int):
+            assert bright[y1:y2, x1:x2].mean() > 0.7 and (mask[y1:y2, x1:x2] > 128).mean() > 0.7
+        for x, y, kind in points:
+            assert kind == 0 and bright[max(int(y) - 1, 0) : int(y) + 2, max(int(x) - 1, 0) : int(x) + 2].any()
+
+
+def test_points_lie_on_their_own_visible_pixels():
+    points = np.array([[0.5, 0.5, 0], [2.5, 1.5, 1], [3.2, 0.1, 2], [-1, 0, 3], [4.0, 0, 4]], np.float32)
+    mask = np.zeros((2, 4), bool)
+    mask[0, 0] = mask[1, 2] = True
+    assert on_mask(points, mask)[:, 2].tolist() == [0, 1]
+
+
+# The aid ------------------------------------------------------------------------------------------------------------
+
+
+def test_heatmap_peaks_in_the_cell_of_each_point():
+    points = [torch.tensor([[4.0, 4.0, 0], [63.9, 20.0, 0], [30.0, 30.0, 22]]), torch.zeros(0, 3)]
+    maps = aid.heatmaps(points, 8, 8)
+    assert maps.shape == (2, KINDS, 8, 8) and (maps == 1).sum() == 3
+    assert maps[0, 0, 0, 0] == maps[0, 0, 2, 7] == maps[0, 22, 3, 3] == 1
+    assert maps[0, 0, 0, 1].item() == pytest.approx(np.exp(-0.5 / aid.SPREAD**2)) and not maps[1].any()
+
+
+def test_aid_losses_by_hand():
+    """All logits 0. A point: 0.25 ln 2. Every other cell of every map: (1 - target)^4 x 0.25 ln 2. Mask: ln 2."""
+    points = [torch.tensor([[4.0, 4.0, 3]])]
+    logits = torch.zeros(1, 1 + KINDS, 2, 2)
+    parts = aid.losses(logits, torch.zeros(1, 16, 16, dtype=torch.uint8), points)
+    assert parts["mask"].item() == pytest.approx(np.log(2))
+    beside, diagonal = (1 - np.exp(-d / (2 * aid.SPREAD**2)) for d in (1, 2))
+    weights = 1 + 4 * (KINDS - 1) + 2 * beside**4 + diagonal**4
+    assert parts["parts"].item() == pytest.approx(0.25 * np.log(2) * weights, rel=1e-5)
+
+
+def test_aid_learns_where_people_and_their_noses_are():
+    torch.manual_seed(0)
+    pool = toy_pool(8)
+    net = create(TINY)
+    both = torch.nn.ModuleList((net, aid.PartsAid(net))).to(memory_format=torch.channels_last).train()
+    optimizer = build_optimizer(both, 4e-3, 0.0)
+    batch = [pool.scene(k) for k in range(8)]
+    images, masks = to_input(pool.images[..., :3]), torch.from_numpy(pool.images[..., 3])
+    for _ in range(60):
+        optimizer.zero_grad()
+        logits = both[1](net.backbone(images))
+        parts = aid.losses(logits, masks, [torch.from_numpy(scene.points) for scene in batch])
+        sum(parts.values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        logits = both[1](net.backbone(images))
+    share = torch.nn.functional.avg_pool2d(masks[:, None].float() / 255, 8)
+    assert ((logits[:, :1] > 0) == (share > 0.5)).float().mean() > 0.9
+    best = logits[:, 1].flatten(1).argmax(1)
+    right = [int(y) // 8 * 8 + int(x) // 8 == cell for (x, y, _), cell in zip(pool.points, best.tolist(), strict=True)]
+    assert sum(right) >= 6
 
 
 def test_input_is_bgr():
@@ -373,9 +455,9 @@ def test_resume_is_exact(tmp_path, monkeypatch):
     train(0, TINY, parts)
     states = [checkpoint.load_state(job.out / "last.pt") for job in (whole, parts)]
     assert states[0]["step"] == states[1]["step"] == 4
-    assert same_state(states[0]["net"], states[1]["net"]) and same_state(states[0]["average"], states[1]["average"])
+    assert same_state(states[0]["both"], states[1]["both"]) and same_state(states[0]["average"], states[1]["average"])
     rows = [json.loads(line) for line in (parts.out / "log.jsonl").read_text().splitlines()]
-    assert rows[-1]["step"] == 4 and {"loss", "box", "l1", "ap50", "false_alarms"} <= rows[-1].keys()
+    assert rows[-1]["step"] == 4 and {"loss", "box", "l1", "mask", "parts", "ap50", "false_alarms"} <= rows[-1].keys()
     with pytest.raises(ValueError, match="same options"):
         train(0, dataclasses.replace(TINY, lr=1e-3), parts)
 
@@ -399,15 +481,16 @@ def test_calibration_puts_the_balanced_threshold_at_the_default():
     pool = toy_pool(8)
     net = create(TINY).train()
     optimizer = build_optimizer(net, 4e-3, 0.0)
-    labels = [torch.from_numpy(pool.scene(k)[1]) for k in range(8)]
+    images = to_input(pool.images[..., :3])
+    labels = [torch.from_numpy(pool.boxes_of(k)) for k in range(8)]
     for _ in range(70):
         optimizer.zero_grad()
-        simota.losses(simota.logits(net, to_input(pool.images)), labels, SIDE, with_l1=False)["loss"].backward()
+        simota.losses(raw_output(net, images), labels, SIDE, with_l1=False)["loss"].backward()
         optimizer.step()
     with torch.no_grad():
         for predictor in net.head.obj_preds:
             predictor.bias -= 8.0
-    truth = [pool.scene(k)[1] for k in range(8)]
+    truth = [pool.boxes_of(k) for k in range(8)]
     before = recall_precision(truth, find_in_pool(net, pool), 0.3)["recall"]
     assert calibrate(net, [pool]) > 1.0
     after = recall_precision(truth, find_in_pool(net, pool), 0.29)["recall"]
@@ -425,7 +508,46 @@ def test_two_processes_share_their_gradients(tmp_path):
         torch.multiprocessing.spawn(train, (config, job), nprocs=workers)
         states.append(checkpoint.load_state(job.out / "last.pt"))
     assert [state["step"] for state in states] == [2, 2]
-    assert not same_state(states[0]["net"], states[1]["net"])
+    assert not same_state(states[0]["both"], states[1]["both"])
+
+
+def test_cspnext_begins_with_the_pose_network_and_keeps_its_first_stages(tmp_path):
+    job = Job(save_pools(tmp_path / "pool"), tmp_path)
+    config = dataclasses.replace(TINY, network="yolox-cspnext-nano", steps=2)
+    pose = load_pose("dwpose-nano").backbone.state_dict()
+    before = begin(config).backbone.backbone.pose.state_dict()
+    assert same_state(pose, before)
+    train(0, config, job)
+    after = load_detector(finish(config, job, "mine"))
+    assert (after.name, after.config.num_classes) == ("yolox-cspnext-nano", 1)
+    for key, value in after.backbone.backbone.pose.state_dict().items():
+        kept = key.startswith(("stem.", "stage1."))
+        assert torch.equal(value, before[key].half().to(value.dtype)) == kept or value.ndim == 0, key
+
+
+def test_cspnext_takes_bgr_and_sees_what_the_pose_network_sees():
+    net = begin(dataclasses.replace(TINY, network="yolox-cspnext-nano")).eval()
+    backbone = load_pose("dwpose-nano").backbone
+    rgb = np.random.default_rng(0).integers(0, 255, (1, SIDE, SIDE, 3), dtype=np.uint8)
+    seen = []
+    net.backbone.backbone.pose.stage3.register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.no_grad():
+        net(to_input(rgb))
+        expected = backbone(normalize(torch.from_numpy(rgb)))
+    torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_without_metadata_are_known_by_their_shapes():
+    net = create_detector("yolox-cspnext-nano")
+    config = config_of(net.state_dict(), "a file")
+    assert config == net.config and name_of(config) == "yolox-cspnext-nano"
+
+
+def test_sizes_grow_with_the_run():
+    config = DetectorConfig(steps=1000)
+    sizes = [config.side_at(step) for step in range(1000)]
+    assert set(sizes) <= {128, 160, 192, 224, 256, 288, 320}
+    assert max(sizes[:100]) < 256 and np.mean(sizes[:200]) < np.mean(sizes[600:800]) and set(sizes[850:]) == {320}
 
 
 def test_official_detectors_keep_eighty_classes():

@@ -11,9 +11,11 @@ The run folder holds last.pt (all a resume needs, replaced every --save-every st
 same command goes on where a run stopped, bit for bit: batches depend on seed and step alone, not on what ran before.
 
 What differs from the YOLOX paper (arXiv 2107.08430), because the run is short and the data are made: Muon and AdamW
-(muon.py) instead of SGD, mosaic on a part of the pictures only, no MixUp. As there, the input size varies, and mosaic
-ends and the L1 loss begins in the last part of the run (--tail). On CPUs, --workers processes with one thread each
-train on their own batches; gradients are averaged.
+(muon.py) instead of SGD, mosaic on a part of the pictures only, no MixUp; a mask and heat maps of keypoints are learnt
+beside the boxes (detection/aid.py). The default network has the backbone of the pose model in the box, which has seen
+the same people (docs/synthetic.md: what that is worth). As in the paper the input size varies, here from small to
+large, and mosaic ends and the L1 loss begins in the last part of the run (--tail). On CPUs, --workers processes with
+one thread each train on their own batches; gradients are averaged.
 """
 
 from __future__ import annotations
@@ -34,11 +36,12 @@ import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
-from dwpose_core.models.weights import load_detector, save_safetensors
+from dwpose_core.models.weights import load_detector, load_pose, save_safetensors
 from dwpose_core.models.yolox import VARIANTS, YOLOX
 
 from . import checkpoint
-from .detection import simota
+from .data.wholebody import DataSource
+from .detection import aid, simota
 from .detection.batches import draw_batch, to_input
 from .detection.evaluate import balanced_threshold, find_in_pool, measure
 from .detection.pool import ScenePool, build_pool
@@ -48,6 +51,7 @@ from .optim import ExponentialMovingAverage, Schedule
 from .starter import HELD_OUT, LAYER_SIZE, OBJECTS, average_gradients
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
+from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import limit_threads
 
 DEFAULT_THRESHOLD = 0.3  # of Options.detector_threshold and of all DWPose front ends
@@ -58,15 +62,18 @@ TESTS = (("test", 800, None), ("test_empty", 400, 0))  # scenes of held-out peop
 class DetectorConfig:
     """What decides the result; a run is only continued with the same values."""
 
-    network: str = "yolox-nano"
-    side: int = 256  # of the square input, pixels
-    smallest: int = 160  # every step has a side between this and `side`, as in YOLOX's multi-scale training
+    network: str = "yolox-cspnext-nano"
+    pose: str = "dwpose-nano"  # weights a CSPNeXt backbone begins with: catalogue name or file
+    side: int = 320  # of the square input, pixels
+    smallest: int = 128  # every step before the tail has a side between this and a limit that grows to `largest`
+    largest: int = 288
     steps: int = 1850
     batch: int = 16  # pictures per process and step
     workers: int = 2  # processes
     lr: float = 2e-3  # of AdamW
     muon_lr: float = 3e-3  # of Muon
     weight_decay: float = 0.05
+    aid: float = 1.0  # weight of the losses of aid.py
     mosaic: float = 0.4  # share of the pictures
     tail: float = 0.15  # share of the run at full size, without mosaic and with the L1 loss
     seed: int = 1
@@ -76,10 +83,12 @@ class DetectorConfig:
         return round(self.steps * (1 - self.tail))
 
     def side_at(self, step: int) -> int:
-        """The same for all processes; a multiple of 32, the largest stride."""
+        """The same for all processes; a multiple of 32, the largest stride. Small pictures first: they cost less."""
         if step >= self.tail_start:
             return self.side
-        return int(np.random.default_rng((self.seed, step)).choice(range(self.smallest, self.side + 1, 32)))
+        grown = 0.5 + 0.5 * step / self.tail_start
+        limit = self.smallest + round((self.largest - self.smallest) * grown / 32) * 32
+        return int(np.random.default_rng((self.seed, step)).choice(range(self.smallest, limit + 1, 32)))
 
     def schedule(self) -> Schedule:
         warmup = max(2, min(300, self.steps // 10))
@@ -102,6 +111,17 @@ def create(config: DetectorConfig) -> YOLOX:
     shape = dataclasses.replace(VARIANTS[config.network], input_size=(config.side, config.side), num_classes=1)
     net = YOLOX(shape, config.network)
     simota.initialize(net)
+    return net
+
+
+def begin(config: DetectorConfig) -> YOLOX:
+    """In training mode. A CSPNeXt backbone begins with the pose network's; its stem and first stage stay so."""
+    net = create(config).train()
+    if net.config.cspnext:
+        backbone = net.backbone.backbone.pose
+        backbone.load_state_dict(load_pose(config.pose).backbone.state_dict())
+        for part in (backbone.stem, backbone.stage1):
+            part.requires_grad_(False).eval()
     return net
 
 
@@ -128,12 +148,13 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
     torch.manual_seed(config.seed)
     pool = ScenePool.load(job.pool, "train")
     tests = [ScenePool.load(job.pool, name) for name, _, _ in TESTS]
-    if pool.images.shape[1] != config.side:
-        raise ValueError(f"the scenes of {job.pool} have side {pool.images.shape[1]}, not {config.side}: use another")
-    net = create(config).to(device, memory_format=torch.channels_last).train()
+    if pool.side != config.side:
+        raise ValueError(f"the scenes of {job.pool} have side {pool.side}, not {config.side}: use another")
+    net = begin(config)
+    both = nn.ModuleList((net, aid.PartsAid(net))).to(device, memory_format=torch.channels_last)
     average = ExponentialMovingAverage(net, momentum=0.002, gamma=300.0)
-    optimizer = MuonAdamW(net, config.lr, config.muon_lr, config.weight_decay)
-    step = _restore(job.out / "last.pt", config, net, average, optimizer)
+    optimizer = MuonAdamW(both, config.lr, config.muon_lr, config.weight_decay)
+    step = _restore(job.out / "last.pt", config, both, average, optimizer)
     if config.workers > 1:
         dist.barrier()  # nobody writes the file before everybody has read it
     schedule = config.schedule()
@@ -144,20 +165,23 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
         while step < config.steps:
             rng = np.random.default_rng((config.seed, step, rank))
             side, in_tail = config.side_at(step), step >= config.tail_start
-            images, boxes = draw_batch(pool, config.batch, side, 0.0 if in_tail else config.mosaic, rng)
+            batch = draw_batch(pool, config.batch, side, 0.0 if in_tail else config.mosaic, rng)
             with torch.autocast(device.type, torch.bfloat16):
-                raw = simota.logits(net, to_input(images, device))
-            labels = [torch.from_numpy(b).to(device) for b in boxes]
-            parts = simota.losses(raw, labels, side, with_l1=in_tail)
+                maps = net.backbone(to_input(batch.images, device))
+                raw, more = simota.logits(net.head, maps), both[1](maps)
+            boxes, points = ([torch.from_numpy(x).to(device) for x in column] for column in (batch.boxes, batch.points))
+            parts = simota.losses(raw.float(), boxes, side, with_l1=in_tail)
+            parts |= aid.losses(more, torch.from_numpy(batch.masks).to(device), points)
+            parts["loss"] = parts["loss"] + config.aid * (parts["mask"] + parts["parts"])
             if not parts["loss"].isfinite():
                 raise NonFiniteLoss(f"the loss of step {step} is {parts['loss'].item()}; last.pt is sound, lower --lr")
-            net.zero_grad(set_to_none=True)
+            both.zero_grad(set_to_none=True)
             parts["loss"].backward()
             leave = torch.tensor(float(stop.requested), device=device)
             if config.workers > 1:
-                average_gradients(net, config.workers)
+                average_gradients(both, config.workers)
                 dist.all_reduce(leave)  # all processes stop at the same step
-            nn.utils.clip_grad_norm_(net.parameters(), 10.0)
+            nn.utils.clip_grad_norm_(both.parameters(), 10.0)
             optimizer.step(schedule.at(step))
             step += 1
             bar.update(1)
@@ -177,7 +201,7 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
                     with open(job.out / "log.jsonl", "a") as file:
                         file.write(json.dumps(row | {"seconds": round(time.time() - started)}) + "\n")
                 if last or leave.item() or step % job.save_every == 0:
-                    state = {"config": dataclasses.asdict(config), "step": step, "net": net.state_dict()}
+                    state = {"config": dataclasses.asdict(config), "step": step, "both": both.state_dict()}
                     state |= {"average": average.module.state_dict(), "average_step": average.step}
                     checkpoint.save_state(job.out / "last.pt", state | {"optimizer": optimizer.state_dict()})
             if leave.item() and not last:
@@ -191,7 +215,7 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
 def _restore(
     path: Path,
     config: DetectorConfig,
-    net: YOLOX,
+    both: nn.Module,
     average: ExponentialMovingAverage,
     optimizer: MuonAdamW,
 ) -> int:
@@ -201,7 +225,7 @@ def _restore(
     state = checkpoint.load_state(path)
     if state["config"] != dataclasses.asdict(config):
         raise ValueError(f"{path} belongs to a run with {state['config']}; choose another --out or the same options")
-    net.load_state_dict(state["net"])
+    both.load_state_dict(state["both"])
     average.module.load_state_dict(state["average"])
     average.step = state["average_step"]
     optimizer.load_state_dict(state["optimizer"])
@@ -215,7 +239,7 @@ def calibrate(net: YOLOX, pools: list[ScenePool]) -> float:
     A shift keeps the order of objectness; the product with the person probability is why it takes a few rounds. A
     network that finds nobody stays as it is.
     """
-    truth = [pool.scene(k)[1] for pool in pools for k in range(len(pool))]
+    truth = [pool.boxes_of(k) for pool in pools for k in range(len(pool))]
     total = 0.0
     for _ in range(4):
         found = [boxes for pool in pools for boxes in find_in_pool(net, pool)]
@@ -248,22 +272,26 @@ def finish(config: DetectorConfig, job: Job, name: str) -> Path:
 
 def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None:
     """Render and compose what is missing."""
-    layers, held_out, objects = (
-        given.resolve() if given else out / folder
-        for given, folder in ((args.layers, "layers"), (args.held_out, "held_out"), (args.objects, "objects"))
-    )
+    given = {name: getattr(args, name) for name in ("layers", "held_out", "objects", "photographs")}
+    layers, held_out, objects, photographs = (path.resolve() if path else out / name for name, path in given.items())
     for folder, people, seed in ((layers, args.people, args.seed), (held_out, HELD_OUT, args.seed + 1000)):
         if not list(folder.glob("labels_*.npz")):
-            generate(args.assets, folder, people, seed, args.processes, LAYER_SIZE)
+            generate(args.assets, folder, people, seed, args.processes, LAYER_SIZE, with_accessories=True)
     if not list(objects.glob("*.webp")):
         generate_objects(args.assets, objects, OBJECTS, args.seed, args.processes)
+    if args.scene_people:
+        generate_scenes(args.assets, photographs, args.scene_people, args.seed + 4, args.processes, config.side)
+        labelled = (DataSource(str(photographs / "annotations.json"), str(photographs / "images")),)
+    else:
+        labelled = ()
     shape = (config.side, args.processes)
     tests, pool = (held_out, objects, args.assets), out / "pool"
     for seed, (name, count, people) in enumerate(TESTS, args.seed + 1000):
         if not (pool / f"{name}.npz").is_file():
             build_pool(tests, pool, name, count, seed, *shape, held_out=True, people=people)
     if not (pool / "train.npz").is_file():
-        build_pool((layers, objects, args.assets), pool, "train", args.scenes, args.seed, *shape)
+        sources = (layers, objects, args.assets)
+        build_pool(sources, pool, "train", args.scenes, args.seed, *shape, labelled=labelled)
 
 
 def main() -> None:
@@ -274,8 +302,10 @@ def main() -> None:
     parser.add_argument("--layers", type=Path, help="rendered people to train on; made in OUT/layers if not given")
     parser.add_argument("--held-out", type=Path, help="rendered people to test on, other bodies")
     parser.add_argument("--objects", type=Path, help="rendered things")
-    parser.add_argument("--people", type=int, default=18000, help="rendered for training")
-    parser.add_argument("--scenes", type=int, default=22000, help="composed for training")
+    parser.add_argument("--photographs", type=Path, help="rendered scenes; made in OUT/photographs if not given")
+    parser.add_argument("--people", type=int, default=18000, help="rendered alone, for composed scenes")
+    parser.add_argument("--scene-people", type=int, default=6000, help="rendered together, in scenes of their own")
+    parser.add_argument("--scenes", type=int, default=24000, help="composed for training")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="for rendering and composing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--save-every", type=int, default=200, help="steps")

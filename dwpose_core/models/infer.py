@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -71,6 +73,9 @@ def pose_config_of(state: dict[str, torch.Tensor]) -> PoseConfig:
         raise ValueError(f"no {error.args[0]} in it") from error
 
 
+CSPNEXT_STEM = "backbone.backbone.pose.stem.0.conv.weight"  # of a YOLOX on CSPNeXt
+
+
 def yolox_config(
     stem: int, classes: int, depthwise: bool, convolutions: int, input_size: tuple[int, int] | None = None
 ) -> YOLOXConfig:
@@ -82,7 +87,8 @@ def yolox_config(
         ValueError: where no depth multiplier gives this many convolutions.
     """
     width = stem / 64
-    known = [c for c in yolox.VARIANTS.values() if (c.width, c.depthwise) == (width, depthwise)]
+    plain = [c for c in yolox.VARIANTS.values() if not c.cspnext]
+    known = [c for c in plain if (c.width, c.depthwise) == (width, depthwise)]
     depths = [c.depth for c in known] + [n / 3 for n in range(1, 7)]
     for depth in depths:
         config = YOLOXConfig(depth, width, depthwise, num_classes=classes)
@@ -97,6 +103,8 @@ def yolox_config(
 def yolox_config_of(state: dict[str, torch.Tensor]) -> YOLOXConfig:
     """A YOLOX from its state dict. Raises ValueError where keys are missing."""
     try:
+        if CSPNEXT_STEM in state:
+            return _cspnext_config_of(state)
         return yolox_config(
             stem=state["backbone.backbone.stem.conv.conv.weight"].shape[0],
             classes=state["head.cls_preds.0.weight"].shape[0],
@@ -107,9 +115,25 @@ def yolox_config_of(state: dict[str, torch.Tensor]) -> YOLOXConfig:
         raise ValueError(f"no {error.args[0]} in it") from error
 
 
+def _cspnext_config_of(state: dict[str, torch.Tensor]) -> YOLOXConfig:
+    """Of the variants on CSPNeXt the one whose shapes these are, for any number of classes."""
+    classes = state["head.cls_preds.0.weight"].shape[0]
+    for published in yolox.VARIANTS.values():
+        if published.cspnext:
+            config = replace(published, num_classes=classes)
+            with torch.device("meta"):
+                shapes = {key: value.shape for key, value in yolox.YOLOX(config).state_dict().items()}
+            if shapes == {key: value.shape for key, value in state.items()}:
+                return config
+    raise ValueError("no YOLOX on CSPNeXt has these weights")
+
+
 def name_of(config: PoseConfig | YOLOXConfig) -> str:
     """The published name of a configuration, or "custom". A detector's input size does not change its name."""
     if isinstance(config, PoseConfig):
         return next((name for name, known in rtmcc.VARIANTS.items() if known == config), "custom")
-    shape = (config.depth, config.width, config.depthwise)
-    return next((n for n, k in yolox.VARIANTS.items() if (k.depth, k.width, k.depthwise) == shape), "custom")
+
+    def shape(c: YOLOXConfig) -> tuple:
+        return c.depth, c.width, c.depthwise, c.cspnext
+
+    return next((name for name, known in yolox.VARIANTS.items() if shape(known) == shape(config)), "custom")

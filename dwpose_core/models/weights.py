@@ -114,7 +114,7 @@ def config_of(state: Mapping[str, torch.Tensor], source: str) -> PoseConfig | YO
     """
     state = dict(state)
     try:
-        if "backbone.backbone.stem.conv.conv.weight" in state:
+        if "backbone.backbone.stem.conv.conv.weight" in state or infer.CSPNEXT_STEM in state:
             return infer.yolox_config_of(state)
         if "backbone.stem.0.conv.weight" not in state:
             raise ValueError(f"no backbone.stem.0.conv.weight in it (first keys: {', '.join(list(state)[:3])})")

@@ -3,6 +3,8 @@
 * Parameter names are those of the official Megvii checkpoints; BatchNorm uses eps 1e-3 and momentum 0.03 as there.
 * Input is BGR in 0..255 without mean or std; the letterbox value is 114.
 * The raw output is that of the official ONNX export; `decode_people` turns it into boxes.
+* yolox-cspnext-nano is ours: the same pyramid and head on the backbone of the pose network dwpose-nano, whose features
+  know people already (docs/synthetic.md has what that is worth).
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..geometry import IMAGENET_MEAN, IMAGENET_STD
+from .cspnext import CSPNeXt
+
 # Legend: N images, A anchor points over all levels, S side of the square input in pixels.
 
 STRIDES = (8, 16, 32)
@@ -22,13 +27,17 @@ NUM_CLASSES = 80  # COCO; class 0 is person
 
 @dataclass(frozen=True)
 class YOLOXConfig:
-    """One detector. `input_size` is the (H, W) it was published for; any multiple of 32 works."""
+    """One detector. `input_size` is the (H, W) it was published for; any multiple of 32 works.
+
+    `cspnext` (deepen, widen) puts `CSPNeXtBackbone` in the place of CSPDarknet.
+    """
 
     depth: float
     width: float
     depthwise: bool = False
     input_size: tuple[int, int] = (640, 640)
     num_classes: int = NUM_CLASSES
+    cspnext: tuple[float, float] | None = None
 
 
 VARIANTS: dict[str, YOLOXConfig] = {
@@ -38,6 +47,7 @@ VARIANTS: dict[str, YOLOXConfig] = {
     "yolox-m": YOLOXConfig(depth=0.67, width=0.75),
     "yolox-l": YOLOXConfig(depth=1.0, width=1.0),
     "yolox-x": YOLOXConfig(depth=1.33, width=1.25),
+    "yolox-cspnext-nano": YOLOXConfig(0.33, 0.25, input_size=(320, 320), cspnext=(0.167, 0.5)),
 }
 
 
@@ -144,6 +154,33 @@ class CSPDarknet(nn.Module):
         return c3, c4, self.dark5(c4)
 
 
+class CSPNeXtBackbone(nn.Module):
+    """The three stages of a small pose network's CSPNeXt and a fourth of YOLOX's kind; maps as CSPDarknet's.
+
+    Images are BGR in 0..255 as for every YOLOX, and normalised here as the pose network's are.
+    """
+
+    def __init__(self, config: YOLOXConfig):
+        super().__init__()
+        self.pose = CSPNeXt(*config.cspnext, stages=3)
+        c3, c4, c5 = (int(c * config.width) for c in (256, 512, 1024))
+        self.reduce3 = BaseConv(self.pose.out_channels // 2, c3, 1)
+        self.reduce4 = BaseConv(self.pose.out_channels, c4, 1)
+        self.dark5 = nn.Sequential(
+            BaseConv(self.pose.out_channels, c5, 3, 2),
+            SPPBottleneck(c5),
+            CSPLayer(c5, c5, 1, False, BaseConv),
+        )
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x = (x.flip(1) - self.mean) / self.std  # RGB
+        c3 = self.pose.stage2(self.pose.stage1(self.pose.stem(x)))
+        c4 = self.pose.stage3(c3)
+        return self.reduce3(c3), self.reduce4(c4), self.dark5(c4)
+
+
 class YOLOPAFPN(nn.Module):
     """Backbone and feature pyramid, top-down then bottom-up; three maps at strides 8, 16 and 32."""
 
@@ -152,7 +189,7 @@ class YOLOPAFPN(nn.Module):
         conv = DWConv if config.depthwise else BaseConv
         c3, c4, c5 = (int(c * config.width) for c in (256, 512, 1024))
         blocks = round(3 * config.depth)
-        self.backbone = CSPDarknet(config)
+        self.backbone = CSPNeXtBackbone(config) if config.cspnext else CSPDarknet(config)
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         self.lateral_conv0 = BaseConv(c5, c4, 1)
         self.C3_p4 = CSPLayer(2 * c4, c4, blocks, False, conv)

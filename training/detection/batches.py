@@ -1,75 +1,102 @@
-"""Training batches from a pool of scenes: mirrored, zoomed, shrunk, or four scenes in one (mosaic).
+"""Training batches from a pool of scenes: mirrored, zoomed, recoloured, or four scenes in one (mosaic).
 
 A batch is a function of (seed, step, process), so a resumed run sees the batches it would have seen.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
 
 from dwpose_core.geometry import LETTERBOX_VALUE
+from dwpose_core.skeleton import FLIP_INDICES
 
 from .pool import ScenePool
+from .scenes import Scene
 
 KEPT_SHARE = 0.3  # of a box must lie in the part of the scene that is used, or the box is dropped
 KEPT_SIDE = 4  # pixels
 AS_IS = 0.5  # of the pictures without mosaic are the scene as it was composed
-ZOOM = (0.55, 1.7)  # of the others, log-uniform
-MOSAIC_ZOOM = (0.4, 1.1)
+ZOOM = (0.7, 1.7)  # of the others, log-uniform
+MOSAIC_ZOOM = (0.5, 1.2)
+RECOLOURED = 0.5  # of all pictures: another brightness and tint each time they are drawn
 
 
-def place(
-    canvas: np.ndarray,
-    region: tuple[int, int, int, int],
-    image: np.ndarray,
-    boxes: np.ndarray,
-    zoom: float,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Paint `image` (h, w, 3), scaled by `zoom`, top left into `region` (xyxy) of `canvas`; a random part if too big.
+@dataclass
+class Picture:
+    """A network input in the making: canvas (S, S, 4) uint8 RGB and mask; boxes (P, 4) and points (Q, 3) in its px."""
 
-    Returns:
-        the boxes (P, 4) in pixels of the canvas, cut to the region, without those of which too little is left.
-    """
-    x1, y1, x2, y2 = region
-    height, width = image.shape[:2]
-    new = np.maximum(np.round(np.array((width, height)) * zoom).astype(int), 1)
-    if zoom != 1.0:
-        image = cv2.resize(image, new.tolist(), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
-    room = np.array((x2 - x1, y2 - y1))
-    skip = np.floor(rng.uniform(0, 1, 2) * (np.maximum(new - room, 0) + 1)).astype(int)
-    part = image[skip[1] : skip[1] + room[1], skip[0] : skip[0] + room[0]]
-    canvas[y1 : y1 + part.shape[0], x1 : x1 + part.shape[1]] = part
-    moved = boxes * np.tile(new / (width, height), 2) + np.tile((x1, y1) - skip, 2)
-    cut = moved.copy()
-    cut[:, :2] = np.maximum(moved[:, :2], (x1, y1))
-    cut[:, 2:] = np.minimum(moved[:, 2:], (x1 + part.shape[1], y1 + part.shape[0]))
-    sides, before = np.maximum(cut[:, 2:] - cut[:, :2], 0), moved[:, 2:] - moved[:, :2]
-    keep = (sides.prod(1) >= KEPT_SHARE * before.prod(1)) & (sides.min(1, initial=np.inf) >= KEPT_SIDE)
-    return cut[keep].astype(np.float32)
+    canvas: np.ndarray
+    boxes: np.ndarray
+    points: np.ndarray
+
+    @classmethod
+    def blank(cls, side: int) -> Picture:
+        canvas = np.full((side, side, 4), LETTERBOX_VALUE, np.uint8)
+        canvas[..., 3] = 0
+        return cls(canvas, np.zeros((0, 4), np.float32), np.zeros((0, 3), np.float32))
+
+    def place(self, region: tuple[int, int, int, int], scene: Scene, zoom: float, rng: np.random.Generator) -> None:
+        """Paint `scene`, scaled by `zoom`, top left into `region` (xyxy); a random part of it if it is too big.
+
+        Boxes are cut to the region and dropped where too little of them is left; points outside it are dropped.
+        """
+        x1, y1, x2, y2 = region
+        height, width = scene.mask.shape
+        new = np.maximum(np.round(np.array((width, height)) * zoom).astype(int), 1)
+        image = np.dstack((scene.image, scene.mask))
+        if zoom != 1.0:
+            image = cv2.resize(image, new.tolist(), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
+        room = np.array((x2 - x1, y2 - y1))
+        skip = np.floor(rng.uniform(0, 1, 2) * (np.maximum(new - room, 0) + 1)).astype(int)
+        part = image[skip[1] : skip[1] + room[1], skip[0] : skip[0] + room[0]]
+        self.canvas[y1 : y1 + part.shape[0], x1 : x1 + part.shape[1]] = part
+        shift, end = (x1, y1) - skip, np.array((x1 + part.shape[1], y1 + part.shape[0]))
+        moved = scene.boxes * np.tile(new / (width, height), 2) + np.tile(shift, 2)
+        cut = np.concatenate((np.maximum(moved[:, :2], (x1, y1)), np.minimum(moved[:, 2:], end)), axis=1)
+        sides, before = np.maximum(cut[:, 2:] - cut[:, :2], 0), moved[:, 2:] - moved[:, :2]
+        keep = (sides.prod(1) >= KEPT_SHARE * before.prod(1)) & (sides.min(1, initial=np.inf) >= KEPT_SIDE)
+        self.boxes = np.concatenate((self.boxes, cut[keep].astype(np.float32)))
+        xy = scene.points[:, :2] * (new / (width, height)) + shift
+        inside = ((xy >= (x1, y1)) & (xy < end)).all(1)
+        points = np.column_stack((xy, scene.points[:, 2]))[inside]
+        self.points = np.concatenate((self.points, points.astype(np.float32)))
 
 
-def draw_picture(pool: ScenePool, side: int, mosaic: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One network input (side, side, 3) uint8 RGB and its boxes (P, 4) xyxy px."""
-    fit = side / pool.images.shape[1]
-    canvas = np.full((side, side, 3), LETTERBOX_VALUE, np.uint8)
+def mirrored(scene: Scene) -> Scene:
+    """Left and right exchanged, in the picture and in the kinds of its points."""
+    width = scene.mask.shape[1]
+    boxes = scene.boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0) * 2
+    kinds = FLIP_INDICES[scene.points[:, 2].astype(int)]
+    points = np.column_stack((width - scene.points[:, 0], scene.points[:, 1], kinds))
+    return Scene(scene.image[:, ::-1], boxes, scene.mask[:, ::-1], points)
 
-    def scene() -> tuple[np.ndarray, np.ndarray]:
-        image, boxes = pool.scene(int(rng.integers(len(pool))))
-        if rng.random() < 0.5:
-            image, boxes = image[:, ::-1], boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (image.shape[1], 0) * 2
-        return np.ascontiguousarray(image), boxes
 
-    if not mosaic:
+def draw_picture(pool: ScenePool, side: int, mosaic: bool, rng: np.random.Generator) -> Picture:
+    """One network input of `side` pixels."""
+    fit = side / pool.side
+    picture = Picture.blank(side)
+
+    def scene() -> Scene:
+        chosen = pool.scene(int(rng.integers(len(pool))))
+        return mirrored(chosen) if rng.random() < 0.5 else chosen
+
+    if mosaic:
+        x, y = rng.integers(side // 4, side * 3 // 4, 2).tolist()
+        regions = ((0, 0, x, y), (x, 0, side, y), (0, y, x, side), (x, y, side, side))
+        for region, zoom in zip(regions, np.exp(rng.uniform(*np.log(MOSAIC_ZOOM), 4)).tolist(), strict=True):
+            picture.place(region, scene(), zoom * fit, rng)
+    else:
         zoom = 1.0 if rng.random() < AS_IS else float(np.exp(rng.uniform(*np.log(ZOOM))))
-        return canvas, place(canvas, (0, 0, side, side), *scene(), zoom * fit, rng)
-    x, y = rng.integers(side // 4, side * 3 // 4, 2).tolist()
-    regions = ((0, 0, x, y), (x, 0, side, y), (0, y, x, side), (x, y, side, side))
-    zooms = np.exp(rng.uniform(*np.log(MOSAIC_ZOOM), 4))
-    parts = [place(canvas, r, *scene(), z * fit, rng) for r, z in zip(regions, zooms.tolist(), strict=True)]
-    return canvas, np.concatenate(parts)
+        picture.place((0, 0, side, side), scene(), zoom * fit, rng)
+    if rng.random() < RECOLOURED:
+        gain = rng.uniform(0.7, 1.3) * (1 + rng.normal(0, 0.06, 3))
+        table = np.arange(256)[:, None] * (*gain, 1.0) + rng.normal(0, 12) * np.array((1, 1, 1, 0))  # not the mask
+        picture.canvas = cv2.LUT(picture.canvas, np.clip(table, 0, 255).astype(np.uint8)[:, None])
+    return picture
 
 
 def to_input(images: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -77,9 +104,18 @@ def to_input(images: np.ndarray, device: torch.device | str = "cpu") -> torch.Te
     return torch.from_numpy(images).to(device)[..., [2, 1, 0]].permute(0, 3, 1, 2).float()
 
 
-def draw_batch(
-    pool: ScenePool, size: int, side: int, mosaic: float, rng: np.random.Generator
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """`size` pictures (N, side, side, 3) uint8 RGB, a share `mosaic` of them of four scenes, and the boxes of each."""
+@dataclass(frozen=True)
+class Batch:
+    """images (N, S, S, 3) uint8 RGB; masks (N, S, S) uint8; per picture boxes (P, 4) xyxy px and points (Q, 3)."""
+
+    images: np.ndarray
+    masks: np.ndarray
+    boxes: list[np.ndarray]
+    points: list[np.ndarray]
+
+
+def draw_batch(pool: ScenePool, size: int, side: int, mosaic: float, rng: np.random.Generator) -> Batch:
+    """`size` pictures of `side` pixels, a share `mosaic` of them of four scenes."""
     pictures = [draw_picture(pool, side, bool(rng.random() < mosaic), rng) for _ in range(size)]
-    return np.stack([image for image, _ in pictures]), [boxes for _, boxes in pictures]
+    canvas = np.stack([p.canvas for p in pictures])
+    return Batch(canvas[..., :3], canvas[..., 3], [p.boxes for p in pictures], [p.points for p in pictures])

@@ -36,11 +36,11 @@ LOWEST = 0.01  # score kept for average precision
 @torch.no_grad()
 def find_in_pool(net: nn.Module, pool: ScenePool, threshold: float = LOWEST, batch: int = 32) -> list[Found]:
     """Boxes after suppression (IoU 0.45) in each scene, in pool pixels. `net` is a YOLOX in eval mode."""
-    side = pool.images.shape[1]
+    side = pool.side
     device = next(net.parameters()).device
     found = []
     for start in range(0, len(pool), batch):
-        images = np.array(pool.images[start : start + batch])  # in memory: torch takes no read-only map
+        images = np.array(pool.images[start : start + batch, ..., :3])  # in memory: torch takes no read-only map
         raw = net(to_input(images, device)).float()
         for boxes, scores in decode_people(raw, (side, side), threshold):
             keep = geometry.nms(boxes, scores, Options.nms_threshold)
@@ -124,11 +124,11 @@ def recall_precision(
 
 def measure(net: nn.Module, pool: ScenePool, empty: ScenePool, threshold: float = 0.3) -> dict[str, float]:
     """Figures on held-out scenes: AP, recall and precision, and the share of person-free pictures with an alarm."""
-    truth = [pool.scene(k)[1] for k in range(len(pool))]
+    truth = [pool.boxes_of(k) for k in range(len(pool))]
     found = find_in_pool(net, pool)
     alarms = np.mean([(scores > threshold).any() for _, scores in find_in_pool(net, empty)])
     rates = recall_precision(truth, found, threshold)
-    tall = recall_precision(truth, found, threshold, least_height=pool.images.shape[1] / 8)
+    tall = recall_precision(truth, found, threshold, least_height=pool.side / 8)
     return {
         **average_precision(truth, found),
         "recall": rates["recall"],

@@ -1,10 +1,12 @@
-"""Scenes on disk, ready for a detector: one .npy of letterboxed pictures, one .npz of boxes.
+"""Scenes on disk, ready for a detector: one .npy of letterboxed pictures, one .npz of labels.
 
     python -m training.detection.pool --layers DIR --objects DIR --assets DIR --out POOL --count 24000
 
-Writes OUT/NAME.npy (n, S, S, 3) uint8 RGB, each scene top left on grey 114 as the detector gets it, and OUT/NAME.npz
-with boxes (m, 4) float32 xyxy, first (n + 1,) where the boxes of each scene begin, and sizes (n, 2) of the scenes as
-(w, h). Scene k of a seed is the same for any number of workers.
+Writes OUT/NAME.npy (n, S, S, 4) uint8: RGB, each scene top left on grey 114 as the detector gets it, and the mask of
+the people. OUT/NAME.npz holds boxes (m, 4) float32 xyxy and points (q, 3) float32 x, y, kind (scenes.py); first and
+first_point (n + 1,), where those of each scene begin; sizes (n, 2) of the scenes as (w, h). Scene k of a seed is the
+same for any number of workers. With --labelled, pictures that already have COCO-WholeBody labels follow the composed
+ones, those of training.synthetic.generate for example.
 """
 
 from __future__ import annotations
@@ -20,53 +22,78 @@ from tqdm import tqdm
 
 from dwpose_core.geometry import LETTERBOX_VALUE
 
+from ..data.wholebody import DataSource
 from ..synthetic.workers import worker_pool
-from .scenes import Material, compose
+from .labelled import LabelledPictures
+from .scenes import Material, Scene, compose
 
 CHUNK = 100  # scenes per task
 
 
 @dataclass(frozen=True)
 class ScenePool:
-    """images (n, S, S, 3) uint8 RGB, memory-mapped; boxes (m, 4) xyxy px; first (n + 1,); sizes (n, 2) as (w, h)."""
+    """images (n, S, S, 4) uint8 RGB and mask, memory-mapped; the rest as in the module docstring."""
 
     images: np.ndarray
     boxes: np.ndarray
     first: np.ndarray
     sizes: np.ndarray
+    points: np.ndarray
+    first_point: np.ndarray
 
     @classmethod
     def load(cls, folder: Path, name: str) -> ScenePool:
-        labels = np.load(folder / f"{name}.npz")
-        return cls(np.load(folder / f"{name}.npy", mmap_mode="r"), labels["boxes"], labels["first"], labels["sizes"])
+        images = np.load(folder / f"{name}.npy", mmap_mode="r")
+        if images.shape[-1] != 4:
+            raise ValueError(f"{folder / name}.npy has no masks; it is of an older version, delete it")
+        return cls(images, **np.load(folder / f"{name}.npz"))
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def scene(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture k (h, w, 3) without its grey border, and its boxes (P, 4)."""
+    @property
+    def side(self) -> int:
+        return self.images.shape[1]
+
+    def boxes_of(self, k: int) -> np.ndarray:
+        return self.boxes[self.first[k] : self.first[k + 1]]
+
+    def scene(self, k: int) -> Scene:
+        """Scene k without its grey border."""
         width, height = self.sizes[k]
-        return self.images[k, :height, :width], self.boxes[self.first[k] : self.first[k + 1]]
+        picture = self.images[k, :height, :width]
+        points = self.points[self.first_point[k] : self.first_point[k + 1]]
+        return Scene(picture[..., :3], self.boxes_of(k), picture[..., 3], points)
 
 
-def _start(sources: tuple[Path, Path, Path], held_out: bool, picture: Path, seed: int, people: int | None) -> None:
+def _start(
+    sources: tuple[Path, Path, Path],
+    held_out: bool,
+    picture: Path,
+    seed: int,
+    people: int | None,
+    composed: int,
+    labelled: tuple[DataSource, ...],
+) -> None:
     global _job
     cv2.setNumThreads(1)
     images = np.load(picture, mmap_mode="r+")
-    _job = (Material.load(*sources, held_out=held_out), images, seed, people)
+    _job = (Material.load(*sources, held_out=held_out), images, seed, people, composed, LabelledPictures(labelled))
 
 
-def _fill(numbers: range) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
-    material, images, seed, people = _job
-    boxes, sizes = [], []
+def _fill(numbers: range) -> list[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
+    material, images, seed, people, composed, labelled = _job
+    side, rows = images.shape[1], []
     for k in numbers:
-        scene = compose(material, images.shape[1], np.random.default_rng((seed, k)), people)
-        height, width = scene.image.shape[:2]
-        images[k] = LETTERBOX_VALUE
-        images[k, :height, :width] = scene.image
-        boxes.append(scene.boxes)
-        sizes.append((width, height))
-    return boxes, sizes
+        if k < composed:
+            scene = compose(material, side, np.random.default_rng((seed, k)), people)
+        else:
+            scene = labelled.scene(k - composed, side)
+        height, width = scene.mask.shape
+        images[k] = (LETTERBOX_VALUE,) * 3 + (0,)
+        images[k, :height, :width] = np.dstack((scene.image, scene.mask))
+        rows.append((scene.boxes, scene.points, (width, height)))
+    return rows
 
 
 def build_pool(
@@ -79,28 +106,36 @@ def build_pool(
     workers: int,
     held_out: bool = False,
     people: int | None = None,
+    labelled: tuple[DataSource, ...] = (),
 ) -> None:
-    """Compose `count` scenes of longer side `side`.
+    """Compose `count` scenes of longer side `side`, and add labelled pictures at that size.
 
     Args:
         sources: folders of people (training.synthetic.generate), objects and assets.
         held_out: use the backgrounds and objects that training never sees.
-        people: in every scene; None draws the number.
+        people: in every composed scene; None draws the number.
+        labelled: COCO-WholeBody data to add; all their pictures without crowds, weights are ignored.
     """
     out.mkdir(parents=True, exist_ok=True)
     picture = out / f"{name}.npy"
-    np.lib.format.open_memmap(picture, "w+", np.uint8, (count, side, side, 3)).flush()
-    tasks = [range(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
-    boxes: list[np.ndarray] = []
-    sizes: list[tuple[int, int]] = []
-    with worker_pool(workers, _start, (sources, held_out, picture, seed, people)) as pool:
-        with tqdm(total=count, unit="scene", desc=name) as bar:
-            for part, shapes in pool.imap(_fill, tasks):
-                boxes += part
-                sizes += shapes
-                bar.update(len(shapes))
-    first = np.cumsum([0, *(len(b) for b in boxes)])
-    np.savez(out / f"{name}.npz", boxes=np.concatenate(boxes), first=first, sizes=np.array(sizes))
+    total = count + len(LabelledPictures(labelled))
+    np.lib.format.open_memmap(picture, "w+", np.uint8, (total, side, side, 4)).flush()
+    tasks = [range(k, min(k + CHUNK, total)) for k in range(0, total, CHUNK)]
+    rows: list[tuple[np.ndarray, np.ndarray, tuple[int, int]]] = []
+    with worker_pool(workers, _start, (sources, held_out, picture, seed, people, count, labelled)) as pool:
+        with tqdm(total=total, unit="scene", desc=name) as bar:
+            for part in pool.imap(_fill, tasks):
+                rows += part
+                bar.update(len(part))
+    boxes, points, sizes = zip(*rows, strict=True)
+    np.savez(
+        out / f"{name}.npz",
+        boxes=np.concatenate(boxes),
+        first=np.cumsum([0, *map(len, boxes)]),
+        points=np.concatenate(points),
+        first_point=np.cumsum([0, *map(len, points)]),
+        sizes=np.array(sizes),
+    )
 
 
 def main() -> None:
@@ -116,9 +151,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--held-out", action="store_true", help="backgrounds and objects that training never sees")
     parser.add_argument("--people", type=int, help="in every scene")
+    parser.add_argument(
+        "--labelled",
+        type=DataSource.parse,
+        action="append",
+        default=[],
+        metavar="ANNOTATIONS,IMAGES",
+        help="repeatable",
+    )
     args = parser.parse_args()
     sources = (args.layers, args.objects, args.assets)
-    build_pool(sources, args.out, args.name, args.count, args.seed, args.side, args.workers, args.held_out, args.people)
+    job = (args.name, args.count, args.seed, args.side, args.workers, args.held_out, args.people, tuple(args.labelled))
+    build_pool(sources, args.out, *job)
 
 
 if __name__ == "__main__":

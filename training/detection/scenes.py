@@ -15,6 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dwpose_core.skeleton import FLIP_INDICES
+
 from ..synthetic.backgrounds import Backgrounds
 from ..synthetic.composite import (
     PHOTO_ASPECTS,
@@ -26,25 +28,33 @@ from ..synthetic.composite import (
     read_rgba,
     similarity,
 )
+from ..synthetic.labels import VISIBLE
 
 # Legend: picture coordinates are pixel edges, so a box around one pixel (x, y) is (x, y, x + 1, y + 1).
 
 PEOPLE = (0.25, 0.26, 0.16, 0.1, 0.08, 0.05, 0.04, 0.03, 0.03)  # share of pictures with 0..8 people
-HEIGHT = (0.09, 1.25)  # of a person over that of the picture, log-uniform; above 1 the picture cuts it
+HEIGHT = (0.12, 1.25)  # of a person over that of the picture, log-uniform; above 1 the picture cuts it
 LIGHT = Disturbance(convolved=0.06, photometric=0.8)
 SEEN = 0.4  # alpha from which a pixel belongs to a person
 KEPT_SHARE = 0.25  # of a person's pixels must be left by what is in front, or it has no box
 KEPT_PIXELS = 24
 KEPT_SIDE = 4  # pixels of the shorter side
+KINDS = 23  # of keypoints kept: the 17 of the body, then 6 of the feet (the first of COCO-WholeBody's 133)
 HELD_OUT = 6  # every sixth background, and 1 / 15 of the things, is for tests only
 
 
 @dataclass(frozen=True)
 class Scene:
-    """image (h, w, 3) uint8 RGB; boxes (P, 4) float32 xyxy of the visible part of each person."""
+    """image (h, w, 3) uint8 RGB; boxes (P, 4) float32 xyxy of the visible part of each person.
+
+    mask (h, w) uint8: 255 where a person is seen, whether or not enough is left for a box.
+    points (Q, 3) float32: x, y and kind (0..KINDS - 1) of the keypoints that are seen.
+    """
 
     image: np.ndarray
     boxes: np.ndarray
+    mask: np.ndarray
+    points: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -110,23 +120,39 @@ def compose(material: Material, side: int, rng: np.random.Generator, people: int
     depths = np.concatenate((heights, np.exp(rng.uniform(*np.log(HEIGHT), things))))
     visible: list[np.ndarray] = []
     pasted: list[int] = []
+    keypoints: list[np.ndarray] = []
     for i in np.argsort(depths):
         if i < people:
             placed = _person(material, heights[i], image, rng)
+            if placed is None:
+                continue
+            image, alpha, points = placed
         else:
-            placed = _thing(material, image, rng)
-        if placed is None:
-            continue
-        image, alpha = placed
+            image, alpha = _thing(material, image, rng)
         for mask in visible:
             mask *= 1 - alpha
         if i < people:
             visible.append(alpha)
             pasted.append((alpha > SEEN).sum())
+            keypoints.append(points)
     image = photometric(image, LIGHT, rng)
     found = [box_of(mask, count) for mask, count in zip(visible, pasted, strict=True)]
     boxes = np.array([box for box in found if box is not None], np.float32).reshape(-1, 4)
-    return Scene(np.clip(image, 0, 255).astype(np.uint8), boxes)
+    mask = np.zeros(image.shape[:2], np.float32)
+    for one in visible:
+        mask = np.maximum(mask, one)
+    points = [on_mask(them, one > SEEN) for them, one in zip(keypoints, visible, strict=True)]
+    points = np.concatenate([np.zeros((0, 3), np.float32), *points])
+    return Scene(np.clip(image, 0, 255).astype(np.uint8), boxes, np.round(mask * 255).astype(np.uint8), points)
+
+
+def on_mask(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The rows of `points` (Q, 3) that lie on true pixels of `mask` (h, w)."""
+    height, width = mask.shape
+    inside = ((points[:, :2] >= 0) & (points[:, :2] < (width, height))).all(1)
+    points = points[inside]
+    x, y = points[:, :2].astype(int).T
+    return points[mask[y, x]]
 
 
 def box_of(mask: np.ndarray, pasted: int) -> np.ndarray | None:
@@ -171,22 +197,28 @@ def placement(cut: Cut, height: float, size: tuple[int, int], rng: np.random.Gen
 
 def _person(
     material: Material, height: float, image: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """A random person laid over the image: (image, alpha)."""
-    index = int(rng.integers(len(material.people)))
-    cut = cut_layer(read_rgba(material.people.paths[index]), material.people.frame[index])  # too many to keep decoded
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """A random person laid over the image: (image, alpha, points seen in the layer)."""
+    people = material.people
+    index = int(rng.integers(len(people)))
+    cut = cut_layer(read_rgba(people.paths[index]), people.frame[index])  # too many to keep decoded
     if cut is None:
         return None
     rgba, extent, sides = cut.rgba, cut.extent, cut.sides
+    xy, visible = people.keypoints[index], people.visible[index]
     if rng.random() < 0.5:
+        width = rgba.shape[1]
         rgba = rgba[:, ::-1]
-        extent = np.array((rgba.shape[1] - extent[2], extent[1], rgba.shape[1] - extent[0], extent[3]))
+        extent = np.array((width - extent[2], extent[1], width - extent[0], extent[3]))
         sides = sides[[2, 1, 0, 3]]
+        xy, visible = ((width - 1, 0) + xy * (-1, 1))[FLIP_INDICES], visible[FLIP_INDICES]
     person = rgba.copy()
     gain = rng.uniform(0.7, 1.25) * (1 + rng.normal(0, 0.06, 3))
     person[..., :3] = np.clip(rgba[..., :3] * gain, 0, 255)
     matrix = placement(Cut(person, extent, sides), height, image.shape[1::-1], rng)
-    return lay_over(image, person, matrix)
+    kinds = np.flatnonzero(visible[:KINDS] == VISIBLE)
+    points = np.column_stack((xy[kinds] @ matrix[:, :2].T + matrix[:, 2] + 0.5, kinds)).astype(np.float32)
+    return *lay_over(image, person, matrix), points
 
 
 def _thing(material: Material, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from dwpose_core.models.yolox import YOLOX, anchor_points
+from dwpose_core.models.yolox import YOLOX, YOLOXHead, anchor_points
 
 # Legend: N pictures, A anchor points over all levels, P people of one picture, M points assigned.
 
@@ -29,11 +29,10 @@ def initialize(net: YOLOX) -> None:
         torch.nn.init.constant_(predictor.bias, -torch.log(torch.tensor(1 / PRIOR - 1)).item())
 
 
-def logits(net: YOLOX, images: torch.Tensor) -> torch.Tensor:
-    """The network's raw output (N, A, 6) before the sigmoid: centre, size, objectness, person; float32."""
+def logits(head: YOLOXHead, maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The raw output (N, A, 6) on the maps of the backbone, before the sigmoid: centre, size, objectness, person."""
     outputs = []
-    for level, x in enumerate(net.backbone(images)):
-        head = net.head
+    for level, x in enumerate(maps):
         x = head.stems[level](x)
         person = head.cls_preds[level](head.cls_convs[level](x))
         boxes = head.reg_convs[level](x)

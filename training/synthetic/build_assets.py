@@ -9,12 +9,14 @@ r"""Build the folder of packed body assets from checkouts of its public sources.
 | --makehuman-assets | makehumancommunity/makehuman-assets 8cf9645    | CC0-1.0                          |
 | --hdri             | pmndrs/assets d8709a9                          | CC0-1.0                          |
 | --backgrounds      | BuddiesOfBudgie/budgie-backgrounds 8206742     | CC0-1.0                          |
+| --photographs      | 26, listed in assets/photographs.json          | CC0-1.0, three public domain     |
 | --cmu              | DragonForgedTheArtist/IClone-CMU-Mocap 79529f9 | CMU terms, only with --allow-cmu |
 
 Pictures of makehuman-assets are in git-LFS: run `git lfs pull` there. Where that is not possible, --pictures names
 folders that hold the same files; they are recognised by the sha256 that the CC0 repository names, not by their path.
 Person k of a seed looks the same with the result as with the reference pack; --more-pictures adds the skins, hair and
-clothes of which the reference pack has no picture, for more variety but other people.
+clothes of which the reference pack has no picture, for more variety but other people. --photographs names a folder that
+holds checkouts as OWNER/NAME, of which 102 photographs and 21 panoramas are taken.
 
 OUT must not exist; it appears complete or not at all. OUT/manifest.json names source, commit, licence and sha256 of
 every file and of everything it was made from. The same checkouts give the same bytes.
@@ -35,6 +37,7 @@ from tqdm import tqdm
 from .assets.body import base_arrays, target_arrays
 from .assets.clothing import eyes_and_skins, fitted_pieces
 from .assets.motion import motion_arrays
+from .assets.photographs import PartCheckout, open_parts, read_parts
 from .assets.pictures import hdri, panorama, photo, texture
 from .assets.sources import CC0, SOURCES, Checkout, PictureStore, naming
 
@@ -77,6 +80,7 @@ def build_assets(
     picture_folders: tuple[Path, ...] = (),
     more_pictures: bool = False,
     allow_cmu: bool = False,
+    photographs: Path | None = None,
 ) -> dict:
     """Build `out` from the checkouts in `roots` and return the manifest.
 
@@ -84,10 +88,12 @@ def build_assets(
         roots: keys of SOURCES; "makehuman" and "makehuman-assets" are needed, the others leave their part out.
         picture_folders: where the content of git-LFS pointers may lie.
         more_pictures: also pictures that the reference pack lacks.
-        allow_cmu: accept the terms of the motion capture, the only source that is not CC0.
+        allow_cmu: accept the terms of the motion capture, the only source that is not free of terms.
+        photographs: folder with the checkouts of photographs.json as OWNER/NAME.
 
     Raises:
-        ValueError: `out` exists; a checkout is incomplete, is not CC0 or has git-LFS pointers without content.
+        ValueError: `out` exists; a checkout is missing or incomplete, is not CC0, has git-LFS pointers without content,
+            or holds another photograph than photographs.json means.
     """
     if "cmu" in roots and not allow_cmu:
         raise ValueError(f"--cmu is not CC0; give --allow-cmu if you accept: {SOURCES['cmu'].licence}")
@@ -95,6 +101,7 @@ def build_assets(
         raise ValueError(f"{out} exists; name a new folder or remove it")
     store = PictureStore(list(picture_folders))
     checkouts = {key: Checkout(key, root, store) for key, root in roots.items()}
+    parts = open_parts(photographs) if photographs else []
     partial = out.with_name(f".{out.name}.partial")  # beside it, so that the rename is one step
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -106,6 +113,7 @@ def build_assets(
             _add_light(pack, checkouts["hdri"])
         if "backgrounds" in checkouts:
             _add_photos(pack, checkouts["backgrounds"])
+        _add_photographs(pack, parts)
         if "cmu" in checkouts:
             pack.add_arrays("poses_cmu.npz", motion_arrays(checkouts["cmu"]), checkouts["cmu"])
         pack.files.sort(key=lambda entry: entry["file"])
@@ -175,6 +183,12 @@ def _add_photos(pack: Pack, checkout: Checkout) -> None:
             pack.add(f"backgrounds/budgie_{path.name}", photo(content), checkout)
 
 
+def _add_photographs(pack: Pack, parts: list[PartCheckout]) -> None:
+    wanted = [(checkout, file) for checkout in parts for file in checkout.part.photographs]
+    for checkout, file in tqdm(wanted, desc="photographs", unit="photo", disable=not wanted):
+        pack.add(f"backgrounds/{file.name}.jpg", checkout.picture(file), checkout)
+
+
 def report(manifest: dict, roots: dict[str, Path]) -> str:
     """What was taken from where under which licence, and what was left out."""
     lines = []
@@ -191,6 +205,13 @@ def report(manifest: dict, roots: dict[str, Path]) -> str:
             where += f"; reference pack: {source.commit[:7]}"
         lines.append(f"{source.repository}, {where}: {source.gives}; {len(taken)} files -> {len(made)}")
         lines.append(f"    licence: {source.licence}")
+    repositories = {part.source.repository for part in read_parts()}
+    made = [entry for entry in manifest["files"] if any(o["source"] in repositories for o in entry["from"])]
+    if made:
+        lines.append(f"{len(repositories)} repositories of photographs: {len(made)} files")
+        lines.append(f"    licence: {', '.join(sorted({entry['licence'] for entry in made}))}")
+    else:
+        lines.append(f"{len(repositories)} repositories of photographs: not given (--photographs)")
     lines.append(f"this repository: rules for the 133 keypoints\n    licence: {CC0}")
     lines.append(f"{len(manifest['files'])} files, {sum(entry['bytes'] for entry in manifest['files']) / 1e6:.1f} MB")
     if "hdri" not in roots or "backgrounds" not in roots:
@@ -203,6 +224,7 @@ def main() -> None:
     for key, source in SOURCES.items():
         needed = key.startswith("makehuman")
         parser.add_argument(f"--{key}", type=Path, required=needed, metavar="DIR", help=f"checkout of {source.url}")
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="holds checkouts as OWNER/NAME")
     parser.add_argument("--allow-cmu", action="store_true", help="accept the terms of the motion capture: not CC0")
     parser.add_argument("--pictures", type=Path, nargs="+", default=[], metavar="DIR", help="content of LFS pointers")
     parser.add_argument("--more-pictures", action="store_true", help="more variety, but other people for a seed")
@@ -211,7 +233,9 @@ def main() -> None:
     given = {key: getattr(args, key.replace("-", "_")) for key in SOURCES}
     roots = {key: root for key, root in given.items() if root is not None}
     try:
-        manifest = build_assets(roots, args.out, tuple(args.pictures), args.more_pictures, args.allow_cmu)
+        manifest = build_assets(
+            roots, args.out, tuple(args.pictures), args.more_pictures, args.allow_cmu, args.photographs
+        )
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     print(report(manifest, roots))

@@ -130,8 +130,8 @@ class PictureStore:
 class Checkout:
     """A source folder whose licence was checked. Remembers what was read, for the manifest."""
 
-    def __init__(self, key: str, root: Path, pictures: PictureStore | None = None):
-        self.key, self.source, self.root = key, SOURCES[key], root
+    def __init__(self, key: str, root: Path, pictures: PictureStore | None = None, source: Source | None = None):
+        self.key, self.source, self.root = key, source or SOURCES[key], root
         self.pictures = pictures or PictureStore([])
         self.inputs: dict[str, str] = {}  # path in the checkout -> sha256, since the last take_inputs()
         self._check_licence()
