@@ -9,7 +9,7 @@ r"""Build the folder of packed body assets from checkouts of its public sources.
 | --makehuman-assets | makehumancommunity/makehuman-assets 8cf9645    | CC0-1.0                          |
 | --hdri             | pmndrs/assets d8709a9                          | CC0-1.0                          |
 | --backgrounds      | BuddiesOfBudgie/budgie-backgrounds 8206742     | CC0-1.0                          |
-| --photographs      | 26, listed in assets/photographs.json          | CC0-1.0, three public domain     |
+| --photographs      | 26, listed in assets/photographs.json          | CC0-1.0, three: public domain    |
 | --cmu              | DragonForgedTheArtist/IClone-CMU-Mocap 79529f9 | CMU terms, only with --allow-cmu |
 
 Pictures of makehuman-assets are in git-LFS: run `git lfs pull` there. Where that is not possible, --pictures names
@@ -113,7 +113,8 @@ def build_assets(
             _add_light(pack, checkouts["hdri"])
         if "backgrounds" in checkouts:
             _add_photos(pack, checkouts["backgrounds"])
-        _add_photographs(pack, parts)
+        if parts:
+            _add_photographs(pack, parts)
         if "cmu" in checkouts:
             pack.add_arrays("poses_cmu.npz", motion_arrays(checkouts["cmu"]), checkouts["cmu"])
         pack.files.sort(key=lambda entry: entry["file"])
@@ -185,7 +186,7 @@ def _add_photos(pack: Pack, checkout: Checkout) -> None:
 
 def _add_photographs(pack: Pack, parts: list[PartCheckout]) -> None:
     wanted = [(checkout, file) for checkout in parts for file in checkout.part.photographs]
-    for checkout, file in tqdm(wanted, desc="photographs", unit="photo", disable=not wanted):
+    for checkout, file in tqdm(wanted, desc="photographs", unit="photo"):
         pack.add(f"backgrounds/{file.name}.jpg", checkout.picture(file), checkout)
 
 
@@ -224,7 +225,7 @@ def main() -> None:
     for key, source in SOURCES.items():
         needed = key.startswith("makehuman")
         parser.add_argument(f"--{key}", type=Path, required=needed, metavar="DIR", help=f"checkout of {source.url}")
-    parser.add_argument("--photographs", type=Path, metavar="DIR", help="holds checkouts as OWNER/NAME")
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="checkouts as DIR/OWNER/NAME")
     parser.add_argument("--allow-cmu", action="store_true", help="accept the terms of the motion capture: not CC0")
     parser.add_argument("--pictures", type=Path, nargs="+", default=[], metavar="DIR", help="content of LFS pointers")
     parser.add_argument("--more-pictures", action="store_true", help="more variety, but other people for a seed")

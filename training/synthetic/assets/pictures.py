@@ -82,13 +82,13 @@ def photo(data: bytes) -> bytes:
 def dim_panorama(data: bytes) -> bytes:
     """A Radiance panorama tone-mapped to sRGB JPEG, some 70 of 255 levels darker than `panorama` would make it.
 
-    The brightness that 60 of 100 pixels about the horizon stay below is brought to 0.225; ten times that is still grey.
+    The brightness that 60 of 100 pixels about the horizon stay below becomes 0.225, 3 becomes white (Reinhard's curve).
     """
     image = _decode(data, cv2.IMREAD_UNCHANGED)
     height = len(image)
     horizon = image.mean(2)[height // 4 : height * 420 // 512]
     exposed = image * (0.225 / np.percentile(horizon, 60))
-    mapped = np.clip(exposed * (1 + exposed / 9) / (1 + exposed), 0, 1) ** (1 / 2.2)
+    mapped = np.clip(exposed * (1 + exposed / 3**2) / (1 + exposed), 0, 1) ** (1 / 2.2)
     first = _jpeg((mapped * 255).astype(np.uint8), PHOTOGRAPH_QUALITY)
     return _jpeg(_decode(first, cv2.IMREAD_COLOR), PHOTOGRAPH_QUALITY)
 
