@@ -27,7 +27,7 @@ from .pipeline import Options, Runner
 
 DEFAULT_POSE = "dwpose-l-384"
 DEFAULT_DETECTOR = "yolox-l"
-BUNDLED_POSE = "dwpose-nano"
+BUNDLED = {"pose": "dwpose-nano", "detector": "yolox-cspnext-nano"}
 
 CONFIG_NAME = "config.json"
 CLASS_NAME = "DWposeDetector"
@@ -181,7 +181,7 @@ def unfuse_batchnorm(net: nn.Module) -> nn.Module:
 
 
 def _find_file(source: str | os.PathLike | None, default: str, where_to_look: dict) -> Path | None:
-    """The file of a path, a catalogue name, or "auto"; None where "auto" has to do without a detector."""
+    """The file of a path, a catalogue name, or "auto"; None for None."""
     if source is None:
         return None
     kind = "pose" if default == DEFAULT_POSE else "detector"
@@ -195,12 +195,9 @@ def _find_file(source: str | os.PathLike | None, default: str, where_to_look: di
     try:
         return download.fetch(catalogue.find(default), **where_to_look)
     except download.WeightsUnavailable as error:
-        if kind == "pose":
-            instead = f"Using the bundled {BUNDLED_POSE} instead, a rough starter trained on synthetic people only"
-        else:
-            instead = "Going without a detector: one person per image, looked for in the whole image"
+        instead = f"Using the bundled {BUNDLED[kind]} instead, a rough starter trained on synthetic people only"
         warnings.warn(f"{default} is not available. {instead}. ({error})", stacklevel=4)
-        return download.fetch(catalogue.find(BUNDLED_POSE)) if kind == "pose" else None
+        return download.fetch(catalogue.find(BUNDLED[kind]))
 
 
 def _behind_url(url: str, kind: str) -> catalogue.WeightEntry:

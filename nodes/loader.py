@@ -30,7 +30,8 @@ class DWPoseLoader(io.ComfyNode):
                     options=models.choices("detector"),
                     default=models.AUTO,
                     tooltip="Person detector. auto: yolox-l if it is there or can be downloaded, else another YOLOX "
-                    "file. none: the whole image is searched for one person. Files go into models/detection.",
+                    "file, else the small one of this pack. none: the whole image is searched for one person. Files go "
+                    "into models/detection.",
                 ),
                 io.Combo.Input(
                     "precision",

@@ -446,16 +446,18 @@ def test_constructors_of_older_detectors(tmp_path, networks, monkeypatch):
 
 
 def test_auto_offline_takes_what_ships_and_says_so(monkeypatch, offline, tmp_path):
-    shipped = tmp_path / "dwpose-nano.safetensors"
-    save_safetensors(create_model("dwpose-nano"), shipped)
-    monkeypatch.setattr(hub.catalogue, "cached_path", lambda entry, *_: None if entry.repo else shipped)
+    for net in (create_model("dwpose-nano"), create_detector("yolox-cspnext-nano")):
+        save_safetensors(net, tmp_path / f"{net.name}.safetensors")
+    monkeypatch.setattr(
+        hub.catalogue, "cached_path", lambda entry, *_: None if entry.repo else tmp_path / entry.filename
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = DWposeDetector.from_pretrained(device="cpu")
     texts = [str(warning.message) for warning in caught]
-    assert found.pose.name == "dwpose-nano" and found.detector is None
+    assert (found.pose.name, found.detector.name) == ("dwpose-nano", "yolox-cspnext-nano")
     assert any("dwpose-l-384 is not available" in text and "bundled dwpose-nano" in text for text in texts)
-    assert any("yolox-l is not available" in text and "whole image" in text for text in texts)
+    assert any("yolox-l is not available" in text and "bundled yolox-cspnext-nano" in text for text in texts)
     assert all(warning.filename == __file__ for warning in caught)
 
 

@@ -144,17 +144,17 @@ ENTRIES: tuple[WeightEntry, ...] = (
         note="the detector of the original pipeline; other sizes load by path (YOLOX releases, .pth or .onnx)",
     ),
     WeightEntry(
-        name="yolox-nano-synthetic",
+        name="yolox-cspnext-nano",
         kind="detector",
-        network="yolox-nano",
-        input_size=(256, 256),  # what it was trained for; the published yolox-nano takes 416
+        network="yolox-cspnext-nano",
+        input_size=yolox.VARIANTS["yolox-cspnext-nano"].input_size,
         repo=None,
-        filename="yolox-nano-synthetic.safetensors",
+        filename="yolox-cspnext-nano.safetensors",
         sha256=None,
         bytes=None,
         weights_licence=APACHE,
         data_licence="rendered people from CC0 assets",
-        note="rough starter detector in the package, for use without a download; see its model card",
+        note="small starter detector in the package, for use without a download; see its model card",
     ),
 )
 

@@ -1,0 +1,209 @@
+"""What a person detector learns from: assignment on cases worked out by hand, losses, the aid, and its figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.detection_toys import CELLS, POINTS, SIDE, STRIDES, TINY, boxes_around, raw_output, toy_pool
+from training.detection import aid, simota
+from training.detection.batches import to_input
+from training.detection.evaluate import average_precision, balanced_threshold, find_in_pool, hits, recall_precision
+from training.detection.scenes import KINDS
+from training.optim import build_optimizer
+from training.train_detector import create
+
+# Assignment ---------------------------------------------------------------------------------------------------------
+
+
+def test_candidates_lie_in_the_box_or_near_its_centre():
+    """All predictions are the label, so all costs but the prior's are equal: k = 10, all of them inside and near."""
+    person = torch.tensor([[8.0, 0.0, 56.0, 64.0]])
+    boxes = person.expand(len(CELLS), 4)
+    point, who, iou = simota.assign(person, boxes, torch.full((len(CELLS),), 0.5), CELLS, STRIDES)
+    assert len(point) == simota.CANDIDATES
+    assert (who == 0).all() and torch.equal(iou, torch.ones(10))
+    inside = ((POINTS[point] > person[0, :2]) & (POINTS[point] < person[0, 2:])).all(1)
+    near = ((POINTS[point] - torch.tensor([32.0, 32.0])).abs() < 2.5 * STRIDES[point]).all(1)
+    assert (inside & near).all()
+
+
+def test_k_is_the_sum_of_the_best_ious():
+    """Points of stride 16 predict the person with IoU 0.5, all others nothing: 4 of them are candidates in the box
+    (44 x 44 around the middle), so k = 4 x 0.5 = 2."""
+    person = torch.tensor([[16.0, 16.0, 48.0, 48.0]])
+    boxes = boxes_around(POINTS + 1000, 4.0)
+    half = torch.tensor([16.0, 16.0, 48.0, 32.0])  # half of the person: IoU 0.5
+    chosen = [64 + 4 * row + column for row in (1, 2) for column in (1, 2)]
+    boxes[chosen] = half
+    score = torch.full((len(CELLS),), 0.1)
+    score[chosen[1]], score[chosen[3]] = 0.9, 0.8
+    point, _, iou = simota.assign(person, boxes, score, CELLS, STRIDES)
+    assert point.tolist() == [chosen[1], chosen[3]]  # equal IoU: the surer ones cost less
+    assert iou.tolist() == [0.5, 0.5]
+
+
+def test_cost_is_class_plus_three_times_iou():
+    """Point a: IoU 0.5, score 1; point b: IoU 0.25, score 1. One is taken (k = 0.75, at least 1): a. With score s,
+    a costs 3 ln 2 - ln(s) / 2 against b's 6 ln 2, so it loses below s = 2^-6."""
+    person = torch.tensor([[16.0, 16.0, 48.0, 48.0]])
+    a, b = 64 + 5, 64 + 6
+    boxes = boxes_around(POINTS + 1000, 4.0)
+    boxes[a] = torch.tensor([16.0, 16.0, 48.0, 32.0])
+    boxes[b] = torch.tensor([16.0, 16.0, 48.0, 24.0])
+    for score_of_a, winner in ((1.0, a), (1.1 / 64, a), (0.9 / 64, b)):
+        score = torch.full((len(CELLS),), 1e-9)
+        score[a], score[b] = score_of_a, 1.0
+        assert simota.assign(person, boxes, score, CELLS, STRIDES)[0].tolist() == [winner]
+
+
+def test_outside_points_only_when_nothing_else_is_left():
+    """A sliver between grid points holds none of stride 8, so points near its centre answer for it."""
+    person = torch.tensor([[29.0, 8.0, 31.0, 56.0]])
+    assert not ((POINTS > person[0, :2]) & (POINTS < person[0, 2:])).all(1).any()
+    point, _, _ = simota.assign(person, person.expand(len(CELLS), 4), torch.rand(len(CELLS)), CELLS, STRIDES)
+    assert len(point) == 10
+    assert ((POINTS[point] - torch.tensor([30.0, 32.0])).abs() < 2.5 * STRIDES[point]).all()
+
+
+def test_a_point_answers_for_one_person():
+    people = torch.tensor([[0.0, 0.0, 64.0, 64.0], [4.0, 4.0, 60.0, 60.0]])
+    boxes = people[1].expand(len(CELLS), 4)
+    point, who, _ = simota.assign(people, boxes, torch.full((len(CELLS),), 0.5), CELLS, STRIDES)
+    assert len(set(point.tolist())) == len(point)
+    assert (who == 1).all()  # every claimed point predicts the second exactly
+
+
+# Losses -------------------------------------------------------------------------------------------------------------
+
+
+def perfect_raw(person: torch.Tensor) -> torch.Tensor:
+    center = (person[:2] + person[2:]) / 2 / STRIDES - CELLS
+    extent = ((person[2:] - person[:2]) / STRIDES).log()
+    raw = torch.cat((center, extent, torch.zeros(len(CELLS), 2)), dim=1)
+    assert torch.allclose(simota.decode(raw, CELLS, STRIDES), person.expand(len(CELLS), 4), atol=1e-4)
+    return raw[None]
+
+
+def test_losses_by_hand():
+    """Right boxes, all logits 0: no box and no L1 loss, ln 2 for each of 84 objectness and 10 person terms."""
+    person = torch.tensor([8.0, 0.0, 56.0, 64.0])
+    parts = simota.losses(perfect_raw(person), [person[None]], SIDE, with_l1=True)
+    assert parts["points"].item() == 10
+    assert parts["box"].item() == pytest.approx(0, abs=1e-5)
+    assert parts["l1"].item() == pytest.approx(0, abs=1e-4)
+    assert parts["objectness"].item() == pytest.approx(84 * np.log(2) / 10, rel=1e-5)
+    assert parts["person"].item() == pytest.approx(np.log(2), rel=1e-4)
+    total = 5 * parts["box"] + parts["objectness"] + parts["person"] + parts["l1"]
+    assert parts["loss"].item() == pytest.approx(total.item(), rel=1e-6)
+
+
+def test_losses_without_people_teach_objectness_only():
+    raw = torch.zeros(2, len(CELLS), 6, requires_grad=True)
+    parts = simota.losses(raw, [torch.zeros(0, 4)] * 2, SIDE, with_l1=True)
+    assert parts["loss"].item() == pytest.approx(2 * 84 * np.log(2), rel=1e-5)
+    parts["loss"].backward()
+    assert (raw.grad[..., 4] > 0).all() and (raw.grad[..., [0, 1, 2, 3, 5]] == 0).all()
+
+
+def test_logits_are_the_network_before_its_sigmoid():
+    torch.manual_seed(0)
+    net = create(TINY).eval()
+    images = torch.rand(2, 3, SIDE, SIDE) * 255
+    with torch.no_grad():
+        raw, expected = raw_output(net, images), net(images)
+    torch.testing.assert_close(raw[..., :4], expected[..., :4])
+    torch.testing.assert_close(raw[..., 4:].sigmoid(), expected[..., 4:])
+
+
+def test_overfits_eight_pictures():
+    """Both ways a loss is wrong show here: it does not fall, or it falls and the boxes are elsewhere."""
+    torch.manual_seed(0)
+    pool = toy_pool(8)
+    net = create(TINY).to(memory_format=torch.channels_last).train()
+    optimizer = build_optimizer(net, 4e-3, 0.0)
+    images = to_input(pool.images[..., :3])
+    labels = [torch.from_numpy(pool.boxes_of(k)) for k in range(8)]
+    history = []
+    for _ in range(70):
+        parts = simota.losses(raw_output(net, images), labels, SIDE, with_l1=False)
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        optimizer.step()
+        history.append(parts["loss"].item())
+    assert history[-1] < 0.3 * history[0]
+    found = find_in_pool(net, pool)  # in training mode: the running statistics of 70 steps are not settled
+    figures = average_precision([pool.boxes_of(k) for k in range(8)], found)
+    assert figures["ap50"] > 0.9
+
+
+# The aid ------------------------------------------------------------------------------------------------------------
+
+
+def test_heatmap_peaks_in_the_cell_of_each_point():
+    points = [torch.tensor([[4.0, 4.0, 0], [63.9, 20.0, 0], [30.0, 30.0, 22]]), torch.zeros(0, 3)]
+    maps = aid.heatmaps(points, 8, 8)
+    assert maps.shape == (2, KINDS, 8, 8) and (maps == 1).sum() == 3
+    assert maps[0, 0, 0, 0] == maps[0, 0, 2, 7] == maps[0, 22, 3, 3] == 1
+    assert maps[0, 0, 0, 1].item() == pytest.approx(np.exp(-0.5 / aid.SPREAD**2)) and not maps[1].any()
+
+
+def test_aid_losses_by_hand():
+    """All logits 0. A point: 0.25 ln 2. Every other cell of every map: (1 - target)^4 x 0.25 ln 2. Mask: ln 2."""
+    points = [torch.tensor([[4.0, 4.0, 3]])]
+    logits = torch.zeros(1, 1 + KINDS, 2, 2)
+    parts = aid.losses(logits, torch.zeros(1, 16, 16, dtype=torch.uint8), points)
+    assert parts["mask"].item() == pytest.approx(np.log(2))
+    beside, diagonal = (1 - np.exp(-d / (2 * aid.SPREAD**2)) for d in (1, 2))
+    weights = 1 + 4 * (KINDS - 1) + 2 * beside**4 + diagonal**4
+    assert parts["parts"].item() == pytest.approx(0.25 * np.log(2) * weights, rel=1e-5)
+
+
+def test_aid_learns_where_people_and_their_noses_are():
+    torch.manual_seed(0)
+    pool = toy_pool(8)
+    net = create(TINY)
+    both = torch.nn.ModuleList((net, aid.PartsAid(net))).to(memory_format=torch.channels_last).train()
+    optimizer = build_optimizer(both, 4e-3, 0.0)
+    batch = [pool.scene(k) for k in range(8)]
+    images, masks = to_input(pool.images[..., :3]), torch.from_numpy(pool.images[..., 3])
+    for _ in range(60):
+        optimizer.zero_grad()
+        logits = both[1](net.backbone(images))
+        parts = aid.losses(logits, masks, [torch.from_numpy(scene.points) for scene in batch])
+        sum(parts.values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        logits = both[1](net.backbone(images))
+    share = torch.nn.functional.avg_pool2d(masks[:, None].float() / 255, 8)
+    assert ((logits[:, :1] > 0) == (share > 0.5)).float().mean() > 0.9
+    best = logits[:, 1].flatten(1).argmax(1)
+    right = [int(y) // 8 * 8 + int(x) // 8 == cell for (x, y, _), cell in zip(pool.points, best.tolist(), strict=True)]
+    assert sum(right) >= 6
+
+
+# Measurement --------------------------------------------------------------------------------------------------------
+
+
+TRUTH = [np.array([[0, 0, 10, 10], [20, 20, 30, 40]], np.float32), np.zeros((0, 4), np.float32)]
+
+
+def test_recall_and_precision_by_hand():
+    twice = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]], np.float32)
+    found = [(twice, np.array([0.9, 0.8, 0.2])), (twice[:1], np.array([0.6]))]
+    assert hits(TRUTH[0], twice).tolist() == [True, False, False]
+    rates = recall_precision(TRUTH, found, 0.5)
+    assert (rates["recall"], rates["precision"], rates["people"]) == (1 / 2, 1 / 3, 2)
+    assert recall_precision(TRUTH, found, 0.5, least_height=15)["recall"] == 0.0
+    assert balanced_threshold(TRUTH, found) == 0.9  # 1/2 x 1 beats 1/2 x 1/3
+    late = [(twice[[2, 0]], np.array([0.9, 0.8])), (twice[2:], np.array([0.7]))]
+    assert balanced_threshold(TRUTH, late) == 0.8  # 1/2 x 1/2 beats 0 and 1/2 x 1/3
+    assert np.isnan(balanced_threshold(TRUTH, [(twice[2:], np.array([0.9])), late[1]]))
+
+
+def test_average_precision_of_perfect_and_of_nothing():
+    exact = [(boxes, np.full(len(boxes), 0.9)) for boxes in TRUTH]
+    assert average_precision(TRUTH, exact) == {"ap": pytest.approx(1.0), "ap50": pytest.approx(1.0)}
+    none = [(np.zeros((0, 4)), np.zeros(0))] * 2
+    assert average_precision(TRUTH, none) == {"ap": 0.0, "ap50": 0.0}
