@@ -2,6 +2,9 @@
 
     python -m benchmarks.photographs dwpose-nano --labels labels.json --images DIR [--flip-test corrected] [--json OUT]
 
+With --detector the model finds people itself: a labelled person belongs to the best box of IoU 0.5 or more, and one
+without counts as all wrong (in pictures of a face or a hand alone, whose label is no person's box, nearly always).
+
 labels.json: {"annotations": [{"image": file name, "bbox": [x, y, w, h], "keypoints": 133 x 3, "source": name}, ...]},
 in COCO-WholeBody order and image pixels; third value 0 means not labelled. Sources ending in "_hand" are pictures of
 one hand whose side is unknown (labelled as left): the better of the two predicted hands counts.
@@ -22,11 +25,12 @@ import cv2
 import numpy as np
 
 from dwpose_core.backends import TorchRunner
-from dwpose_core.models.weights import load_pose
+from dwpose_core.models.weights import load_detector, load_pose
 from dwpose_core.pipeline import Options, Runner, estimate_people
 from dwpose_core.skeleton import NUM_KEYPOINTS, OKS_SIGMAS, PARTS
 
 HANDS = (PARTS["left_hand"], PARTS["right_hand"])
+GIVEN, WHOLE_IMAGE = "given", "whole-image"
 
 
 def read_labels(path: Path) -> dict[str, list[dict]]:
@@ -38,9 +42,16 @@ def read_labels(path: Path) -> dict[str, list[dict]]:
     return by_image
 
 
-def score_photographs(pose: Runner, labels: Path, images: Path, flip_test: str = "off") -> dict[str, float]:
-    """Figures of the module docstring, by name; nan where no picture is labelled for one."""
+def score_photographs(
+    pose: Runner, labels: Path, images: Path, flip_test: str = "off", detector: Runner | str = GIVEN
+) -> dict[str, float]:
+    """Figures of the module docstring, by name; nan where no picture is labelled for one.
+
+    Args:
+        detector: GIVEN takes the labelled boxes, WHOLE_IMAGE the whole picture and two passes.
+    """
     people = []
+    options = Options(flip_test=flip_test)
     for name, persons in read_labels(labels).items():
         picture = cv2.imread(str(images / name))
         if picture is None:
@@ -48,9 +59,29 @@ def score_photographs(pose: Runner, labels: Path, images: Path, flip_test: str =
         boxes = np.array([person["bbox"] for person in persons], np.float32)
         boxes[:, 2:] += boxes[:, :2]
         picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-        found = estimate_people([picture], pose, None, [boxes], Options(flip_test=flip_test))[0]
-        people += zip(persons, found.xy, strict=True)
+        if detector == GIVEN:
+            found = estimate_people([picture], pose, None, [boxes], options)[0].xy
+        else:
+            seen = estimate_people([picture], pose, None if detector == WHOLE_IMAGE else detector, options=options)[0]
+            found = np.full((len(boxes), NUM_KEYPOINTS, 2), np.inf)
+            for truth, row in matches(boxes, seen.box):
+                found[truth] = seen.xy[row]
+        people += zip(persons, found, strict=True)
     return score_people(people)
+
+
+def matches(truth: np.ndarray, found: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (row of `truth`, row of `found`) of boxes xyxy with IoU >= 0.5, each in one pair, best pairs first."""
+    overlap = np.minimum(truth[:, None, 2:], found[:, 2:]) - np.maximum(truth[:, None, :2], found[:, :2])
+    shared = overlap.clip(min=0).prod(-1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (truth, found)]
+    iou = shared / (areas[0][:, None] + areas[1] - shared)
+    pairs = []
+    while iou.size and iou.max() >= 0.5:
+        row, column = np.unravel_index(iou.argmax(), iou.shape)
+        pairs.append((int(row), int(column)))
+        iou[row], iou[:, column] = 0, 0
+    return pairs
 
 
 def score_people(people: list[tuple[dict, np.ndarray]]) -> dict[str, float]:
@@ -96,12 +127,15 @@ def main() -> None:
     parser.add_argument("model", nargs="+", help="weight files or catalogue names")
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--detector", default=GIVEN, help="weights, or: given (labelled boxes), whole-image")
     parser.add_argument("--flip-test", choices=("off", "original", "corrected"), default="off")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results = {}
+    finder = args.detector if args.detector in (GIVEN, WHOLE_IMAGE) else TorchRunner(load_detector(args.detector))
     for model in args.model:
-        results[model] = score_photographs(TorchRunner(load_pose(model)), args.labels, args.images, args.flip_test)
+        pose = TorchRunner(load_pose(model))
+        results[model] = score_photographs(pose, args.labels, args.images, args.flip_test, finder)
         print(model, " ".join(f"{name} {value:.3f}" for name, value in results[model].items()))
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")

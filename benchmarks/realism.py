@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -86,8 +90,9 @@ def main() -> None:
     parser.add_argument("--objects", type=Path, required=True, help="written by training.synthetic.objects")
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--crops", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=500, help="of 32 crops")
+    parser.add_argument("--crops", type=int, default=14000)
+    parser.add_argument("--steps", type=int, default=1500, help="of 32 crops")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="variants at a time, one core each")
     parser.add_argument("--labels", type=Path, help="of photographs")
     parser.add_argument("--images", type=Path)
     parser.add_argument("--json", type=Path)
@@ -97,7 +102,9 @@ def main() -> None:
     for name, disturb in (("test_plain", None), ("test_strong", STRONG)):
         if not (args.out / "tests" / f"{name}.npz").is_file():
             build_pool(*sources, args.out / "tests", name, 600, SEED + 1, POOL_SIZE, 1, disturb)
-    rows = {name: one_variant(name, args) for name in LEVERS}
+    # Not a multiprocessing.Pool: its processes may not have the children that fill a pool.
+    with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
+        rows = dict(zip(LEVERS, pool.map(one_variant, LEVERS, repeat(args)), strict=True))
     print(table(rows))
     if args.json:
         record = {"crops": args.crops, "steps": args.steps, "seed": SEED, "torch": torch.__version__, "variants": rows}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.photographs import matches
 from tests.detection_toys import CELLS, POINTS, SIDE, STRIDES, TINY, boxes_around, raw_output, toy_pool
 from training.detection import aid, simota
 from training.detection.batches import to_input
@@ -200,6 +201,13 @@ def test_recall_and_precision_by_hand():
     late = [(twice[[2, 0]], np.array([0.9, 0.8])), (twice[2:], np.array([0.7]))]
     assert balanced_threshold(TRUTH, late) == 0.8  # 1/2 x 1/2 beats 0 and 1/2 x 1/3
     assert np.isnan(balanced_threshold(TRUTH, [(twice[2:], np.array([0.9])), late[1]]))
+
+
+def test_people_found_in_photographs_belong_to_the_best_box():
+    truth = np.array([[0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60]], np.float32)
+    found = np.array([[50, 50, 60, 54], [2, 0, 12, 10], [1, 0, 11, 10]], np.float32)
+    assert matches(truth, found) == [(1, 1), (0, 2)]  # each once, and IoU 0.4 is too little
+    assert matches(truth, np.zeros((0, 4), np.float32)) == []
 
 
 def test_average_precision_of_perfect_and_of_nothing():
