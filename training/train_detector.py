@@ -2,10 +2,11 @@
 
     python -m training.train_detector --assets DIR --out DIR
 
-1. layers: rendered people (training.synthetic.generate) and objects, or those of --layers, --held-out and --objects;
-2. scenes made from them (training.detection.pool); 3. training of a YOLOX with SimOTA and YOLOX's losses
-(training.detection.simota); 4. the scores are shifted so that 0.3, the default threshold, is the balanced one;
-OUT/NAME.safetensors (fp16) and OUT/metrics.json. Stages whose result exists are skipped.
+1. layers: rendered people (training.synthetic.generate), objects, and scenes rendered as a whole, or those of --layers,
+--held-out, --objects and --rendered; 2. scenes composed of the former (training.detection.pool), to which the latter
+are added; 3. training of a YOLOX with SimOTA and YOLOX's losses (training.detection.simota); 4. the scores are shifted
+so that 0.3, the default threshold, is the balanced one; OUT/NAME.safetensors (fp16) and OUT/metrics.json. Stages whose
+result exists are skipped.
 
 The run folder holds last.pt (all a resume needs, replaced every --save-every steps and on SIGTERM) and log.jsonl. The
 same command goes on where a run stopped, bit for bit: batches depend on seed and step alone, not on what ran before.
@@ -67,15 +68,15 @@ class DetectorConfig:
     side: int = 320  # of the square input, pixels
     smallest: int = 128  # every step before the tail has a side between this and a limit that grows to `largest`
     largest: int = 288
-    steps: int = 1850
-    batch: int = 16  # pictures per process and step
+    steps: int = 9000
+    batch: int = 24  # pictures per process and step
     workers: int = 2  # processes
     lr: float = 2e-3  # of AdamW
     muon_lr: float = 3e-3  # of Muon
     weight_decay: float = 0.05
     aid: float = 1.0  # weight of the losses of aid.py
     mosaic: float = 0.4  # share of the pictures
-    tail: float = 0.15  # share of the run at full size, without mosaic and with the L1 loss
+    tail: float = 0.12  # share of the run at full size, without mosaic and with the L1 loss
     seed: int = 1
 
     @property
@@ -272,16 +273,16 @@ def finish(config: DetectorConfig, job: Job, name: str) -> Path:
 
 def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None:
     """Render and compose what is missing."""
-    given = {name: getattr(args, name) for name in ("layers", "held_out", "objects", "photographs")}
-    layers, held_out, objects, photographs = (path.resolve() if path else out / name for name, path in given.items())
+    given = {name: getattr(args, name) for name in ("layers", "held_out", "objects", "rendered")}
+    layers, held_out, objects, rendered = (path.resolve() if path else out / name for name, path in given.items())
     for folder, people, seed in ((layers, args.people, args.seed), (held_out, HELD_OUT, args.seed + 1000)):
         if not list(folder.glob("labels_*.npz")):
             generate(args.assets, folder, people, seed, args.processes, LAYER_SIZE, with_accessories=True)
     if not list(objects.glob("*.webp")):
         generate_objects(args.assets, objects, OBJECTS, args.seed, args.processes)
     if args.scene_people:
-        generate_scenes(args.assets, photographs, args.scene_people, args.seed + 4, args.processes, config.side)
-        labelled = (DataSource(str(photographs / "annotations.json"), str(photographs / "images")),)
+        generate_scenes(args.assets, rendered, args.scene_people, args.seed + 4, args.processes, config.side)
+        labelled = (DataSource(str(rendered / "annotations.json"), str(rendered / "images")),)
     else:
         labelled = ()
     shape = (config.side, args.processes)
@@ -302,10 +303,10 @@ def main() -> None:
     parser.add_argument("--layers", type=Path, help="rendered people to train on; made in OUT/layers if not given")
     parser.add_argument("--held-out", type=Path, help="rendered people to test on, other bodies")
     parser.add_argument("--objects", type=Path, help="rendered things")
-    parser.add_argument("--photographs", type=Path, help="rendered scenes; made in OUT/photographs if not given")
+    parser.add_argument("--rendered", type=Path, help="scenes rendered as a whole; made in OUT/rendered if not given")
     parser.add_argument("--people", type=int, default=18000, help="rendered alone, for composed scenes")
-    parser.add_argument("--scene-people", type=int, default=6000, help="rendered together, in scenes of their own")
-    parser.add_argument("--scenes", type=int, default=24000, help="composed for training")
+    parser.add_argument("--scene-people", type=int, default=4600, help="in scenes rendered as a whole; 0 for none")
+    parser.add_argument("--scenes", type=int, default=32000, help="composed for training")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="for rendering and composing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--save-every", type=int, default=200, help="steps")
