@@ -99,7 +99,7 @@ def resolve(kind: str, name: str) -> tuple[Path | None, str]:
     path = catalogue.cached_path(catalogue.find(STARTERS[kind]))
     if path is None:
         raise download.WeightsUnavailable(reason)
-    return path, f"Using the small starter model {STARTERS[kind]}, which is rough. {reason}"
+    return path, f"Using the small starter model {STARTERS[kind]}, which is rough. {reason}."
 
 
 def _fetch(entry: catalogue.WeightEntry) -> tuple[Path, str]:
@@ -216,5 +216,5 @@ def load(pose: str, detector: str, precision: str = AUTO, backend: str = "torch"
     return PoseModel(
         pose=Network(pose_path, "pose", backend, precision),
         detector=None if detector_path is None else Network(detector_path, "detector", backend, precision),
-        note=" ".join(note for note in (pose_note, detector_note) if note),
+        note="\n".join(note for note in (pose_note, detector_note) if note),
     )
