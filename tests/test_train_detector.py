@@ -152,11 +152,8 @@ def test_sizes_grow_with_the_run():
     config = DetectorConfig(steps=1000)
     sizes = [config.side_at(step) for step in range(1000)]
     assert set(sizes) <= {128, 160, 192, 224, 256, 288, 320}
-    assert (
-        max(sizes[:100]) < 256
-        and np.mean(sizes[:200]) < np.mean(sizes[600:800])
-        and set(sizes[config.tail_start :]) == {320}
-    )
+    assert max(sizes[:100]) < 256 and np.mean(sizes[:200]) < np.mean(sizes[600:800])
+    assert set(sizes[config.tail_start :]) == {320}
 
 
 def test_official_detectors_keep_eighty_classes():
