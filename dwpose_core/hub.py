@@ -27,7 +27,6 @@ from .pipeline import Options, Runner
 
 DEFAULT_POSE = "dwpose-l-384"
 DEFAULT_DETECTOR = "yolox-l"
-BUNDLED = {"pose": "dwpose-nano", "detector": "yolox-cspnext-nano"}
 
 CONFIG_NAME = "config.json"
 CLASS_NAME = "DWposeDetector"
@@ -195,9 +194,11 @@ def _find_file(source: str | os.PathLike | None, default: str, where_to_look: di
     try:
         return download.fetch(catalogue.find(default), **where_to_look)
     except download.WeightsUnavailable as error:
-        instead = f"Using the bundled {BUNDLED[kind]} instead, a rough starter trained on synthetic people only"
+        instead = (
+            f"Using the bundled {catalogue.BUNDLED[kind]} instead, a rough starter trained on synthetic people only"
+        )
         warnings.warn(f"{default} is not available. {instead}. ({error})", stacklevel=4)
-        return download.fetch(catalogue.find(BUNDLED[kind]))
+        return download.fetch(catalogue.find(catalogue.BUNDLED[kind]))
 
 
 def _behind_url(url: str, kind: str) -> catalogue.WeightEntry:

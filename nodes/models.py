@@ -24,7 +24,6 @@ POSE_FOLDER, DETECTOR_FOLDER = "dwpose", "detection"
 SUFFIXES = {".safetensors", ".onnx", ".pth", ".pt"}
 AUTO, NONE = "auto", "none"
 DEFAULTS = {"pose": "dwpose-l-384", "detector": "yolox-l"}
-STARTERS = {"pose": "dwpose-nano", "detector": "yolox-cspnext-nano"}  # of this pack
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Room asked of model management for one forward, in multiples of its float32 input: the widest layers (64 channels at
 # half the side) are 5 inputs large, and a few of them live at a time.
@@ -96,10 +95,10 @@ def resolve(kind: str, name: str) -> tuple[Path | None, str]:
     others = [known for known in _files(kind) if "_nas_" not in known]
     if others:
         return find_file(others[0]), f"{entry.name} is not available, using {os.path.basename(others[0])}."
-    path = catalogue.cached_path(catalogue.find(STARTERS[kind]))
+    path = catalogue.cached_path(catalogue.find(catalogue.BUNDLED[kind]))
     if path is None:
         raise download.WeightsUnavailable(reason)
-    return path, f"Using the small starter model {STARTERS[kind]}, which is rough. {reason}."
+    return path, f"Using the small starter model {catalogue.BUNDLED[kind]}, which is rough. {reason}."
 
 
 def _fetch(entry: catalogue.WeightEntry) -> tuple[Path, str]:

@@ -280,17 +280,16 @@ def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None
             generate(args.assets, folder, people, seed, args.processes, LAYER_SIZE, with_accessories=True)
     if not list(objects.glob("*.webp")):
         generate_objects(args.assets, objects, OBJECTS, args.seed, args.processes)
-    if args.scene_people:
-        generate_scenes(args.assets, rendered, args.scene_people, args.seed + 4, args.processes, config.side)
-        labelled = (DataSource(str(rendered / "annotations.json"), str(rendered / "images")),)
-    else:
-        labelled = ()
     shape = (config.side, args.processes)
     tests, pool = (held_out, objects, args.assets), out / "pool"
     for seed, (name, count, people) in enumerate(TESTS, args.seed + 1000):
         if not (pool / f"{name}.npz").is_file():
             build_pool(tests, pool, name, count, seed, *shape, held_out=True, people=people)
     if not (pool / "train.npz").is_file():
+        labelled = ()
+        if args.scene_people:
+            generate_scenes(args.assets, rendered, args.scene_people, args.seed + 4, args.processes, config.side)
+            labelled = (DataSource(str(rendered / "annotations.json"), str(rendered / "images")),)
         sources = (layers, objects, args.assets)
         build_pool(sources, pool, "train", args.scenes, args.seed, *shape, labelled=labelled)
 

@@ -44,6 +44,9 @@ def _dwpose(name: str, network: str, filename: str, sha256: str, size: int | Non
 
 
 # In the order a user should consider them; AP is whole-body AP on COCO-WholeBody v1.0 val (DWPose, arXiv 2307.15880).
+# What ships in the package, for use where the default of a kind cannot be had.
+BUNDLED = {"pose": "dwpose-nano", "detector": "yolox-cspnext-nano"}
+
 ENTRIES: tuple[WeightEntry, ...] = (
     _dwpose(
         "dwpose-l-384",

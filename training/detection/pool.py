@@ -151,14 +151,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--held-out", action="store_true", help="backgrounds and objects that training never sees")
     parser.add_argument("--people", type=int, help="in every scene")
-    parser.add_argument(
-        "--labelled",
-        type=DataSource.parse,
-        action="append",
-        default=[],
-        metavar="ANNOTATIONS,IMAGES",
-        help="repeatable",
-    )
+    labelled = {"type": DataSource.parse, "action": "append", "default": [], "metavar": "ANNOTATIONS,IMAGES"}
+    parser.add_argument("--labelled", **labelled, help="COCO-WholeBody data to add; may be given several times")
     args = parser.parse_args()
     sources = (args.layers, args.objects, args.assets)
     job = (args.name, args.count, args.seed, args.side, args.workers, args.held_out, args.people, tuple(args.labelled))

@@ -30,7 +30,10 @@ def initialize(net: YOLOX) -> None:
 
 
 def logits(head: YOLOXHead, maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The raw output (N, A, 6) on the maps of the backbone, before the sigmoid: centre, size, objectness, person."""
+    """The raw output (N, A, 6) on the maps of the backbone, before the sigmoid: centre, size, objectness, person.
+
+    float32, whatever the maps are.
+    """
     outputs = []
     for level, x in enumerate(maps):
         x = head.stems[level](x)
