@@ -41,7 +41,13 @@ def toy_pool(count: int, seed: int = 0, people: bool = True) -> ScenePool:
 
 def save_pools(folder: Path) -> Path:
     folder.mkdir()
-    for name, pool in (("train", toy_pool(8)), ("test", toy_pool(8)), ("test_empty", toy_pool(4, 1, people=False))):
+    empty = toy_pool(4, 1, people=False)
+    for name, pool in (
+        ("train", toy_pool(8)),
+        ("test", toy_pool(8)),
+        ("test_empty", empty),
+        ("test_close", toy_pool(4, 2)),
+    ):
         np.save(folder / f"{name}.npy", pool.images)
         np.savez(folder / f"{name}.npz", **{k: v for k, v in vars(pool).items() if k != "images"})
     return folder

@@ -76,7 +76,7 @@ class OneLayer:
         import cv2
 
         cv2.imwrite(str(path), cv2.cvtColor(disc_layer(), cv2.COLOR_RGBA2BGRA))
-        self.paths, self.frame = [path], FAR[None]
+        self.paths, self.frame, self.framing = [path], FAR[None], np.array(("full",))
         self.keypoints, self.visible = np.zeros((1, 133, 2), np.float32), np.zeros((1, 133), np.uint8)
         self.keypoints[0, 0], self.visible[0, 0] = (30, 40), VISIBLE  # a nose in the middle
 
@@ -92,6 +92,22 @@ class Grey:
 
     def texture(self, size, rng):
         return np.full((size[1], size[0], 3), 40, np.uint8)
+
+
+def test_close_ups_are_large_and_of_faces_and_hands_alone(tmp_path):
+    store = OneLayer(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="close-up"):
+        compose(Material(store, Grey(), [disc_layer()]), 96, np.random.default_rng(0), 1, close_up=True)
+    for name in ("paths", "frame", "keypoints", "visible"):
+        setattr(store, name, np.concatenate([getattr(store, name)] * 2))
+    store.framing = np.array(("full", "hand"))
+    material = Material(store, Grey(), [disc_layer()])
+    assert material.close_ups.tolist() == [1]
+    shares = []
+    for k in range(20):
+        scene = compose(material, 96, np.random.default_rng(k), 1, close_up=True)
+        shares.append(scene.mask.any(1).mean())
+    assert np.median(shares) > 0.6, "of the picture's height"
 
 
 def test_scenes_are_reproducible_and_hidden_people_have_smaller_boxes(tmp_path):

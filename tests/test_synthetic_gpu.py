@@ -13,7 +13,7 @@ from dwpose_core.skeleton import FLIP_INDICES
 from tests.synthetic_tools import CROP, LAYER, PEOPLE, drawn_layers, generator, plain_surroundings
 from training.synthetic import composite as reference
 from training.synthetic import torch_composite as batched
-from training.synthetic.composite import QUIET, STRONG, Disturbance
+from training.synthetic.composite import CROWDED, QUIET, STRONG, Disturbance
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from training.synthetic.layer_pool import LayerPool, Layers, Surroundings, usable
 from training.synthetic.torch_photometric import CHROMINANCE, LUMINANCE, Dice, blur, jpeg, photometric
@@ -111,7 +111,7 @@ def test_undisturbed_crops_are_those_of_composite(layers, around):
         assert np.abs(mine.image[k].numpy().astype(int) - expected.image).mean() < 0.5
 
 
-@pytest.mark.parametrize("disturb", [STRONG, QUIET])
+@pytest.mark.parametrize("disturb", [STRONG, QUIET, CROWDED])
 def test_labels_come_in_the_shares_of_composite(layers, around, disturb):
     """The same rules and the same dice: as many outside, hidden and seen points, equally far from the middle."""
     mine = crops(layers, around, 600, 1, disturb)

@@ -14,6 +14,7 @@ from training import starter_batches
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.small_simcc import LABEL_MARGIN, enlarged, heatmap_loss, label_table, loss_weights, simcc_loss
+from training.starter import build_network, read_weights, save
 from training.starter_batches import draw_batch, resized
 from training.starter_score import calibrate, predict
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
@@ -160,6 +161,21 @@ def test_an_enlarged_network_goes_on_where_the_small_one_was():
         small, large = (n.head.mlp(torch.ones(1, 133, cells)) for n, cells in ((net, 4), (grown, 16)))
     torch.testing.assert_close(large, small)
     torch.testing.assert_close(grown.head.cls_x.weight[::2], net.head.cls_x.weight, atol=0.02, rtol=0)
+
+
+def test_weights_are_read_as_they_were_trained(tmp_path):
+    """What calibration multiplied the scores by is divided out again before training goes on."""
+    torch.manual_seed(0)
+    net = build_network((64, 64))
+    crops = torch.rand(2, 3, 64, 64)
+    expected = net.eval()(crops)
+    with torch.no_grad():
+        net.head.cls_x.weight *= 1.66
+        net.head.cls_y.weight *= 1.66
+    save(net, tmp_path / "a.safetensors", 1.66)
+    for mine, theirs in zip(read_weights(tmp_path / "a.safetensors", (64, 64)).eval()(crops), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0.02, atol=0.02)  # fp16
+    assert read_weights(tmp_path / "a.safetensors", (96, 64)).config.input_size == (96, 64)
 
 
 def test_muon_moves_matrices_and_adamw_the_rest():

@@ -1,10 +1,11 @@
 """The starter pose model that ships with the package: from asset folder to weights, on CPU cores alone.
 
-    python -m training.starter --assets DIR --out DIR            about three hours on two cores
+    python -m training.starter --assets DIR --out DIR            about three and a half hours on two cores
 
-1. layers: rendered people (training.synthetic.generate) and objects; 2. pools: training crops made from them
-(training.synthetic.pool); 3. training of `dwpose-nano`; 4. OUT/dwpose-nano.safetensors (fp16) and OUT/metrics.json.
-Stages whose result exists are skipped, and training goes on at its last report, so a run may be interrupted.
+1. layers: rendered people and scenes (training.synthetic.generate) and objects; 2. pools: training crops made from them
+(training.synthetic.pool, scene_crops); 3. training of `dwpose-nano`; 4. OUT/dwpose-nano.safetensors (fp16) and
+OUT/metrics.json. Stages whose result exists are skipped, and training goes on at its last report, so a run may be
+interrupted. `--start FILE` trains on from weights of an earlier run, with new pictures if the seed or the assets are.
 
 What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled, docs/synthetic.md):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
@@ -30,7 +31,8 @@ import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -50,10 +52,12 @@ from .small_simcc import (
 )
 from .starter_batches import draw_batch
 from .starter_score import calibrate, measure
-from .synthetic.composite import CLOSE, MILD, QUIET, STRONG, VACANT
+from .synthetic.composite import CLOSE, CROWDED, MILD, QUIET, STRONG, VACANT
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
 from .synthetic.pool import CropPool, build_pool
+from .synthetic.scene_crops import build_scene_pool
+from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import limit_threads
 
 MODEL = "dwpose-nano"
@@ -62,6 +66,7 @@ REPORT_EVERY = 1000  # steps
 LEARNING_RATE, MUON_RATE, WEIGHT_DECAY = 2e-3, 3e-3, 0.05
 LAYER_SIZE = (192, 256)  # (W, H) of rendered people, margin included
 POOL_SIZE = (144, 192)  # (W, H) of stored crops
+SCENE_SIDE = 320  # longer side of scenes rendered as a whole, px; most people in them are smaller than a crop
 OBJECTS = 1500  # rendered things that are not people
 HELD_OUT = 600  # people nobody trains on; two thirds as many close-ups
 
@@ -82,12 +87,12 @@ class Phase:
     absent: float = 0.15
 
 
-MOSTLY = (("strong", 3.0), ("mild", 0.8), ("close", 1.3))
-PHASES = (
-    Phase((128, 96), (*MOSTLY, ("quiet", 0.25)), 12000, 9000, Schedule(1.0, 300, 8000, 26000, 0.01)),
-    # Pictures without a person: until now scores told hidden from seen, but not somebody from nobody.
-    Phase((192, 144), (*MOSTLY, ("quiet", 0.3), ("vacant", 0.6)), 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25),
-)
+MOSTLY = (("strong", 2.0), ("crowded", 1.2), ("scenes", 1.0), ("mild", 0.7), ("close", 1.3))
+# Pictures without a person: until then scores tell hidden from seen, but not somebody from nobody.
+LAST = Phase((192, 144), (*MOSTLY, ("quiet", 0.3), ("vacant", 0.6)), 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25)
+PHASES = (Phase((128, 96), (*MOSTLY, ("quiet", 0.25)), 12000, 9000, Schedule(1.0, 300, 8000, 26000, 0.01)), LAST)
+# After --start: no aid, and the rate begins lower.
+MORE = (Phase((128, 96), (*MOSTLY, ("quiet", 0.25)), 7000, 0, Schedule(0.8, 300, 0, 14000, 0.01)), LAST)
 
 
 def build_network(size: tuple[int, int]) -> DWPose:
@@ -97,8 +102,8 @@ def build_network(size: tuple[int, int]) -> DWPose:
 def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path, out: Path, seed: int) -> None:
     """One of `workers` equal processes; the first one keeps the average of the weights, measures and saves.
 
-    With `start` (OUT/dwpose-nano.safetensors of an earlier phase) training goes on from those weights, enlarged to the
-    phase's crops where they were smaller, and adds to OUT/metrics.json. OUT/state.pt is for going on after a stop.
+    With `start` (weights of an earlier phase or run) training goes on from them, their size-bound layers interpolated
+    where the crops were of another size. OUT/metrics.json grows; OUT/state.pt is for going on after a stop.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -118,10 +123,9 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
     both = nn.ModuleList((net, aid)).to(memory_format=torch.channels_last)
     optimizer = MuonAdamW(both, LEARNING_RATE, MUON_RATE, WEIGHT_DECAY)
     average = ExponentialMovingAverage(net, momentum=0.002, gamma=200.0)
-    done, history, losses, begin = 0, [], [], time.time()
+    done, losses, begin = 0, [], time.time()
     metrics, checkpoint = out / "metrics.json", out / "state.pt"
-    if start is not None or checkpoint.is_file():
-        history = json.loads(metrics.read_text())
+    history = json.loads(metrics.read_text()) if metrics.is_file() else []
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
         done, average.step = state["step"], state["step"]
@@ -176,25 +180,31 @@ def average_gradients(module: nn.Module, workers: int) -> None:
 
 
 def read_weights(path: Path, size: tuple[int, int]) -> DWPose:
-    """The network of a file written by `save`, for crops of `size` (H, W)."""
-    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    """The network of a file written by `save`, for crops of `size` (H, W), its scores as they were trained."""
+    with safe_open(path, "pt") as file:
+        factor = float((file.metadata() or {}).get("score_factor", 1.0))
+        state = {name: file.get_tensor(name) for name in file.keys()}
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    for axis in "xy":
+        state[f"head.cls_{axis}.weight"] /= factor
     width, height = (state[f"head.cls_{axis}.weight"].shape[0] // 2 for axis in "xy")
     net = build_network((height, width))
     net.load_state_dict(state)
     return net if (height, width) == size else enlarged(net, size)
 
 
-def save(net: DWPose, path: Path) -> None:
-    """fp16 safetensors, counters left out of the halving."""
+def save(net: DWPose, path: Path, factor: float = 1.0) -> None:
+    """fp16 safetensors, counters left out of the halving. `factor` is what scores were multiplied by since training."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in state.items()}, path, metadata={"model": MODEL})
+    note = {"model": MODEL, "score_factor": repr(factor)}
+    save_file({k: v.contiguous() for k, v in state.items()}, path, metadata=note)
 
 
 def finish(out: Path) -> None:
     """Calibrate the scores of the trained network and note the factor in metrics.json."""
     net = read_weights(out / f"{MODEL}.safetensors", VARIANTS[MODEL].input_size).eval()
     factor = calibrate(net, CropPool.load(out / "pool", "test_strong"))
-    save(net, out / f"{MODEL}.safetensors")
+    save(net, out / f"{MODEL}.safetensors", factor)
     history = json.loads((out / "metrics.json").read_text())
     (out / "metrics.json").write_text(json.dumps([*history, {"score_factor": factor}], indent=1) + "\n")
 
@@ -212,10 +222,13 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         if not (out / folder / f"labels_{seed:04d}.npz").is_file():
             extra = {"with_accessories": close_ups, "close_ups": close_ups}
             generate(args.assets, out / folder, people, seed, args.workers, LAYER_SIZE, **extra)
+    if not (out / "scenes" / "annotations.json").is_file():
+        generate_scenes(args.assets, out / "scenes", args.people // 2, args.seed + 5, args.workers, SCENE_SIDE)
     if not (out / "objects" / "done").is_file():
         generate_objects(args.assets, out / "objects", OBJECTS, args.seed, args.workers)
     pools = (
         ("strong", "layers", args.crops, args.seed, STRONG),
+        ("crowded", "layers", args.crops * 2 // 7, args.seed + 5, CROWDED),
         ("mild", "layers", args.crops // 6, args.seed + 1, MILD),
         ("quiet", "layers", args.crops // 20, args.seed + 2, QUIET),
         ("vacant", "layers", args.crops // 10, args.seed + 3, VACANT),
@@ -228,14 +241,21 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         if not (out / "pool" / f"{name}.npz").is_file():
             sources = (out / folder, out / "objects", args.assets)
             build_pool(*sources, out / "pool", name, count, seed, POOL_SIZE, args.workers, disturb)
+    if not (out / "pool" / "scenes.npz").is_file():
+        build_scene_pool(
+            out / "scenes", out / "pool", "scenes", args.crops // 7, args.seed + 6, POOL_SIZE, args.workers
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--people", type=int, default=18000, help="rendered for training; half as many close-ups more")
-    parser.add_argument("--crops", type=int, default=140000, help="composited of the strongest kind")
+    parser.add_argument("--start", type=Path, help="train on from the weights of an earlier run (.safetensors)")
+    parser.add_argument(
+        "--people", type=int, default=18000, help="rendered for training; half as many close-ups, and in scenes"
+    )
+    parser.add_argument("--crops", type=int, default=140000, help="of the strongest kind; as many others")
     parser.add_argument("--workers", type=int, default=2, help="processes; part of the recipe, keep 2 to repeat it")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -243,11 +263,11 @@ def main() -> None:
     out = args.out.resolve()
     prepare(args, out)
     limit_threads()
-    for number, phase in enumerate(PHASES):
+    for number, phase in enumerate(MORE if args.start else PHASES):
         if (out / f"phase{number}.done").is_file():
             continue
         (out / "rendezvous").unlink(missing_ok=True)
-        start = out / f"{MODEL}.safetensors" if number else None
+        start = out / f"{MODEL}.safetensors" if number else args.start
         arguments = (args.workers, phase, start, out / "pool", out, args.seed + number)
         torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
         (out / "state.pt").unlink()

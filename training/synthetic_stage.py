@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,7 +34,8 @@ from .synthetic.torch_composite import Crops
 
 TICKS = 1000  # a stage's progress in whole numbers, for what is written in steps or epochs
 AID_UNTIL = 0.5  # as in the starter: SimCC alone hardly leaves the mean pose at first, later the aid is in the way
-PHASES = ((0.6, STRONG, 0.15), (0.92, MILD, 0.15), (1.0, QUIET, 0.3))  # until, disturbance, weight of flat rows
+# Until, disturbance, weight of flat rows.
+PHASES = ((0.6, replace(STRONG, crowded=0.25), 0.15), (0.92, MILD, 0.15), (1.0, QUIET, 0.3))
 EVALUATIONS = 6  # per stage, evenly spaced
 SAVE_EVERY = 60.0  # seconds
 MOST_BROKEN = 20  # steps in a row whose gradient is not finite; single ones are left out

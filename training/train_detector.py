@@ -56,7 +56,8 @@ from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import limit_threads
 
 DEFAULT_THRESHOLD = 0.3  # of Options.detector_threshold and of all DWPose front ends
-TESTS = (("test", 800, None), ("test_empty", 400, 0))  # scenes of held-out people; pictures without anybody
+# Scenes of held-out people, pictures without anybody, close-ups: name, count, people in each, close-up.
+TESTS = (("test", 800, None, False), ("test_empty", 400, 0, False), ("test_close", 300, 1, True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ class DetectorConfig:
 
     network: str = "yolox-cspnext-nano"
     pose: str = "dwpose-nano"  # weights a CSPNeXt backbone begins with: catalogue name or file
+    start: str = ""  # weights of a detector to go on from instead, catalogue name or file
     side: int = 320  # of the square input, pixels
     smallest: int = 128  # every step before the tail has a side between this and a limit that grows to `largest`
     largest: int = 288
@@ -118,9 +120,12 @@ def create(config: DetectorConfig) -> YOLOX:
 def begin(config: DetectorConfig) -> YOLOX:
     """In training mode. A CSPNeXt backbone begins with the pose network's; its stem and first stage stay so."""
     net = create(config).train()
+    if config.start:
+        net.load_state_dict(load_detector(config.start).state_dict())
     if net.config.cspnext:
         backbone = net.backbone.backbone.pose
-        backbone.load_state_dict(load_pose(config.pose).backbone.state_dict())
+        if not config.start:
+            backbone.load_state_dict(load_pose(config.pose).backbone.state_dict())
         for part in (backbone.stem, backbone.stage1):
             part.requires_grad_(False).eval()
     return net
@@ -148,7 +153,7 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
         )
     torch.manual_seed(config.seed)
     pool = ScenePool.load(job.pool, "train")
-    tests = [ScenePool.load(job.pool, name) for name, _, _ in TESTS]
+    tests = [ScenePool.load(job.pool, name) for name, *_ in TESTS]
     if pool.side != config.side:
         raise ValueError(f"the scenes of {job.pool} have side {pool.side}, not {config.side}: use another")
     net = begin(config)
@@ -260,8 +265,8 @@ def finish(config: DetectorConfig, job: Job, name: str) -> Path:
     """The averaged weights with calibrated scores as fp16 safetensors; its figures in metrics.json."""
     net = create(config).eval()
     net.load_state_dict(checkpoint.load_state(job.out / "last.pt")["average"])
-    tests = [ScenePool.load(job.pool, part) for part, _, _ in TESTS]
-    shift = calibrate(net, tests)
+    tests = [ScenePool.load(job.pool, part) for part, *_ in TESTS]
+    shift = calibrate(net, tests[:2])  # close-ups would be too many
     path = job.out / f"{name}.safetensors"
     note = {"training": f"training.train_detector, {config.steps} steps, seed {config.seed}", "licence": "Apache-2.0"}
     save_safetensors(copy.deepcopy(net).half(), path, note)
@@ -282,9 +287,9 @@ def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None
         generate_objects(args.assets, objects, OBJECTS, args.seed, args.processes)
     shape = (config.side, args.processes)
     tests, pool = (held_out, objects, args.assets), out / "pool"
-    for seed, (name, count, people) in enumerate(TESTS, args.seed + 1000):
+    for seed, (name, count, people, close_up) in enumerate(TESTS, args.seed + 1000):
         if not (pool / f"{name}.npz").is_file():
-            build_pool(tests, pool, name, count, seed, *shape, held_out=True, people=people)
+            build_pool(tests, pool, name, count, seed, *shape, held_out=True, people=people, close_up=close_up)
     if not (pool / "train.npz").is_file():
         labelled = ()
         if args.scene_people:

@@ -122,12 +122,15 @@ def recall_precision(
     }
 
 
-def measure(net: nn.Module, pool: ScenePool, empty: ScenePool, threshold: float = 0.3) -> dict[str, float]:
-    """Figures on held-out scenes: AP, recall and precision, and the share of person-free pictures with an alarm."""
+def measure(
+    net: nn.Module, pool: ScenePool, empty: ScenePool, close: ScenePool, threshold: float = 0.3
+) -> dict[str, float]:
+    """Figures on held-out scenes: AP, recall and precision; alarms in person-free pictures; recall of close-ups."""
     truth = [pool.boxes_of(k) for k in range(len(pool))]
     found = find_in_pool(net, pool)
     alarms = np.mean([(scores > threshold).any() for _, scores in find_in_pool(net, empty)])
     rates = recall_precision(truth, found, threshold)
+    near = recall_precision([close.boxes_of(k) for k in range(len(close))], find_in_pool(net, close), threshold)
     tall = recall_precision(truth, found, threshold, least_height=pool.side / 8)
     return {
         **average_precision(truth, found),
@@ -135,6 +138,7 @@ def measure(net: nn.Module, pool: ScenePool, empty: ScenePool, threshold: float 
         "recall_tall": tall["recall"],  # people of at least an eighth of the input
         "precision": rates["precision"],
         "false_alarms": float(alarms),
+        "recall_close": near["recall"],
     }
 
 
@@ -168,7 +172,7 @@ def photographs(labels: Path, images: Path) -> list[tuple[np.ndarray, np.ndarray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", help="file or catalogue name")
-    parser.add_argument("--pool", type=Path, help="folder with the scenes test and test_empty")
+    parser.add_argument("--pool", type=Path, help="folder with the scenes test, test_empty, test_close")
     parser.add_argument("--labels", type=Path, help="of photographs")
     parser.add_argument("--images", type=Path, help="folder of the photographs")
     parser.add_argument("--threshold", type=float, default=Options.detector_threshold)
@@ -176,7 +180,7 @@ def main() -> None:
     args = parser.parse_args()
     net = load_detector(args.weights)
     if args.pool:
-        pools = (ScenePool.load(args.pool, name) for name in ("test", "test_empty"))
+        pools = (ScenePool.load(args.pool, name) for name in ("test", "test_empty", "test_close"))
         print(json.dumps(measure(net, *pools, threshold=args.threshold), indent=1))
     if args.labels:
         rows = photographs(args.labels, args.images or args.labels.parent)

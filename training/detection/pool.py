@@ -72,21 +72,23 @@ def _start(
     picture: Path,
     seed: int,
     people: int | None,
+    close_up: bool | None,
     composed: int,
     labelled: tuple[DataSource, ...],
 ) -> None:
     global _job
     cv2.setNumThreads(1)
     images = np.load(picture, mmap_mode="r+")
-    _job = (Material.load(*sources, held_out=held_out), images, seed, people, composed, LabelledPictures(labelled))
+    material = Material.load(*sources, held_out=held_out)
+    _job = (material, images, seed, people, close_up, composed, LabelledPictures(labelled))
 
 
 def _fill(numbers: range) -> list[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
-    material, images, seed, people, composed, labelled = _job
+    material, images, seed, people, close_up, composed, labelled = _job
     side, rows = images.shape[1], []
     for k in numbers:
         if k < composed:
-            scene = compose(material, side, np.random.default_rng((seed, k)), people)
+            scene = compose(material, side, np.random.default_rng((seed, k)), people, close_up)
         else:
             scene = labelled.scene(k - composed, side)
         height, width = scene.mask.shape
@@ -106,6 +108,7 @@ def build_pool(
     workers: int,
     held_out: bool = False,
     people: int | None = None,
+    close_up: bool | None = None,
     labelled: tuple[DataSource, ...] = (),
 ) -> None:
     """Compose `count` scenes of longer side `side`, and add labelled pictures at that size.
@@ -114,6 +117,7 @@ def build_pool(
         sources: folders of people (training.synthetic.generate), objects and assets.
         held_out: use the backgrounds and objects that training never sees.
         people: in every composed scene; None draws the number.
+        close_up: whether composed scenes are close-ups; None draws it, of those with one person.
         labelled: COCO-WholeBody data to add; all their pictures without crowds, weights are ignored.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -122,7 +126,7 @@ def build_pool(
     np.lib.format.open_memmap(picture, "w+", np.uint8, (total, side, side, 4)).flush()
     tasks = [range(k, min(k + CHUNK, total)) for k in range(0, total, CHUNK)]
     rows: list[tuple[np.ndarray, np.ndarray, tuple[int, int]]] = []
-    with worker_pool(workers, _start, (sources, held_out, picture, seed, people, count, labelled)) as pool:
+    with worker_pool(workers, _start, (sources, held_out, picture, seed, people, close_up, count, labelled)) as pool:
         with tqdm(total=total, unit="scene", desc=name) as bar:
             for part in pool.imap(_fill, tasks):
                 rows += part
@@ -151,12 +155,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--held-out", action="store_true", help="backgrounds and objects that training never sees")
     parser.add_argument("--people", type=int, help="in every scene")
+    parser.add_argument("--close-ups", action="store_true", help="nothing but close-ups of faces and hands")
     labelled = {"type": DataSource.parse, "action": "append", "default": [], "metavar": "ANNOTATIONS,IMAGES"}
     parser.add_argument("--labelled", **labelled, help="COCO-WholeBody data to add; may be given several times")
     args = parser.parse_args()
     sources = (args.layers, args.objects, args.assets)
-    job = (args.name, args.count, args.seed, args.side, args.workers, args.held_out, args.people, tuple(args.labelled))
-    build_pool(sources, args.out, *job)
+    job = (args.name, args.count, args.seed, args.side, args.workers, args.held_out, args.people)
+    build_pool(sources, args.out, *job, args.close_ups or None, tuple(args.labelled))
 
 
 if __name__ == "__main__":

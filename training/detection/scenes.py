@@ -4,12 +4,14 @@ Everything has a depth. From far to near, people and things are laid over the ba
 it; then light, colour, blur, noise and JPEG disturb the whole picture. A box is the extent of the visible pixels, as
 in COCO. A person whom the photograph of its layer cuts (at the knees, the hips, the chest) is put at the border of
 the picture that cuts it. A quarter of the pictures show nobody: with few backgrounds at hand, false alarms are the
-weak spot, so things there are many and some wear the texture of clothes and skin.
+weak spot, so things there are many and some wear the texture of clothes and skin. Of the pictures of one person, some
+are close-ups, in which a face or a hand is large and the rest of the person beyond the picture.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -33,6 +35,8 @@ from ..synthetic.labels import VISIBLE
 # Legend: picture coordinates are pixel edges, so a box around one pixel (x, y) is (x, y, x + 1, y + 1).
 
 PEOPLE = (0.25, 0.26, 0.16, 0.1, 0.08, 0.05, 0.04, 0.03, 0.03)  # share of pictures with 0..8 people
+CLOSE_UPS = 0.3  # of the pictures with one person
+CLOSE_UP_HEIGHT = (0.5, 1.3)  # as HEIGHT, of what the layer of a face or a hand shows
 HEIGHT = (0.12, 1.25)  # of a person over that of the picture, log-uniform; above 1 the picture cuts it
 LIGHT = Disturbance(convolved=0.06, photometric=0.8)
 SEEN = 0.4  # alpha from which a pixel belongs to a person
@@ -64,6 +68,18 @@ class Material:
     people: LayerStore
     backgrounds: Backgrounds
     objects: list[np.ndarray]
+
+    @cached_property
+    def close_ups(self) -> np.ndarray:
+        """Rows of `people` that show a face or a hand.
+
+        Raises:
+            ValueError: when there are none.
+        """
+        rows = np.flatnonzero(np.isin(self.people.framing, ("face", "hand")))
+        if not len(rows):
+            raise ValueError("the layers hold no close-up of a face or a hand; render more people")
+        return rows
 
     @classmethod
     def load(cls, layers: Path, objects: Path, assets: Path, held_out: bool = False) -> Material:
@@ -102,8 +118,17 @@ def cut_layer(rgba: np.ndarray, frame: np.ndarray) -> Cut | None:
     return Cut(inside, extent.astype(float), extent == (left, top, right, bottom))
 
 
-def compose(material: Material, side: int, rng: np.random.Generator, people: int | None = None) -> Scene:
-    """A picture whose longer side is `side`, with `people` people or as many as `PEOPLE` says."""
+def compose(
+    material: Material,
+    side: int,
+    rng: np.random.Generator,
+    people: int | None = None,
+    close_up: bool | None = None,
+) -> Scene:
+    """A picture whose longer side is `side`, with `people` people or as many as `PEOPLE` says.
+
+    `close_up`: whether one person alone is shown so, None draws it.
+    """
     aspect = PHOTO_ASPECTS[rng.integers(len(PHOTO_ASPECTS))]
     size = (side, round(side / aspect)) if aspect >= 1 else (round(side * aspect), side)
     image = material.backgrounds.sample(size, rng).astype(np.float32)
@@ -116,6 +141,10 @@ def compose(material: Material, side: int, rng: np.random.Generator, people: int
     usual = rng.uniform(*np.log(HEIGHT))
     spread = rng.normal(0, 0.35, people) if people > 1 else np.zeros(people)
     heights = np.exp(np.clip(usual + spread, *np.log(HEIGHT)))
+    if close_up is None:
+        close_up = people == 1 and rng.random() < CLOSE_UPS
+    if close_up:
+        heights = rng.uniform(*CLOSE_UP_HEIGHT, people)
     things = int(rng.choice((0, 1, 2, 3, 4, 6), p=(0.2, 0.22, 0.2, 0.16, 0.12, 0.1))) + (3 if people == 0 else 0)
     depths = np.concatenate((heights, np.exp(rng.uniform(*np.log(HEIGHT), things))))
     visible: list[np.ndarray] = []
@@ -123,7 +152,7 @@ def compose(material: Material, side: int, rng: np.random.Generator, people: int
     keypoints: list[np.ndarray] = []
     for i in np.argsort(depths):
         if i < people:
-            placed = _person(material, heights[i], image, rng)
+            placed = _person(material, heights[i], image, rng, close_up)
             if placed is None:
                 continue
             image, alpha, points = placed
@@ -196,11 +225,11 @@ def placement(cut: Cut, height: float, size: tuple[int, int], rng: np.random.Gen
 
 
 def _person(
-    material: Material, height: float, image: np.ndarray, rng: np.random.Generator
+    material: Material, height: float, image: np.ndarray, rng: np.random.Generator, close_up: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """A random person laid over the image: (image, alpha, points seen in the layer)."""
+    """A random person, or one in close-up, laid over the image: (image, alpha, points seen in the layer)."""
     people = material.people
-    index = int(rng.integers(len(people)))
+    index = int(rng.choice(material.close_ups)) if close_up else int(rng.integers(len(people)))
     cut = cut_layer(read_rgba(people.paths[index]), people.frame[index])  # too many to keep decoded
     if cut is None:
         return None

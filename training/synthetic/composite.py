@@ -23,6 +23,7 @@ from .camera import MARGIN
 from .labels import HIDDEN, OUTSIDE, VISIBLE
 
 BOX_PADDING = 1.25  # of top-down crops (mmpose TopdownAffine)
+CLOSE_BEHIND, CLOSE_IN_FRONT = 0.12, 0.2  # least distance of others from the middle of a crowded crop, crop widths
 PHOTO_ASPECTS = (16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16)
 
 
@@ -35,6 +36,7 @@ class Disturbance:
     empty: float = 0.04  # of all crops; beside `loose`
     rotated: float = 0.5  # of the tight crops, by a normal angle of 20 degrees
     in_front: float = 1.0  # factor on the shares of people and things in front
+    crowded: float = 0.0  # of all crops: somebody close behind, and half of the time somebody close in front
     convolved: float = 0.2
     photometric: float = 1.0  # factor on the strength of exposure, contrast, gamma and colour
     # What an ablation leaves out, one at a time.
@@ -56,6 +58,8 @@ QUIET = Disturbance(
 VACANT = Disturbance(loose=0.4, loose_empty=0.2, empty=0.16, rotated=0.2, in_front=0.7, convolved=0.1, photometric=0.9)
 # Faces and hands fill the crop: there is less to gain from whole photographs.
 CLOSE = Disturbance(loose=0.15, rotated=0.7)
+# Whose arm is it? The box is around one person, and others stand in it.
+CROWDED = Disturbance(loose=0.0, empty=0.0, rotated=0.3, in_front=0.6, crowded=1.0)
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,9 @@ class LayerStore:
         tables = [np.load(path) for path in sorted(folder.glob("labels_*.npz"))]
         if not tables:
             raise ValueError(f"{folder} holds no labels_*.npz; run training.synthetic.generate first")
-        fields = ("names", "keypoints", "visible", "frame")
-        names, self.keypoints, self.visible, self.frame = (np.concatenate([t[f] for t in tables]) for f in fields)
+        fields = ("names", "keypoints", "visible", "frame", "framing")
+        columns = [np.concatenate([t[f] for t in tables]) for f in fields]
+        names, self.keypoints, self.visible, self.frame, self.framing = columns
         self.paths = [folder / str(name) for name in names]
         self._decoded: list[np.ndarray | None] = [None] * len(names)
 
@@ -112,19 +117,24 @@ def similarity(angle: float, scale: float, source: np.ndarray, target: np.ndarra
     return np.column_stack((linear, np.asarray(target) - linear @ source))
 
 
+def warp(picture: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`picture` under the 2x3 similarity `matrix`, in a picture of `size` (w, h), black where it is not."""
+    scale = np.hypot(matrix[0, 0], matrix[0, 1])
+    if scale < 0.6:  # shrink with an area filter first; warpAffine alone would alias
+        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        ratio = np.array((picture.shape[1] / small.shape[1], picture.shape[0] / small.shape[0]))
+        matrix = matrix.copy()
+        matrix[:, 2] += matrix[:, :2] @ (ratio * 0.5 - 0.5)
+        matrix[:, :2] = matrix[:, :2] * ratio
+        picture = small
+    return cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_LINEAR)
+
+
 def lay_over(image: np.ndarray, rgba: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Warp a straight-alpha layer over a float image. Returns the image and the layer's alpha (h, w) in 0..1."""
     layer = rgba.astype(np.float32)
     layer[..., :3] *= layer[..., 3:] / 255.0  # premultiplied while filtering: no fringes
-    scale = np.hypot(matrix[0, 0], matrix[0, 1])
-    if scale < 0.6:  # shrink with an area filter first; warpAffine alone would alias
-        small = cv2.resize(layer, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        ratio = np.array((layer.shape[1] / small.shape[1], layer.shape[0] / small.shape[0]))
-        matrix = matrix.copy()
-        matrix[:, 2] += matrix[:, :2] @ (ratio * 0.5 - 0.5)
-        matrix[:, :2] = matrix[:, :2] * ratio
-        layer = small
-    warped = cv2.warpAffine(layer, matrix, (image.shape[1], image.shape[0]), flags=cv2.INTER_LINEAR)
+    warped = warp(layer, matrix, (image.shape[1], image.shape[0]))
     alpha = warped[..., 3:] / 255.0
     return image * (1 - alpha) + warped[..., :3], alpha[..., 0]
 
@@ -137,9 +147,15 @@ def _tight(
     scale = size[1] * MARGIN / BOX_PADDING / layer_size[1]
     if rng is None:
         return similarity(0.0, scale, centre, target)
+    angle, factor, shift = draw_jitter(size, rotated, rng)
+    return similarity(angle, scale * factor, centre, target + shift)
+
+
+def draw_jitter(size: tuple[int, int], rotated: float, rng: np.random.Generator) -> tuple[float, float, np.ndarray]:
+    """How a tight crop of `size` (w, h) strays from its box: radians, factor on the scale, shift (2,) in pixels."""
     angle = np.deg2rad(np.clip(rng.normal(0, 20), -60, 60)) * (rng.random() < rotated)
-    scale *= np.exp(np.clip(rng.normal(-0.03, 0.18), -0.5, 0.4))
-    return similarity(angle, scale, centre, target + rng.normal(0, 0.06, 2) * size)
+    factor = np.exp(np.clip(rng.normal(-0.03, 0.18), -0.5, 0.4))
+    return angle, factor, rng.normal(0, 0.06, 2) * size
 
 
 def _loose(
@@ -177,6 +193,7 @@ def composite(
 ) -> Crop:
     """A crop of `size` (width, height) with layer `index`. Undisturbed: centred, upright, on a background."""
     augment = disturb is not None
+    crowded = augment and disturb.crowded > 0 and rng.random() < disturb.crowded
     rgba, visible, frame = store.rgba(index), store.visible[index].copy(), store.frame[index]
     layer_size = (rgba.shape[1], rgba.shape[0])
     kind = rng.random() if augment else 1.0
@@ -195,8 +212,9 @@ def composite(
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 3.0))
         for _ in range(disturb.things * rng.choice(5, p=(0.4, 0.25, 0.15, 0.12, 0.08))):
             image, _ = _something(objects, image, (0.15, 1.0), rng)
-        for _ in range(disturb.people * rng.choice(3, p=(0.6, 0.28, 0.12))):
-            image, _ = _somebody(store, image, scale, rng, 0.25)
+        others = int(rng.choice(3, p=(0.6, 0.28, 0.12)))
+        for _ in range(disturb.people * max(others, int(crowded))):
+            image, _ = _somebody(store, image, scale, rng, CLOSE_BEHIND if crowded else 0.25)
     if augment and (kind < disturb.loose_empty or disturb.loose <= kind < disturb.loose + disturb.empty):
         visible[:] = OUTSIDE
     else:
@@ -206,8 +224,8 @@ def composite(
             gain = rng.uniform(0.75, 1.25) * (1 + rng.normal(0, 0.05, 3))
             person[..., :3] = np.clip(rgba[..., :3] * gain, 0, 255)
         image, _ = lay_over(image, person, matrix)
-    if augment and rng.random() < 0.14 * disturb.in_front * disturb.people:
-        image, over = _somebody(store, image, scale, rng, 0.4)
+    if augment and rng.random() < disturb.people * (0.5 if crowded else 0.14 * disturb.in_front):
+        image, over = _somebody(store, image, scale, rng, CLOSE_IN_FRONT if crowded else 0.4)
     if augment and rng.random() < 0.22 * disturb.in_front * disturb.things:
         image, mask = _something(objects, image, (0.1, 0.5), rng)
         over = np.maximum(over, mask)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,19 @@ import numpy as np
 from tqdm import tqdm
 
 from .backgrounds import Backgrounds
-from .composite import CLOSE, MILD, QUIET, STRONG, VACANT, Disturbance, LayerStore, composite, read_objects
+from .composite import CLOSE, CROWDED, MILD, QUIET, STRONG, VACANT, Disturbance, LayerStore, composite, read_objects
 from .workers import worker_pool
 
 CHUNK = 200  # crops per task
-DISTURBANCES = {"strong": STRONG, "mild": MILD, "quiet": QUIET, "vacant": VACANT, "close": CLOSE, "none": None}
+DISTURBANCES = {
+    "strong": STRONG,
+    "crowded": CROWDED,
+    "mild": MILD,
+    "quiet": QUIET,
+    "vacant": VACANT,
+    "close": CLOSE,
+    "none": None,
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,28 @@ def _fill(numbers: range) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(keypoints), np.stack(visible)
 
 
+def fill_pool(
+    picture: Path, count: int, size: tuple[int, int], workers: int, start: Callable, arguments: tuple, fill: Callable
+) -> None:
+    """Make the pool with the pictures `picture` (.npy) and its labels beside it.
+
+    Args:
+        count: crops of `size` (width, height).
+        start: called in each of `workers` processes with `arguments`.
+        fill: writes the crops of a range of numbers to `picture`; returns keypoints (n, 133, 2), visible (n, 133).
+    """
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    np.lib.format.open_memmap(picture, "w+", np.uint8, (count, size[1], size[0], 3)).flush()
+    tasks = [range(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
+    parts = []
+    with worker_pool(workers, start, arguments) as pool, tqdm(total=count, unit="crop", desc=picture.stem) as bar:
+        for part in pool.imap(fill, tasks):
+            parts.append(part)
+            bar.update(len(part[0]))
+    keypoints, visible = (np.concatenate(column) for column in zip(*parts, strict=True))
+    np.savez(picture.with_suffix(".npz"), keypoints=keypoints, visible=visible)
+
+
 def build_pool(
     layers: Path,
     objects: Path,
@@ -83,18 +114,9 @@ def build_pool(
     disturb: Disturbance | None = STRONG,
 ) -> None:
     """Composite `count` crops of `size` (width, height). Undisturbed: each layer in turn, centred and upright."""
-    out.mkdir(parents=True, exist_ok=True)
     picture = out / f"{name}.npy"
-    np.lib.format.open_memmap(picture, "w+", np.uint8, (count, size[1], size[0], 3)).flush()
-    tasks = [range(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
-    parts = []
-    with worker_pool(workers, _start, (layers, objects, assets, picture, seed, size, disturb)) as pool:
-        with tqdm(total=count, unit="crop", desc=name) as bar:
-            for part in pool.imap(_fill, tasks):
-                parts.append(part)
-                bar.update(len(part[0]))
-    keypoints, visible = (np.concatenate(column) for column in zip(*parts, strict=True))
-    np.savez(out / f"{name}.npz", keypoints=keypoints, visible=visible)
+    arguments = (layers, objects, assets, picture, seed, size, disturb)
+    fill_pool(picture, count, size, workers, _start, arguments, _fill)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from dwpose_core.skeleton import FLIP_INDICES
 
 from .camera import MARGIN
-from .composite import BOX_PADDING, PHOTO_ASPECTS, Disturbance
+from .composite import BOX_PADDING, CLOSE_BEHIND, CLOSE_IN_FRONT, PHOTO_ASPECTS, Disturbance
 from .labels import HIDDEN, OUTSIDE, VISIBLE
 from .layer_pool import Layers, Surroundings
 from .torch_photometric import Dice, blur, photometric, rows_of
@@ -232,16 +232,19 @@ def composite_batch(
         things = dice.pick((0.4, 0.25, 0.15, 0.12, 0.08), count) * disturb.things
         for k in range(4):
             something(image, rows_of(things > k), around, (0.15, 1.0), dice)
-        people = dice.pick((0.6, 0.28, 0.12), count) * disturb.people
+        crowded = dice.chance(disturb.crowded, count)
+        people = dice.pick((0.6, 0.28, 0.12), count).maximum(crowded.long()) * disturb.people
         for k in range(2):
-            somebody(image, rows_of(people > k), pool, scale, 0.25, dice)
+            for close, least in ((crowded, CLOSE_BEHIND), (~crowded, 0.25)):
+                somebody(image, rows_of((people > k) & close), pool, scale, least, dice)
         empty = (kind < disturb.loose_empty) | ((kind >= disturb.loose) & (kind < disturb.loose + disturb.empty))
         visible[empty] = OUTSIDE
         rows = rows_of(~empty)
         gain = dice.uniform(0.75, 1.25, count, 1) * (1 + dice.normal(0, 0.05, count, 3))
         lay_over(image, rows, layers.rgba[rows], matrix[rows], gain[rows])
-        rows = rows_of(dice.chance(0.14 * disturb.in_front * disturb.people, count))
-        over[rows] = somebody(image, rows, pool, scale, 0.4, dice)
+        for close, share, least in ((crowded, 0.5, CLOSE_IN_FRONT), (~crowded, 0.14 * disturb.in_front, 0.4)):
+            rows = rows_of(dice.chance(share * disturb.people, count) & close)
+            over[rows] = somebody(image, rows, pool, scale, least, dice)
         rows = rows_of(dice.chance(0.22 * disturb.in_front * disturb.things, count))
         over[rows] = over[rows].maximum(something(image, rows, around, (0.1, 0.5), dice))
         rows = rows_of(dice.chance(0.2 * disturb.in_front * disturb.things, count))
