@@ -18,117 +18,16 @@ import cv2
 import numpy as np
 import pytest
 
-from training.synthetic.assets import clothing, motion, photographs, pictures
+from tests.asset_toys import BASE_OBJ, FITTING, HEADER, SKELETON, TRIANGLE, pointer, put, put_trees
+from training.synthetic.assets import clothing, motion, pictures
 from training.synthetic.assets.formats import read_mhclo, read_mhmat, read_obj, read_skeleton, read_target
 from training.synthetic.assets.sources import Checkout, PictureStore, lfs_pointer
 from training.synthetic.build_assets import KEYPOINT_RULES, build_assets, report
 
-CC0_TEXT = "Creative Commons Legal Code\n\nCC0 1.0 Universal\n"
-HEADER = "# This asset was explicitly released as CC0 in september 2020.\n"
-BASE_OBJ = """
-v 0 0 0
-v 1 0 0
-v 1 1 0
-v 0 1 0
-v 0 0 1
-v 1 0 1
-vt 0 0
-vt 1 0
-vt 1 1
-vt 0 1
-g body
-f 1/1 2/2 3/3 4/4
-g helper-tights
-f 1/1 2/2 5/3
-g helper-skirt
-f 2/1 5/2 6/3
-"""
-SKELETON = {
-    "license": "CC0",
-    "bones": {
-        "tip": {"parent": "root", "head": "b", "tail": "c"},
-        "root": {"parent": None, "head": "a", "tail": "b"},
-    },
-    "joints": {"a": [0, 1], "b": [2], "c": [3, 4, 5]},
-}
-WEIGHTS = {"license": "CC0", "weights": {"root": [[0, 1.0], [1, 0.6]], "tip": [[1, 0.2], [2, 0.5]]}}
-TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n"
-FITTING = """name thing
-obj_file thing.obj
-x_scale 0 1 0.5
-z_scale 0 4 2
-y_scale 0 3 4
-verts 0
-material thing.mhmat
-0 1 2 0.5 0.25 0.25 0.1 0.2 0.3
-3
-4
-delete_verts
-0 - 2 5
-"""
-POSE_BVH = "HIERARCHY\nROOT root\n{\n\tOFFSET 0 0 0\n\tCHANNELS 3 Xrotation Yrotation Zrotation\n}\nMOTION\nFrames: 1\n"
-REQUIRED_PIECES = ("clothes/shirt", "hair/bob", "eyebrows/brow", "eyelashes/lash", "teeth/teeth_base")
-
-
-def put(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def picture(suffix: str, shape: tuple[int, ...], seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, shape)
-    image = (pixels / 255).astype(np.float32) if suffix == ".hdr" else pixels.astype(np.uint8)
-    return cv2.imencode(suffix, image)[1].tobytes()
-
-
-def pointer(data: bytes) -> bytes:
-    sha256 = hashlib.sha256(data).hexdigest()
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
-
-
-def put_piece(folder: Path, name: str, material: str = "diffuseTexture {stem}.png\n") -> None:
-    stem = Path(name).name
-    put(folder / name / f"{stem}.mhclo", HEADER + FITTING.replace("thing", stem))
-    put(folder / name / f"{stem}.obj", HEADER + TRIANGLE)
-    put(folder / name / f"{stem}.mhmat", HEADER + material.format(stem=stem))
-    put(folder / name / f"{stem}.png", picture(".png", (40, 30, 4), seed=len(name)))
-
 
 @pytest.fixture
 def trees(tmp_path) -> dict[str, Path]:
-    """Small checkouts of all sources but the motion capture."""
-    roots = {key: tmp_path / "sources" / key for key in ("makehuman", "makehuman-assets", "hdri", "backgrounds")}
-    data = roots["makehuman"] / "makehuman" / "data"
-    put(roots["makehuman"] / "LICENSE.ASSETS.md", "# Creative Commons CC0 1.0 Universal\n")
-    put(data / "3dobjs/base.obj", HEADER + BASE_OBJ)
-    put(data / "rigs/default.mhskel", json.dumps(SKELETON))
-    put(data / "rigs/default_weights.mhw", json.dumps(WEIGHTS))
-    put(data / "targets/chin/wide.target", HEADER + "0 .012 0 -.004\n2 .0005 0 0\n5 0 .0041 .006\n")
-    put(data / "targets/chin/nothing.target", HEADER + "1 .001 0 0\n")
-    put(data / "targets/asym/left.target", HEADER + "1 1 0 0\n")
-    put(data / "targets/baby/face.target", HEADER + "1 1 0 0\n")
-    put_piece(data, "eyes/low-poly")
-    put(data / "eyes/materials/brown_eye.png", picture(".png", (16, 16, 4)))
-
-    clothes = roots["makehuman-assets"] / "base"
-    put(roots["makehuman-assets"] / "LICENSE.txt", CC0_TEXT)
-    for name in REQUIRED_PIECES:
-        put_piece(clothes, name)
-    put_piece(clothes, "hair/bob01")  # the reference pack has no picture of it
-    put_piece(clothes, "clothes/coat", "diffuseTexture {stem}.png\naomapTexture {stem}_ao.png\n")
-    put(clothes / "clothes/coat/coat_ao.png", picture(".png", (20, 20)))
-    put(clothes / "eyes/materials/blue_eye.png", picture(".png", (16, 16, 4)))
-    put(clothes / "skins/young/young.mhmat", HEADER + "diffuseTexture ../textures/young.png\n")
-    put(clothes / "skins/textures/young.png", picture(".png", (2048, 1024, 3)))
-    put(clothes / "poses/run.bvh", POSE_BVH + "Frame Time: 1\n0 0 90\n")
-    put(clothes / "poses/run.meta", "name run\nlicense CC0\n")
-
-    put(roots["hdri"] / "LICENSE", CC0_TEXT)
-    put(roots["hdri"] / "src/hdri/hall.hdr", picture(".hdr", (256, 512, 3)))
-    put(roots["backgrounds"] / "LICENSE", CC0_TEXT)
-    put(roots["backgrounds"] / "backgrounds/hills.jpg", picture(".jpg", (1200, 2000, 3)))
-    put(roots["backgrounds"] / "backgrounds/saturnian-profile.jpg", picture(".jpg", (10, 20, 3)))
-    return roots
+    return put_trees(tmp_path / "sources")
 
 
 @pytest.fixture
@@ -144,34 +43,6 @@ def cmu(tmp_path) -> Path:
     root = tmp_path / "sources" / "cmu"
     put(root / "All_BVH/001/001_01.bvh", "\n".join(lines))
     put(root / "All_BVH/001/001_02.bvh", "\n".join(lines).replace("CC_Base_Hip", "RL_BoneRoot"))
-    return root
-
-
-@pytest.fixture
-def album(tmp_path, monkeypatch) -> Path:
-    """Checkouts of a made-up photographs.json: two pictures of one repository, a panorama of another."""
-    files = {"one/shop": ["img/chair.png", "img/door.jpg"], "two/sky": ["hdri/sky.hdr"]}
-    root = tmp_path / "sources" / "photographs"
-    put(root / "one/shop/img/chair.png", picture(".png", (1000, 2560, 4)))
-    put(root / "one/shop/img/door.jpg", picture(".jpg", (30, 20, 3)))
-    put(root / "one/shop/readme.txt", "License: GPL 3\r\n* Images:\r\n\tAll are CC0 1.0\r\n")
-    put(root / "two/sky/hdri/sky.hdr", picture(".hdr", (256, 512, 3)))
-    put(root / "two/sky/readme.txt", "in the public domain")
-    table = {}
-    for (repository, paths), words in zip(files.items(), ("Images: All are CC0", "public domain"), strict=True):
-        found = {
-            f"{'pano' if path.endswith('.hdr') else 'shop'}_{Path(path).stem}": {
-                "path": path,
-                "sha256": hashlib.sha256((root / repository / path).read_bytes()).hexdigest(),
-            }
-            for path in paths
-        }
-        part = {"licence": words[-13:], "licence_file": "readme.txt", "words": [words], "pictures": found}
-        table[repository] = {"commit": repository[0] * 40, "parts": [part]}
-    table["one/shop"]["parts"][0] |= {"licence": "CC0-1.0"}
-    table["one/shop"]["parts"][0]["pictures"]["shop_chair"]["crop"] = [0.25, 0, 1, 0.5]
-    put(tmp_path / "sources" / "photographs.json", json.dumps(table))
-    monkeypatch.setattr(photographs, "TABLE", tmp_path / "sources" / "photographs.json")
     return root
 
 
@@ -383,74 +254,6 @@ def test_commit_of_a_work_tree(trees, tmp_path):
     manifest = build_assets(trees, tmp_path / "pack")
     (base,) = (entry for entry in manifest["files"] if entry["file"] == "base.npz")
     assert [origin["commit"] for origin in base["from"]] == [head]
-
-
-# Photographs of many repositories
-
-
-def test_photographs(trees, album, tmp_path):
-    manifest = build_assets(trees, tmp_path / "pack", photographs=album)
-    backgrounds = tmp_path / "pack" / "backgrounds"
-    shapes = {path.stem: cv2.imread(str(path)).shape for path in backgrounds.glob("*.jpg")}
-    assert shapes["shop_chair"] == (250, 960, 3)  # 1280 wide, then three quarters of the width and half the height
-    assert shapes["shop_door"] == (30, 20, 3) and shapes["pano_sky"] == (256, 512, 3)
-    assert {"budgie_hills", "pano_hall"} < set(shapes)
-
-    entries = {entry["file"]: entry for entry in manifest["files"]}
-    (origin,) = entries["backgrounds/shop_door.jpg"]["from"]
-    assert (origin["source"], origin["commit"], origin["licence"]) == ("one/shop", None, "CC0-1.0")
-    assert origin["files"] == {
-        name: hashlib.sha256((album / "one/shop" / name).read_bytes()).hexdigest()
-        for name in ("img/door.jpg", "readme.txt")
-    }
-    assert entries["backgrounds/pano_sky.jpg"]["licence"] == "public domain"
-    assert "2 repositories of photographs: 3 files\n    licence: CC0-1.0, public domain" in report(manifest, trees)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda a: put(a / "one/shop/img/door.jpg", b"another"),
-            "door.jpg has sha256 .* check out .*one/shop at commit",
-        ),
-        (lambda a: put(a / "one/shop/readme.txt", "Images: All are mine"), "does not say 'Images: All are CC0'"),
-        (
-            lambda a: (a / "two/sky/readme.txt").unlink(),
-            "readme.txt is missing, so nothing says the pictures are public",
-        ),
-        (lambda a: (a / "two/sky/hdri/sky.hdr").unlink(), "sky.hdr is missing; check out https://github.com/two/sky"),
-        (lambda a: shutil.rmtree(a / "two"), f"lacks 1 of 2 checkouts; .*\n  two/sky {'t' * 40}$"),
-        (lambda a: shutil.rmtree(a), f"lacks 2 of 2 checkouts; .*\n  one/shop {'o' * 40}\n  two/sky {'t' * 40}$"),
-    ],
-)
-def test_photographs_are_refused(trees, album, tmp_path, change, message):
-    change(album)
-    with pytest.raises(ValueError, match=message):
-        build_assets(trees, tmp_path / "pack", photographs=album)
-    assert [path.name for path in tmp_path.iterdir()] == ["sources"]
-
-
-def test_dim_panorama_levels():
-    image = np.full((512, 1024, 3), 0.4, np.float32)
-    image[:64], image[-64:] = 0.4 * 3 / 0.225, 0  # what is to become white, and black
-    data = pictures.dim_panorama(cv2.imencode(".hdr", image)[1].tobytes())
-    result = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, 0, 0]
-    middle = 255 * (0.225 * (1 + 0.225 / 9) / 1.225) ** (1 / 2.2)
-    np.testing.assert_allclose(result[[10, 256, -10]], (255, middle, 0), atol=3)
-
-
-def test_table_of_photographs():
-    parts = photographs.read_parts()
-    files = [file for part in parts for file in part.photographs]
-    names = [file.name for file in files]
-    assert len(set(names)) == len(names) == 123 and sum(name.startswith("pano_") for name in names) == 21
-    assert len({part.source.repository for part in parts}) == 26
-    assert all(len(part.source.commit) == 40 and part.words and all(part.words) for part in parts)
-    assert {part.source.licence for part in parts} == {"CC0-1.0", "public domain"}
-    assert all(len(file.sha256) == 64 for file in files) and len({file.sha256 for file in files}) == 123
-    for left, top, right, bottom in (file.crop for file in files):
-        assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
 
 
 # Refusals
