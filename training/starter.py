@@ -220,7 +220,7 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
     )
     for folder, people, seed, close_ups in jobs:
         if not (out / folder / f"labels_{seed:04d}.npz").is_file():
-            extra = {"with_accessories": close_ups, "close_ups": close_ups}
+            extra = {"with_accessories": folder != "held_out", "close_ups": close_ups}
             generate(args.assets, out / folder, people, seed, args.workers, LAYER_SIZE, **extra)
     if not (out / "scenes" / "annotations.json").is_file():
         generate_scenes(args.assets, out / "scenes", args.people // 2, args.seed + 5, args.workers, SCENE_SIDE)

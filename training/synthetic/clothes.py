@@ -121,9 +121,26 @@ class Wardrobe:
         self.leg = region["thigh"] | region["calf"] | region["foot"]
         self.hip_height = float(heads[model.bone["upperleg01.L"], 1])
         self.neck_height = float(heads[model.bone["neck01"], 1])
-        across = np.where(self.arm, model.base[:, 2], model.base[:, 0])
-        down = np.where(self.arm, self.along, model.base[:, 1])
-        self.cloth_uv = np.stack((across, down), axis=1) / 10  # metres
+        self.cut = {name: self._cut(model, name) for name in ("helper-tights", "helper-skirt")}
+
+    def _cut(self, model: BodyModel, mesh_name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Base vertex, triangles and cloth uv (metres) of a helper mesh's drawn vertices.
+
+        Sleeves are cut along the arm. Triangles that join sleeve and trunk are of the trunk's cloth and have corners of
+        their own: halfway between two unrelated uv, a pattern would run through in a hand's breadth.
+        """
+        mesh, base = model.meshes[mesh_name], model.base
+        trunk_uv = base[:, :2] / 10
+        sleeve_uv = np.stack((base[:, 2], self.along), axis=1) / 10
+        on_arm = self.arm[mesh.vertex]
+        uv = np.where(on_arm[:, None], sleeve_uv[mesh.vertex], trunk_uv[mesh.vertex])
+        joins = on_arm[mesh.index].any(1) & ~on_arm[mesh.index].all(1)
+        doubled = np.unique(mesh.index[joins][on_arm[mesh.index[joins]]])
+        twin = np.arange(len(on_arm))
+        twin[doubled] = len(on_arm) + np.arange(len(doubled))
+        index = np.where(joins[:, None], twin[mesh.index], mesh.index)
+        vertex = np.concatenate((mesh.vertex, mesh.vertex[doubled]))
+        return vertex, index, np.concatenate((uv, trunk_uv[mesh.vertex[doubled]]))
 
     def _file(self, name: str | None) -> Path | None:
         return self.folder / name if name else None
@@ -157,9 +174,9 @@ class Wardrobe:
         wave = np.sin(self.model.base @ rng.normal(0, 1.6, 3) + rng.uniform(0, 6)) * rng.uniform(0.0, 0.4)
         flare = rng.uniform(0, 0.35) * (rng.random() < 0.5) * np.clip(self.along / 8, 0, 1)
         pushed = vertices + normals * (thickness * (1 + wave) + flare)[:, None]
-        keep = (inside[mesh.vertex][mesh.index] > 0).any(1)
-        v = mesh.vertex
-        return Item(pushed[v], normals[v], self.cloth_uv[v], mesh.index[keep], material, inside[v])
+        v, index, uv = self.cut[mesh_name]
+        keep = (inside[v][index] > 0).any(1)
+        return Item(pushed[v], normals[v], uv, index[keep], material, inside[v])
 
     def _cut_garments(self, vertices: np.ndarray, rng: np.random.Generator) -> tuple[list[Item], np.ndarray]:
         """Trousers, shirt, sometimes an open or closed coat, sometimes a skirt -> items and hidden skin vertices."""

@@ -67,7 +67,7 @@ class PersonGenerator:
         supersample: samples per pixel and direction.
         renderer: what draws, instead of OpenGL.
         captured: share of poses from motion capture, which is not CC0. The starter model's recipe has none.
-        with_accessories: glasses, beards, backpacks, bags. Most of the starter model's people have none.
+        with_accessories: glasses, beards, backpacks, bags.
         close_ups: mostly faces and hands (`camera.CLOSE_UPS`).
     """
 
