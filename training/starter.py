@@ -88,11 +88,18 @@ class Phase:
 
 
 MOSTLY = (("strong", 2.0), ("crowded", 1.2), ("scenes", 1.0), ("mild", 0.7), ("close", 1.3))
+SMALL = (*MOSTLY, ("quiet", 0.25))
 # Pictures without a person: until then scores tell hidden from seen, but not somebody from nobody.
-LAST = Phase((192, 144), (*MOSTLY, ("quiet", 0.3), ("vacant", 0.6)), 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25)
-PHASES = (Phase((128, 96), (*MOSTLY, ("quiet", 0.25)), 12000, 9000, Schedule(1.0, 300, 8000, 26000, 0.01)), LAST)
+LARGE = (*MOSTLY, ("quiet", 0.3), ("vacant", 0.6))
+PHASES = (
+    Phase((128, 96), SMALL, 12000, 9000, Schedule(1.0, 300, 8000, 26000, 0.01)),
+    Phase((192, 144), LARGE, 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25),
+)
 # After --start: no aid, and the rate begins lower.
-MORE = (Phase((128, 96), (*MOSTLY, ("quiet", 0.25)), 7000, 0, Schedule(0.8, 300, 0, 14000, 0.01)), LAST)
+MORE = (
+    Phase((128, 96), SMALL, 5000, 0, Schedule(0.8, 300, 0, 10000, 0.01)),
+    Phase((192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
+)
 
 
 def build_network(size: tuple[int, int]) -> DWPose:

@@ -1,7 +1,6 @@
 """What people wear on top, made from simple geometry at their keypoints: glasses, backpacks, bags.
 
-Everything is placed on the posed body (world space, dm), so it needs no rig. The layers of the bundled starter model
-know none of it; scenes use it, and layers on request.
+Everything is placed on the posed body (world space, dm), so it needs no rig. Scenes use it, and layers on request.
 """
 
 from __future__ import annotations
