@@ -86,12 +86,13 @@ def test_the_rasteriser_names_its_device():
 
 def test_phases_and_levers():
     args = synthetic_run.parse(["--assets", "a", "--out", "b", "--minutes", "10", "--without", "people", "jpeg"])
-    assert [phase_at(p)[0] for p in (0.0, 0.7, 0.95, 1.0)] == [STRONG, MILD, QUIET, QUIET]
+    early = replace(STRONG, crowded=0.25)
+    assert [phase_at(p)[0] for p in (0.0, 0.7, 0.95, 1.0)] == [early, MILD, QUIET, QUIET]
     stage = Stage("teacher", "labels", "debug", 1.0, 4)
     assert synthetic_run.levers_of(stage, args) == {"people", "jpeg"}
     assert synthetic_run.levers_of(replace(stage, name="without-clothing"), args) == {"people", "jpeg", "clothing"}
-    assert synthetic_run.disturbance(0.0, {"people", "jpeg"}) == replace(STRONG, people=False, jpeg=False)
-    assert synthetic_run.disturbance(0.0, {"clothing", "backgrounds"}) == STRONG
+    assert synthetic_run.disturbance(0.0, {"people", "jpeg"}) == replace(early, people=False, jpeg=False)
+    assert synthetic_run.disturbance(0.0, {"clothing", "backgrounds"}) == early
 
 
 @pytest.mark.parametrize("extra", [[], ["--ablation"], ["--students", "dwpose-t"]])
