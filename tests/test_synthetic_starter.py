@@ -14,7 +14,7 @@ from training import starter_batches
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.small_simcc import LABEL_MARGIN, enlarged, heatmap_loss, label_table, loss_weights, simcc_loss
-from training.starter import build_network, read_weights, save
+from training.starter import build_network, check_start, read_weights, save
 from training.starter_batches import draw_batch, resized
 from training.starter_score import calibrate, predict
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
@@ -176,6 +176,21 @@ def test_weights_are_read_as_they_were_trained(tmp_path):
     for mine, theirs in zip(read_weights(tmp_path / "a.safetensors", (64, 64)).eval()(crops), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0.02, atol=0.02)  # fp16
     assert read_weights(tmp_path / "a.safetensors", (96, 64)).config.input_size == (96, 64)
+
+
+def test_a_run_has_one_beginning(tmp_path):
+    out, start = tmp_path / "out", tmp_path / "a.safetensors"
+    with pytest.raises(ValueError, match=r"--start .* holds no dwpose-nano"):
+        check_start(start, out)
+    start.write_bytes(b"not weights")
+    with pytest.raises(ValueError, match=r"--start .* holds no dwpose-nano"):
+        check_start(start, out)
+    assert not out.exists()
+    save(build_network((64, 64)), start)
+    check_start(start, out)
+    check_start(start, out)  # the same command goes on
+    with pytest.raises(ValueError, match="choose another --out"):
+        check_start(None, out)
 
 
 def test_muon_moves_matrices_and_adamw_the_rest():

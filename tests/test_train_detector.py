@@ -215,3 +215,12 @@ def test_bundled_detector_card():
     text = (Path(dwpose_core.__file__).parent / "bundled" / "yolox-cspnext-nano.md").read_text()
     for word in ("CC0", "python -m training.train_detector", "recall", "precision", "cannot", "320"):
         assert word in text
+
+
+def test_training_goes_on_from_a_detector_of_the_same_kind(tmp_path):
+    config = dataclasses.replace(TINY, start="yolox-cspnext-nano", network="yolox-cspnext-nano")
+    theirs = load_detector("yolox-cspnext-nano", local_files_only=True).state_dict()
+    mine = begin(config).state_dict()
+    assert all(torch.equal(mine[name], value) for name, value in theirs.items())
+    with pytest.raises(ValueError, match="holds yolox-cspnext-nano with 1 classes, not yolox-nano"):
+        begin(dataclasses.replace(config, network="yolox-nano"))

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
@@ -200,6 +200,25 @@ def read_weights(path: Path, size: tuple[int, int]) -> DWPose:
     return net if (height, width) == size else enlarged(net, size)
 
 
+def check_start(start: Path | None, out: Path) -> None:
+    """Make or recognise the folder of a run, which has one beginning.
+
+    Raises:
+        ValueError: when `start` is not a `dwpose-nano`, or `out` was begun otherwise.
+    """
+    if start is not None:
+        try:
+            read_weights(start, POOL_SIZE[::-1])
+        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"--start {start} holds no {MODEL}; give a file written by training.starter") from error
+    origin = "nothing" if start is None else str(start.resolve())
+    begun = out / "begun.txt"
+    if begun.is_file() and (found := begun.read_text()) != origin:
+        raise ValueError(f"{out} was begun from {found}, this run from {origin}; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    begun.write_text(origin)
+
+
 def save(net: DWPose, path: Path, factor: float = 1.0) -> None:
     """fp16 safetensors, counters left out of the halving. `factor` is what scores were multiplied by since training."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
@@ -266,8 +285,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes; part of the recipe, keep 2 to repeat it")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     out = args.out.resolve()
+    check_start(args.start, out)  # before an hour of rendering
     prepare(args, out)
     limit_threads()
     for number, phase in enumerate(MORE if args.start else PHASES):

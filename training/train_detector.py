@@ -118,10 +118,18 @@ def create(config: DetectorConfig) -> YOLOX:
 
 
 def begin(config: DetectorConfig) -> YOLOX:
-    """In training mode. A CSPNeXt backbone begins with the pose network's; its stem and first stage stay so."""
+    """In training mode. A CSPNeXt backbone begins with the pose network's; its stem and first stage stay so.
+
+    Raises:
+        ValueError: when `config.start` holds another network.
+    """
     net = create(config).train()
     if config.start:
-        net.load_state_dict(load_detector(config.start).state_dict())
+        start = load_detector(config.start)
+        if dataclasses.replace(start.config, input_size=net.config.input_size) != net.config:
+            found = f"{start.name} with {start.config.num_classes} classes"
+            raise ValueError(f"--start {config.start} holds {found}, not {config.network} with 1; see --network")
+        net.load_state_dict(start.state_dict())
     if net.config.cspnext:
         backbone = net.backbone.backbone.pose
         if not config.start:
@@ -323,6 +331,7 @@ def main() -> None:
     if args.device == "cuda" and torch.cuda.device_count() < args.workers:
         parser.error(f"--workers {args.workers}: one process per GPU, and {torch.cuda.device_count()} are here")
     config = DetectorConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(DetectorConfig)})
+    begin(config)  # unusable weights are reported before an hour of rendering
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     prepare(args, config, out)
