@@ -24,7 +24,7 @@ import torch
 from benchmarks.photographs import score_photographs
 from dwpose_core.backends import TorchRunner
 from training.optim import Schedule
-from training.starter import MODEL, POOL_SIZE, Phase, read_weights, train
+from training.starter import NARROW, POOL_SIZE, Phase, read_weights, train
 from training.synthetic.composite import STRONG
 from training.synthetic.pool import build_pool
 from training.synthetic.workers import limit_threads
@@ -59,11 +59,11 @@ def one_variant(name: str, args: argparse.Namespace) -> dict:
             link.symlink_to((args.out / "tests" / link.name).resolve())
     (folder / "rendezvous").unlink(missing_ok=True)
     schedule = Schedule(1.0, warmup=50, cosine_start=args.steps // 2, cosine_end=args.steps, final=0.01)
-    phase = Phase(CROP_SIZE, (("train", 1.0),), args.steps, int(0.7 * args.steps), schedule)
+    phase = Phase(NARROW, CROP_SIZE, (("train", 1.0),), args.steps, int(0.7 * args.steps), schedule)
     train(0, 1, phase, None, folder, folder.resolve(), SEED)
     figures = json.loads((folder / "metrics.json").read_text())[-1]
     if args.labels:
-        network = read_weights(folder / f"{MODEL}.safetensors", CROP_SIZE).eval()
+        network = read_weights(folder / f"{NARROW}.safetensors", NARROW, CROP_SIZE).eval()
         figures["photographs"] = score_photographs(TorchRunner(network, "cpu"), args.labels, args.images)
     (folder / "train.npy").unlink()
     (folder / "state.pt").unlink()

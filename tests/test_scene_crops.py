@@ -64,8 +64,9 @@ def test_labels_stay_on_what_they_mark(folder):
         colours = [np.sign(value) * (1 if k in (5, 11) else -1) for k, value in zip(seen, red, strict=True)]
         assert len(set(colours)) == 1, "left and right change together"
         mirrored += colours[0] < 0
-        # In the picture the left shoulder is on the left. Mirrored, it is what was the right one, on the left again.
-        assert crop.keypoints[5, 0] < crop.keypoints[6, 0]
+        # Seen from the hip the left shoulder is on the left, also in a mirrored crop, where it was the right one.
+        across, up = crop.keypoints[6] - crop.keypoints[5], crop.keypoints[5] - crop.keypoints[11]
+        assert across[0] * up[1] < across[1] * up[0]
         turned += abs(crop.keypoints[5, 1] - crop.keypoints[6, 1]) > 5
         outside = crop.visible == OUTSIDE
         beyond = ((crop.keypoints < -0.5) | (crop.keypoints > np.array(SIZE) - 0.5)).any(1)

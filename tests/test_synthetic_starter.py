@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from dwpose_core.models.rtmcc import create_model
+from dwpose_core.models.rtmcc import VARIANTS, create_model
+from dwpose_core.models.weights import load_pose
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
 from training import starter_batches
+from training.growth import enlarged, widened
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
-from training.small_simcc import LABEL_MARGIN, enlarged, heatmap_loss, label_table, loss_weights, simcc_loss
+from training.small_simcc import LABEL_MARGIN, heatmap_loss, label_table, loss_weights, simcc_loss
 from training.starter import build_network, check_start, read_weights, save
 from training.starter_batches import draw_batch, resized
 from training.starter_score import calibrate, predict
@@ -166,31 +169,66 @@ def test_an_enlarged_network_goes_on_where_the_small_one_was():
 def test_weights_are_read_as_they_were_trained(tmp_path):
     """What calibration multiplied the scores by is divided out again before training goes on."""
     torch.manual_seed(0)
-    net = build_network((64, 64))
+    net = build_network("dwpose-nano", (64, 64))
     crops = torch.rand(2, 3, 64, 64)
     expected = net.eval()(crops)
     with torch.no_grad():
         net.head.cls_x.weight *= 1.66
         net.head.cls_y.weight *= 1.66
     save(net, tmp_path / "a.safetensors", 1.66)
-    for mine, theirs in zip(read_weights(tmp_path / "a.safetensors", (64, 64)).eval()(crops), expected, strict=True):
+    for mine, theirs in zip(
+        read_weights(tmp_path / "a.safetensors", "dwpose-nano", (64, 64)).eval()(crops), expected, strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=0.02, atol=0.02)  # fp16
-    assert read_weights(tmp_path / "a.safetensors", (96, 64)).config.input_size == (96, 64)
+    assert read_weights(tmp_path / "a.safetensors", "dwpose-nano", (96, 64)).config.input_size == (96, 64)
+
+
+def test_a_wider_network_goes_on_where_the_narrow_one_was(tmp_path):
+    """The same logits, by the statistics of the batch and by the running ones, and gradients for every weight."""
+    torch.manual_seed(0)
+    net = load_pose("dwpose-nano")
+    grown = widened(net, VARIANTS["dwpose-micro"], "dwpose-micro")
+    assert sum(p.numel() for p in grown.parameters()) > 2 * sum(p.numel() for p in net.parameters())
+    crops = torch.randn(2, 3, 192, 144)
+    for training in (False, True):
+        net.train(training), grown.train(training)
+        for mine, theirs in zip(grown(crops), net(crops), strict=True):
+            assert theirs.std() > 0.01
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    optimizer = MuonAdamW(grown.to(memory_format=torch.channels_last), 1e-3, 1e-3, 0.0)
+    for _ in range(3):  # what nobody reads has no gradient until it is read
+        grown.zero_grad()
+        sum(logits.square().sum() for logits in grown(crops)).backward()
+        optimizer.step(1.0)
+    still = [name for name, p in grown.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert not still
+    save(net, tmp_path / "a.safetensors")
+    again = read_weights(tmp_path / "a.safetensors", "dwpose-micro", (128, 96))
+    assert (again.name, again.config.input_size, again.config.widen) == ("dwpose-micro", (128, 96), 0.75)
+
+
+@pytest.mark.parametrize("changes", [{"widen": 0.25}, {"tokens": 64}, {"deepen": 0.33}, {"shared": 128}])
+def test_networks_only_grow_and_only_in_width(changes):
+    net = create_model("dwpose-nano")
+    with pytest.raises(ValueError, match=r"only grow|more than its widths"):
+        widened(net, replace(net.config, **changes), "other")
 
 
 def test_a_run_has_one_beginning(tmp_path):
     out, start = tmp_path / "out", tmp_path / "a.safetensors"
-    with pytest.raises(ValueError, match=r"--start .* holds no dwpose-nano"):
-        check_start(start, out)
-    start.write_bytes(b"not weights")
-    with pytest.raises(ValueError, match=r"--start .* holds no dwpose-nano"):
-        check_start(start, out)
+    for content in (None, b"not weights"):
+        if content:
+            start.write_bytes(content)
+        with pytest.raises(ValueError, match="holds neither dwpose-nano nor dwpose-micro"):
+            check_start("dwpose-nano", start, out)
     assert not out.exists()
-    save(build_network((64, 64)), start)
-    check_start(start, out)
-    check_start(start, out)  # the same command goes on
+    save(build_network("dwpose-micro", (64, 64)), start)
+    with pytest.raises(ValueError, match="only grow"):
+        check_start("dwpose-nano", start, out)
+    check_start("dwpose-micro", start, out)
+    check_start("dwpose-micro", start, out)  # the same command goes on
     with pytest.raises(ValueError, match="choose another --out"):
-        check_start(None, out)
+        check_start("dwpose-micro", None, out)
 
 
 def test_muon_moves_matrices_and_adamw_the_rest():

@@ -1,8 +1,6 @@
-"""What lets a small SimCC network learn in an hour on CPUs: heat-map aid, label tables, flat rows, growing crops."""
+"""What lets a small SimCC network learn in an hour on CPUs: heat-map aid, label tables, flat rows."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -46,27 +44,6 @@ class HeatmapAid(nn.Module):
         size = features[1].shape[2:]
         planes = [lateral(x) for lateral, x in zip(self.laterals, features[1:], strict=True)]
         return self.maps(sum(F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in planes))
-
-
-def enlarged(net: DWPose, size: tuple[int, int]) -> DWPose:
-    """The same network for crops of another `size` (H, W), to go on training with.
-
-    Layers tied to the size are interpolated: token weights as maps of the crop, classifiers along their bins.
-    """
-    grown = DWPose(replace(net.config, input_size=size), net.name)
-    state = net.state_dict()
-    stride = net.backbone.stride
-    old, new = (tuple(side // stride for side in s) for s in (net.config.input_size, size))
-    tokens = state["head.mlp.1.weight"].float()
-    maps = F.interpolate(tokens.unflatten(1, old)[None], size=new, mode="bilinear", align_corners=False)[0]
-    # More cells are summed: smaller weights keep the token's size.
-    state["head.mlp.1.weight"] = maps.flatten(1) * (old[0] * old[1] / (new[0] * new[1]))
-    for axis, side in (("x", size[1]), ("y", size[0])):
-        bins = state[f"head.cls_{axis}.weight"].float().T[None]
-        resized = F.interpolate(bins, size=2 * side, mode="linear", align_corners=False)
-        state[f"head.cls_{axis}.weight"] = resized[0].T.contiguous()
-    grown.load_state_dict(state)
-    return grown
 
 
 def label_table(length: int, sigma: float) -> torch.Tensor:

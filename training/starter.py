@@ -1,17 +1,19 @@
 """The starter pose model that ships with the package: from asset folder to weights, on CPU cores alone.
 
-    python -m training.starter --assets DIR --out DIR            about three and a half hours on two cores
+    python -m training.starter --assets DIR --out DIR            about four and a half hours on two cores
 
 1. layers: rendered people and scenes (training.synthetic.generate) and objects; 2. pools: training crops made from them
-(training.synthetic.pool, scene_crops); 3. training of `dwpose-nano`; 4. OUT/dwpose-nano.safetensors (fp16) and
-OUT/metrics.json. Stages whose result exists are skipped, and training goes on at its last report, so a run may be
-interrupted. `--start FILE` trains on from weights of an earlier run, with new pictures if the seed or the assets are.
+(training.synthetic.pool, scene_crops); 3. training; 4. OUT/dwpose-micro.safetensors (fp16) and OUT/metrics.json.
+Stages whose result exists are skipped, and training goes on at its last report, so a run may be interrupted.
+`--start FILE` trains on from weights of an earlier run, with new pictures if the seed or the assets are; a dwpose-nano
+goes on as a dwpose-micro. `--network dwpose-nano` makes the narrow one.
 
 What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled, docs/synthetic.md):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
   SimCC alone hardly leaves the mean pose within the first ten thousand pictures.
 * Muon beside AdamW (muon.py).
 * Small crops first: most of what there is to learn about bodies shows at 128 x 96, at half the price of 192 x 144.
+* A narrow network first, for the same reason: dwpose-nano becomes dwpose-micro by channels that nobody reads yet.
 * A keypoint outside the crop is taught a flat row, with a small weight. Its maximum, the score, is then near 0 instead
   of being whatever an untaught row gives; this is what makes the score usable as a visibility.
 * Processes instead of threads: each of `--workers` processes trains on its own batches with one thread and gradients
@@ -39,17 +41,10 @@ from tqdm import tqdm
 from dwpose_core.models.rtmcc import VARIANTS, DWPose
 from dwpose_core.simcc import label_sigma
 
+from .growth import enlarged, widened
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage, Schedule
-from .small_simcc import (
-    HeatmapAid,
-    enlarged,
-    heatmap_loss,
-    label_table,
-    loss_weights,
-    simcc_loss,
-    stage_features,
-)
+from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
 from .starter_batches import draw_batch
 from .starter_score import calibrate, measure
 from .synthetic.composite import CLOSE, CROWDED, MILD, QUIET, STRONG, VACANT
@@ -60,7 +55,7 @@ from .synthetic.scene_crops import build_scene_pool
 from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import limit_threads
 
-MODEL = "dwpose-nano"
+NARROW, WIDE = "dwpose-nano", "dwpose-micro"
 BATCH = 32  # per process
 REPORT_EVERY = 1000  # steps
 LEARNING_RATE, MUON_RATE, WEIGHT_DECAY = 2e-3, 3e-3, 0.05
@@ -73,12 +68,13 @@ HELD_OUT = 600  # people nobody trains on; two thirds as many close-ups
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training, with the heat-map aid for its first `aid` steps.
+    """A stretch of training of the catalogue's `network`, with the heat-map aid for its first `aid` steps.
 
     `size` (H, W) is that of the crops; `pools` are (name, share of the batches); `schedule` has rate 1 and scales both
     learning rates; `absent` is the weight of flat rows relative to a seen keypoint of the same part.
     """
 
+    network: str
     size: tuple[int, int]
     pools: tuple[tuple[str, float], ...]
     steps: int
@@ -90,27 +86,36 @@ class Phase:
 MOSTLY = (("strong", 2.0), ("crowded", 1.2), ("scenes", 1.0), ("mild", 0.7), ("close", 1.3))
 SMALL = (*MOSTLY, ("quiet", 0.25))
 # Pictures without a person: until then scores tell hidden from seen, but not somebody from nobody.
-LARGE = (*MOSTLY, ("quiet", 0.3), ("vacant", 0.6))
-PHASES = (
-    Phase((128, 96), SMALL, 12000, 9000, Schedule(1.0, 300, 8000, 26000, 0.01)),
-    Phase((192, 144), LARGE, 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25),
-)
-# After --start: no aid, and the rate begins lower.
-MORE = (
-    Phase((128, 96), SMALL, 5000, 0, Schedule(0.8, 300, 0, 10000, 0.01)),
-    Phase((192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
-)
+LARGE = (*MOSTLY, ("quiet", 0.3), ("vacant", 0.9))
+FIRST = Phase(NARROW, (128, 96), SMALL, 12000, 9000, Schedule(1.0, 300, 8000, 26000, 0.01))
+PHASES = {
+    NARROW: (FIRST, Phase(NARROW, (192, 144), LARGE, 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25)),
+    WIDE: (
+        FIRST,
+        Phase(WIDE, (128, 96), SMALL, 6000, 0, Schedule(1.0, 300, 0, 12000, 0.01)),
+        Phase(WIDE, (192, 144), LARGE, 4800, 0, Schedule(1.0, 100, 0, 4800, 0.01), 0.25),
+    ),
+}
+# After --start: no aid.
+MORE = {
+    NARROW: (
+        Phase(NARROW, (128, 96), SMALL, 5000, 0, Schedule(0.8, 300, 0, 10000, 0.01)),
+        Phase(NARROW, (192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
+    ),
+    WIDE: PHASES[WIDE][1:],
+}
 
 
-def build_network(size: tuple[int, int]) -> DWPose:
-    return DWPose(replace(VARIANTS[MODEL], input_size=size), MODEL)
+def build_network(name: str, size: tuple[int, int]) -> DWPose:
+    return DWPose(replace(VARIANTS[name], input_size=size), name)
 
 
 def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path, out: Path, seed: int) -> None:
     """One of `workers` equal processes; the first one keeps the average of the weights, measures and saves.
 
-    With `start` (weights of an earlier phase or run) training goes on from them, their size-bound layers interpolated
-    where the crops were of another size. OUT/metrics.json grows; OUT/state.pt is for going on after a stop.
+    With `start` (weights of an earlier phase or run) training goes on from them, with their size-bound layers
+    interpolated where the crops were of another size, and widened where the network was narrower. OUT/metrics.json
+    grows; OUT/state.pt is for going on after a stop.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -121,9 +126,10 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
     shares = np.array([share for _, share in phase.pools])
     turns = np.random.default_rng(seed).choice(list(sources), phase.steps, p=shares / shares.sum())
     tests = {path.stem: CropPool.load(pools, path.stem) for path in sorted(pools.glob("test_*.npz"))}
-    net = build_network(phase.size)
-    if start is not None:
-        net = read_weights(start, phase.size)
+    if start is None:
+        net = build_network(phase.network, phase.size)
+    else:
+        net = read_weights(start, phase.network, phase.size)
     net = net.to(memory_format=torch.channels_last)
     tables = tuple(label_table(2 * n, s) for n, s in zip(phase.size[::-1], label_sigma(phase.size), strict=True))
     aid = HeatmapAid(net)
@@ -142,7 +148,10 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
     dist.barrier()  # nobody writes these files before everybody has read them
     rng = np.random.default_rng((seed, rank, done))
     for step in tqdm(
-        range(done, phase.steps), unit="step", desc=f"{phase.size[0]} x {phase.size[1]}", disable=rank > 0
+        range(done, phase.steps),
+        unit="step",
+        desc=f"{phase.network} {phase.size[0]} x {phase.size[1]}",
+        disable=rank > 0,
     ):
         images, points, visible = draw_batch(sources[turns[step]], BATCH, phase.size, rng)
         weight, absent = loss_weights(visible, phase.absent)
@@ -162,13 +171,18 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
             continue
         average.update(net)
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == phase.steps:
-            row = {"size": phase.size, "pictures": (step + 1) * BATCH * workers, "loss": float(np.mean(losses))}
+            row = {
+                "network": phase.network,
+                "size": phase.size,
+                "pictures": (step + 1) * BATCH * workers,
+                "loss": float(np.mean(losses)),
+            }
             row["seconds"] = round(time.time() - begin)
             row |= {name.removeprefix("test_"): measure(average.module, pool) for name, pool in tests.items()}
             history.append(row)
             losses.clear()
             tqdm.write(json.dumps(row))
-            save(average.module, out / f"{MODEL}.safetensors")
+            save(average.module, out / f"{phase.network}.safetensors")
             metrics.write_text(json.dumps(history, indent=1) + "\n")
             state = {"both": both.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             torch.save(state | {"average": average.module.state_dict()}, out / "state.tmp")
@@ -186,35 +200,41 @@ def average_gradients(module: nn.Module, workers: int) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def read_weights(path: Path, size: tuple[int, int]) -> DWPose:
-    """The network of a file written by `save`, for crops of `size` (H, W), its scores as they were trained."""
-    with safe_open(path, "pt") as file:
-        factor = float((file.metadata() or {}).get("score_factor", 1.0))
-        state = {name: file.get_tensor(name) for name in file.keys()}
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    for axis in "xy":
-        state[f"head.cls_{axis}.weight"] /= factor
-    width, height = (state[f"head.cls_{axis}.weight"].shape[0] // 2 for axis in "xy")
-    net = build_network((height, width))
-    net.load_state_dict(state)
-    return net if (height, width) == size else enlarged(net, size)
+def read_weights(path: Path, name: str, size: tuple[int, int]) -> DWPose:
+    """The network `name` for crops of `size` (H, W) from a file written by `save`, its scores as they were trained.
+
+    Raises:
+        ValueError: for a file that is no such network and can't become one.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            note = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}
+        state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        for axis in "xy":
+            state[f"head.cls_{axis}.weight"] /= float(note.get("score_factor", 1.0))
+        width, height = (state[f"head.cls_{axis}.weight"].shape[0] // 2 for axis in "xy")
+        net = build_network(note.get("model", name), (height, width))
+        net.load_state_dict(state)
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} holds neither {NARROW} nor {WIDE}; give a file of training.starter") from error
+    if (height, width) != size:
+        net = enlarged(net, size)
+    return net if net.name == name else widened(net, replace(VARIANTS[name], input_size=size), name)
 
 
-def check_start(start: Path | None, out: Path) -> None:
+def check_start(network: str, start: Path | None, out: Path) -> None:
     """Make or recognise the folder of a run, which has one beginning.
 
     Raises:
-        ValueError: when `start` is not a `dwpose-nano`, or `out` was begun otherwise.
+        ValueError: when `start` can't become the `network`, or `out` was begun otherwise.
     """
     if start is not None:
-        try:
-            read_weights(start, POOL_SIZE[::-1])
-        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"--start {start} holds no {MODEL}; give a file written by training.starter") from error
-    origin = "nothing" if start is None else str(start.resolve())
+        read_weights(start, network, POOL_SIZE[::-1])
+    origin = f"{network} from {'nothing' if start is None else start.resolve()}"
     begun = out / "begun.txt"
     if begun.is_file() and (found := begun.read_text()) != origin:
-        raise ValueError(f"{out} was begun from {found}, this run from {origin}; choose another --out")
+        raise ValueError(f"{out} was begun as {found}, this run is {origin}; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     begun.write_text(origin)
 
@@ -222,15 +242,15 @@ def check_start(start: Path | None, out: Path) -> None:
 def save(net: DWPose, path: Path, factor: float = 1.0) -> None:
     """fp16 safetensors, counters left out of the halving. `factor` is what scores were multiplied by since training."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
-    note = {"model": MODEL, "score_factor": repr(factor)}
+    note = {"model": net.name, "score_factor": repr(factor)}
     save_file({k: v.contiguous() for k, v in state.items()}, path, metadata=note)
 
 
-def finish(out: Path) -> None:
+def finish(network: str, out: Path) -> None:
     """Calibrate the scores of the trained network and note the factor in metrics.json."""
-    net = read_weights(out / f"{MODEL}.safetensors", VARIANTS[MODEL].input_size).eval()
+    net = read_weights(out / f"{network}.safetensors", network, VARIANTS[network].input_size).eval()
     factor = calibrate(net, CropPool.load(out / "pool", "test_strong"))
-    save(net, out / f"{MODEL}.safetensors", factor)
+    save(net, out / f"{network}.safetensors", factor)
     history = json.loads((out / "metrics.json").read_text())
     (out / "metrics.json").write_text(json.dumps([*history, {"score_factor": factor}], indent=1) + "\n")
 
@@ -257,7 +277,7 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         ("crowded", "layers", args.crops * 2 // 7, args.seed + 5, CROWDED),
         ("mild", "layers", args.crops // 6, args.seed + 1, MILD),
         ("quiet", "layers", args.crops // 20, args.seed + 2, QUIET),
-        ("vacant", "layers", args.crops // 10, args.seed + 3, VACANT),
+        ("vacant", "layers", args.crops // 6, args.seed + 3, VACANT),
         ("close", "close_layers", args.crops * 3 // 10, args.seed + 4, CLOSE),
         ("test_strong", "held_out", HELD_OUT, args.seed, STRONG),
         ("test_plain", "held_out", HELD_OUT, args.seed, None),
@@ -277,6 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--network", choices=PHASES, default=WIDE)
     parser.add_argument("--start", type=Path, help="train on from the weights of an earlier run (.safetensors)")
     parser.add_argument(
         "--people", type=int, default=18000, help="rendered for training; half as many close-ups, and in scenes"
@@ -286,19 +307,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     out = args.out.resolve()
-    check_start(args.start, out)  # before an hour of rendering
+    check_start(args.network, args.start, out)  # before an hour of rendering
     prepare(args, out)
     limit_threads()
-    for number, phase in enumerate(MORE if args.start else PHASES):
-        if (out / f"phase{number}.done").is_file():
-            continue
-        (out / "rendezvous").unlink(missing_ok=True)
-        start = out / f"{MODEL}.safetensors" if number else args.start
-        arguments = (args.workers, phase, start, out / "pool", out, args.seed + number)
-        torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
-        (out / "state.pt").unlink()
-        (out / f"phase{number}.done").touch()
-    finish(out)
+    start = args.start
+    for number, phase in enumerate((MORE if start else PHASES)[args.network]):
+        if not (out / f"phase{number}.done").is_file():
+            (out / "rendezvous").unlink(missing_ok=True)
+            arguments = (args.workers, phase, start, out / "pool", out, args.seed + number)
+            torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
+            (out / "state.pt").unlink()
+            (out / f"phase{number}.done").touch()
+        start = out / f"{phase.network}.safetensors"
+    finish(args.network, out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from .labels import HIDDEN, OUTSIDE, VISIBLE
 
 BOX_PADDING = 1.25  # of top-down crops (mmpose TopdownAffine)
 CLOSE_BEHIND, CLOSE_IN_FRONT = 0.12, 0.2  # least distance of others from the middle of a crowded crop, crop widths
+TURNED = 0.12  # as a share of the rotated crops: by any angle, because people lie, hang and do handstands
 PHOTO_ASPECTS = (16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16)
 
 
@@ -34,7 +35,7 @@ class Disturbance:
     loose: float = 0.25  # whole photographs
     loose_empty: float = 0.0  # of all crops; part of `loose`
     empty: float = 0.04  # of all crops; beside `loose`
-    rotated: float = 0.5  # of the tight crops, by a normal angle of 20 degrees
+    rotated: float = 0.5  # of the tight crops, by a normal angle of 20 degrees; `TURNED` as many by any angle
     in_front: float = 1.0  # factor on the shares of people and things in front
     crowded: float = 0.0  # of all crops: somebody close behind, and half of the time somebody close in front
     convolved: float = 0.2
@@ -155,7 +156,17 @@ def draw_jitter(size: tuple[int, int], rotated: float, rng: np.random.Generator)
     """How a tight crop of `size` (w, h) strays from its box: radians, factor on the scale, shift (2,) in pixels."""
     angle = np.deg2rad(np.clip(rng.normal(0, 20), -60, 60)) * (rng.random() < rotated)
     factor = np.exp(np.clip(rng.normal(-0.03, 0.18), -0.5, 0.4))
+    if rng.random() < TURNED * rotated:
+        angle = rng.uniform(-np.pi, np.pi)
+        factor *= fit_turned(angle, size)
     return angle, factor, rng.normal(0, 0.06, 2) * size
+
+
+def fit_turned(angle: float, size: tuple[int, int]) -> float:
+    """The factor by which a rectangle of `size` (w, h) shrinks to lie in itself when turned by `angle` (radians)."""
+    c, s = abs(np.cos(angle)), abs(np.sin(angle))
+    width, height = size
+    return min(width / (width * c + height * s), height / (width * s + height * c))
 
 
 def _loose(

@@ -37,6 +37,8 @@ LEG_STYLES = {
     "kneel": (0.03, 5, ((10, 15), (8, 8), (105, 15)), ((80, 12), (8, 8), (90, 12))),
     "bend": (0.04, 45, ((35, 18), (6, 6), (15, 12))),
     "kick": (0.05, -2, ((70, 30), (15, 20), (25, 25)), ((3, 8), (4, 6), (12, 10))),
+    # Gymnasts, dancers, children: whatever a hip and a knee can do.
+    "any": (0.08, 10, ((45, 50), (25, 25), (55, 45)), ((20, 45), (20, 25), (40, 40))),
 }
 # Arms: (share, anchor, offset, spread, pole). Anchors: "shoulder" (offset in arm lengths), or a body landmark
 # (offset in dm). Axes are those of the chest with x pointing outward on the arm's own side.
@@ -166,9 +168,9 @@ class PoseSampler:
     def _attitude(self, rng: np.random.Generator) -> np.ndarray:
         """Of the whole body: mostly upright, some lie, few hang or tumble. The heading comes from the camera."""
         kind = rng.random()
-        if kind < 0.88:
+        if kind < 0.84:
             return turn(X, rng.normal(0, 0.05)) @ turn(Z, rng.normal(0, 0.05))
-        if kind < 0.97:
+        if kind < 0.95:
             return turn(X, rng.choice((-1, 1)) * rng.uniform(1.2, 1.7)) @ turn(Y, rng.uniform(-np.pi, np.pi))
         return turn(rng.normal(size=3), rng.uniform(0, np.pi))
 

@@ -7,6 +7,7 @@ the labels follow the same rules. Random numbers differ, so crops agree in distr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from dwpose_core.skeleton import FLIP_INDICES
 
 from .camera import MARGIN
-from .composite import BOX_PADDING, CLOSE_BEHIND, CLOSE_IN_FRONT, PHOTO_ASPECTS, Disturbance
+from .composite import BOX_PADDING, CLOSE_BEHIND, CLOSE_IN_FRONT, PHOTO_ASPECTS, TURNED, Disturbance
 from .labels import HIDDEN, OUTSIDE, VISIBLE
 from .layer_pool import Layers, Surroundings
 from .torch_photometric import Dice, blur, photometric, rows_of
@@ -96,7 +97,17 @@ def tight(layers: Layers, size: tuple[int, int], rotated: float, dice: Dice | No
         return similarity(torch.zeros_like(scale), scale, source, target)
     angle = torch.deg2rad(dice.normal(0, 20, count).clamp(-60, 60)) * dice.chance(rotated, count)
     scale = scale * dice.normal(-0.03, 0.18, count).clamp(-0.5, 0.4).exp()
+    turned = dice.chance(TURNED * rotated, count)
+    angle = torch.where(turned, dice.uniform(-math.pi, math.pi, count), angle)
+    scale = torch.where(turned, scale * fit_turned(angle, size), scale)
     return similarity(angle, scale, source, target + dice.normal(0, 0.06, count, 2) * torch.tensor(size, device=device))
+
+
+def fit_turned(angle: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(n,): `composite.fit_turned`."""
+    c, s = angle.cos().abs(), angle.sin().abs()
+    width, height = size
+    return (width / (width * c + height * s)).minimum(height / (width * s + height * c))
 
 
 def loose(layers: Layers, size: tuple[int, int], dice: Dice) -> tuple[torch.Tensor, torch.Tensor]:

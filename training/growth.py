@@ -1,0 +1,116 @@
+"""A trained network goes on as a larger one: for larger crops, or with more channels.
+
+Both keep what the small network has learnt; a wider one computes the very same logits before its first step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dwpose_core.models.cspnext import CSPLayer, SPPBottleneck
+from dwpose_core.models.rtmcc import DWPose, PoseConfig
+
+
+def enlarged(net: DWPose, size: tuple[int, int]) -> DWPose:
+    """The same network for crops of another `size` (H, W), to go on training with.
+
+    Layers tied to the size are interpolated: token weights as maps of the crop, classifiers along their bins.
+    """
+    grown = DWPose(replace(net.config, input_size=size), net.name)
+    state = net.state_dict()
+    stride = net.backbone.stride
+    old, new = (tuple(side // stride for side in s) for s in (net.config.input_size, size))
+    tokens = state["head.mlp.1.weight"].float()
+    maps = F.interpolate(tokens.unflatten(1, old)[None], size=new, mode="bilinear", align_corners=False)[0]
+    # More cells are summed: smaller weights keep the token's size.
+    state["head.mlp.1.weight"] = maps.flatten(1) * (old[0] * old[1] / (new[0] * new[1]))
+    for axis, side in (("x", size[1]), ("y", size[0])):
+        bins = state[f"head.cls_{axis}.weight"].float().T[None]
+        resized = F.interpolate(bins, size=2 * side, mode="linear", align_corners=False)
+        state[f"head.cls_{axis}.weight"] = resized[0].T.contiguous()
+    grown.load_state_dict(state)
+    return grown
+
+
+def widened(net: DWPose, config: PoseConfig, name: str) -> DWPose:
+    """A network of `config` that computes what `net` does; its additional channels start random and unread.
+
+    Each layer holds the old weights where its inputs and outputs are old ones. New outputs keep their random weights,
+    and old outputs have weight 0 for new inputs, which training changes at once. The width of the tokens is the one
+    exception: their norm runs over all of it, so new tokens start as 0, are read at random, and the norm's gain makes
+    up for the larger width.
+
+    Raises:
+        ValueError: where `config` has fewer channels, or differs in more than widths.
+    """
+    same = replace(config, widen=net.config.widen, tokens=net.config.tokens)
+    if same != net.config:
+        raise ValueError(f"{name} differs from {net.name} in more than its widths; start from another network")
+    if config.widen < net.config.widen or config.tokens < net.config.tokens:
+        raise ValueError(f"{name} is narrower than {net.name}, and networks only grow; start from another network")
+    grown = DWPose(config, name)
+    old, new = dict(net.named_modules()), dict(grown.named_modules())
+    with torch.no_grad():
+        for path, source in old.items():
+            joined = 1  # inputs of a layer behind a concatenation come in that many equal parts
+            if path.endswith(("final_conv.conv", "attention.fc")) and isinstance(_owner(old, path, 2), CSPLayer):
+                joined = 2
+            if path.endswith("conv2.conv") and isinstance(_owner(old, path, 2), SPPBottleneck):
+                joined = 4
+            if isinstance(source, nn.Conv2d):
+                parts = (
+                    joined if path.endswith("attention.fc") else 1
+                )  # the attention's outputs are its inputs' channels
+                _place(source.weight, new[path].weight, parts, joined)
+                if source.bias is not None:
+                    _spread(source.bias, new[path].bias, parts)
+            elif isinstance(source, nn.BatchNorm2d):
+                for field in ("weight", "bias", "running_mean", "running_var"):
+                    _spread(getattr(source, field), getattr(new[path], field), 1)
+        _widen_head(net.head, grown.head)
+    return grown
+
+
+def _owner(modules: dict[str, nn.Module], path: str, levels: int) -> nn.Module:
+    return modules[path.rsplit(".", levels)[0]]
+
+
+def _runs(old: int, new: int, parts: int) -> torch.Tensor:
+    """Where `old` channels in `parts` equal runs lie among `new` ones in as many."""
+    return (torch.arange(parts)[:, None] * (new // parts) + torch.arange(old // parts)).flatten()
+
+
+def _spread(source: torch.Tensor, target: torch.Tensor, parts: int) -> None:
+    target[_runs(len(source), len(target), parts)] = source
+
+
+def _place(source: torch.Tensor, target: torch.Tensor, out_parts: int = 1, in_parts: int = 1) -> None:
+    """Old weights (out, in, ...) into `target`; old outputs do not read new inputs."""
+    rows = _runs(len(source), len(target), out_parts)
+    columns = _runs(source.shape[1], target.shape[1], in_parts)
+    target[rows] = 0
+    target[rows[:, None], columns] = source
+
+
+def _widen_head(source: nn.Module, target: nn.Module) -> None:
+    old, new = source.gau, target.gau
+    width = old.o.out_features
+    for axis in "xy":
+        getattr(target, f"cls_{axis}").weight[:, :width] = getattr(source, f"cls_{axis}").weight
+    target.mlp[0].g.copy_(source.mlp[0].g)
+    target.mlp[1].weight.zero_()
+    target.mlp[1].weight[:width] = source.mlp[1].weight
+    new.ln.g.copy_(old.ln.g * (width / new.o.out_features) ** 0.5)
+    new.res_scale.scale[:width] = old.res_scale.scale
+    new.gamma.copy_(old.gamma)
+    new.beta.copy_(old.beta)
+    # Outputs of uv: u and v, expanded each, and the shared base behind them.
+    gated = _runs(2 * old.expanded, 2 * new.expanded, 2)
+    base = torch.arange(old.shared) + 2 * new.expanded
+    new.uv.weight[torch.cat((gated, base)), :width] = old.uv.weight
+    new.o.weight.zero_()
+    new.o.weight[:width, : old.expanded] = old.o.weight
