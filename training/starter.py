@@ -92,8 +92,8 @@ PHASES = {
     NARROW: (FIRST, Phase(NARROW, (192, 144), LARGE, 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25)),
     WIDE: (
         FIRST,
-        Phase(WIDE, (128, 96), SMALL, 6000, 0, Schedule(1.0, 300, 0, 12000, 0.01)),
-        Phase(WIDE, (192, 144), LARGE, 4800, 0, Schedule(1.0, 100, 0, 4800, 0.01), 0.25),
+        Phase(WIDE, (128, 96), SMALL, 6500, 0, Schedule(1.0, 300, 0, 13000, 0.01)),
+        Phase(WIDE, (192, 144), LARGE, 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25),
     ),
 }
 # After --start: no aid.
