@@ -18,12 +18,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from dwpose_core.geometry import LETTERBOX_VALUE
 
 from ..data.wholebody import DataSource
-from ..synthetic.workers import worker_pool
+from ..synthetic.workers import fill_pictures
 from .labelled import LabelledPictures
 from .scenes import Material, Scene, compose
 
@@ -43,6 +42,8 @@ class ScenePool:
 
     @classmethod
     def load(cls, folder: Path, name: str) -> ScenePool:
+        if not (folder / f"{name}.npz").is_file():
+            raise ValueError(f"{folder} has no scenes {name!r}; make them with training.detection.pool")
         images = np.load(folder / f"{name}.npy", mmap_mode="r")
         if images.shape[-1] != 4:
             raise ValueError(f"{folder / name}.npy has no masks; it is of an older version, delete it")
@@ -120,17 +121,11 @@ def build_pool(
         close_up: whether composed scenes are close-ups; None draws it, of those with one person.
         labelled: COCO-WholeBody data to add; all their pictures without crowds, weights are ignored.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / f"{name}.npy"
     total = count + len(LabelledPictures(labelled))
-    np.lib.format.open_memmap(picture, "w+", np.uint8, (total, side, side, 4)).flush()
-    tasks = [range(k, min(k + CHUNK, total)) for k in range(0, total, CHUNK)]
-    rows: list[tuple[np.ndarray, np.ndarray, tuple[int, int]]] = []
-    with worker_pool(workers, _start, (sources, held_out, picture, seed, people, close_up, count, labelled)) as pool:
-        with tqdm(total=total, unit="scene", desc=name) as bar:
-            for part in pool.imap(_fill, tasks):
-                rows += part
-                bar.update(len(part))
+    picture = out / f"{name}.npy"
+    arguments = (sources, held_out, picture, seed, people, close_up, count, labelled)
+    parts = fill_pictures(picture, (total, side, side, 4), "scene", CHUNK, workers, _start, arguments, _fill)
+    rows = [row for part in parts for row in part]
     boxes, points, sizes = zip(*rows, strict=True)
     np.savez(
         out / f"{name}.npz",

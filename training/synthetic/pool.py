@@ -16,11 +16,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from .backgrounds import Backgrounds
 from .composite import CLOSE, CROWDED, MILD, QUIET, STRONG, VACANT, Disturbance, LayerStore, composite, read_objects
-from .workers import worker_pool
+from .workers import fill_pictures
 
 CHUNK = 200  # crops per task
 DISTURBANCES = {
@@ -89,14 +88,8 @@ def fill_pool(
         start: called in each of `workers` processes with `arguments`.
         fill: writes the crops of a range of numbers to `picture`; returns keypoints (n, 133, 2), visible (n, 133).
     """
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    np.lib.format.open_memmap(picture, "w+", np.uint8, (count, size[1], size[0], 3)).flush()
-    tasks = [range(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
-    parts = []
-    with worker_pool(workers, start, arguments) as pool, tqdm(total=count, unit="crop", desc=picture.stem) as bar:
-        for part in pool.imap(fill, tasks):
-            parts.append(part)
-            bar.update(len(part[0]))
+    shape = (count, size[1], size[0], 3)
+    parts = fill_pictures(picture, shape, "crop", CHUNK, workers, start, arguments, fill)
     keypoints, visible = (np.concatenate(column) for column in zip(*parts, strict=True))
     np.savez(picture.with_suffix(".npz"), keypoints=keypoints, visible=visible)
 

@@ -6,6 +6,11 @@ import os
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")  # the last one is Mesa's llvmpipe
 
@@ -20,3 +25,32 @@ def worker_pool(workers: int, start: Callable, arguments: tuple) -> Pool:
     """Fresh processes (an OpenGL context does not survive a fork), each set up with `start(*arguments)`."""
     limit_threads()
     return get_context("spawn").Pool(workers, start, arguments)
+
+
+def fill_pictures(
+    picture: Path,
+    shape: tuple[int, ...],
+    unit: str,
+    chunk: int,
+    workers: int,
+    start: Callable,
+    arguments: tuple,
+    fill: Callable[[range], Any],
+) -> list[Any]:
+    """Make the uint8 array `picture` (.npy) of `shape`; what `fill` returns, in order of the pictures.
+
+    Args:
+        shape: its first axis counts pictures, named `unit` in the progress bar.
+        chunk: pictures per call of `fill`.
+        start: called in each of `workers` processes with `arguments`.
+        fill: writes the pictures of a range of numbers to the file.
+    """
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    np.lib.format.open_memmap(picture, "w+", np.uint8, shape).flush()
+    tasks = [range(k, min(k + chunk, shape[0])) for k in range(0, shape[0], chunk)]
+    results = []
+    with worker_pool(workers, start, arguments) as pool, tqdm(total=shape[0], unit=unit, desc=picture.stem) as bar:
+        for task, result in zip(tasks, pool.imap(fill, tasks), strict=True):
+            results.append(result)
+            bar.update(len(task))
+    return results
