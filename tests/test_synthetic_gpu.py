@@ -219,3 +219,27 @@ def test_levers_leave_their_step_out(lever):
     assert torch.equal(still, image)
     changed = photometric(image.clone(), replace(STRONG, **{**everything, lever: True}), Dice(generator(1)))
     assert 0.1 < ((changed - image).abs().flatten(1).amax(1) > 1).float().mean() <= 1
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2, 2.0, -2.7])
+def test_a_crop_turned_by_any_angle_keeps_all_of_its_box(angle):
+    size = (144, 192)
+    factor = reference.fit_turned(angle, size)
+    turn = reference.similarity(angle, factor, np.zeros(2), np.zeros(2))[:, :2]
+    corners = (np.array(((0, 0), (0, 1), (1, 0), (1, 1))) - 0.5) * size @ turn.T
+    assert (np.abs(corners).max(0) / size).max() == pytest.approx(0.5)
+    assert batched.fit_turned(torch.tensor([angle]), size).item() == pytest.approx(factor)
+
+
+def test_both_compositors_turn_as_many_crops():
+    rng, count = np.random.default_rng(0), 4000
+    mine = np.array([reference.draw_jitter(CROP, 1.0, rng)[0] for _ in range(count)])
+    blank = torch.zeros((count, LAYER[1], LAYER[0], 4), dtype=torch.uint8)
+    many = Layers(
+        blank, torch.zeros(count, 133, 2), torch.zeros(count, 133), torch.zeros(count, 4), torch.zeros(count, 4)
+    )
+    matrix = batched.tight(many, CROP, 1.0, Dice(generator(0)))
+    theirs = torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0]).numpy()
+    for angles in (mine, theirs):
+        assert (np.abs(angles) > np.pi / 2).mean() == pytest.approx(reference.TURNED / 2, abs=0.015)
+        assert np.median(np.abs(angles)) < 0.4
