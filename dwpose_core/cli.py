@@ -74,7 +74,7 @@ def _add_image(command) -> None:
         """,
     )
     sub.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders (searched deeply) or globs")
-    sub.add_argument("-o", "--out", required=True, help="the map; with several inputs a folder for <stem>.png")
+    sub.add_argument("-o", "--out", required=True, help="the map, or a folder for <stem>.png")
     sub.add_argument("--json", action="store_true", help="write OpenPose JSON beside each map")
     sub.add_argument("--overlay", action="store_true", help="write <stem>.overlay.png, the pose over the photograph")
     find = _add_networks(sub)
@@ -134,7 +134,12 @@ def _add_render(command) -> None:
         """,
     )
     sub.add_argument("keypoints", help="OpenPose JSON of any dialect, .npz written by us, or the output of extract")
-    sub.add_argument("-o", "--out", required=True, help="the map; with several frames a folder for <frame>.png")
+    sub.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        help="the map, or a folder for <stem>.png; with several frames a folder for <frame>.png",
+    )
     sub.add_argument("--image-size", metavar="WxH", help="size the keypoints refer to, where the JSON does not say")
     _add_drawing(sub)
     sub.set_defaults(run="render")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import glob
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from .arguments import describe, draw_size, drawing_from, load_networks, parse_size
 from .dataset.cli import extract, redraw, stats  # noqa: F401
-from .images import IMAGE_SUFFIXES, atomic_write, read_image, write_image
+from .images import IMAGE_SUFFIXES, atomic_write, check_picture_name, read_image, write_image
 from .people import People
 from .video_cli import video  # noqa: F401
 
@@ -22,7 +23,7 @@ from .video_cli import video  # noqa: F401
 def image(args: argparse.Namespace) -> int:
     inputs = find_inputs(args.inputs)
     several = len(inputs) > 1 or any(Path(name).is_dir() for name in args.inputs)
-    outputs = _output_paths(inputs, Path(args.out), several)
+    outputs = _output_paths(inputs, args.out, several)
     boxes = _parse_boxes(args.box)
     if boxes is not None and several:
         raise ValueError("--box goes with a single input image")
@@ -75,6 +76,8 @@ def render(args: argparse.Namespace) -> int:
     several = len(frames) > 1
     if several and out.suffix:
         raise ValueError(f"{source} holds {len(frames)} frames: -o must be a folder, not a file like {out.name}")
+    if not several:
+        out = _single_output(args.out, source.stem)
     digits = max(6, len(str(len(frames))))
     drawing = drawing_from(args)
     for number, people in enumerate(tqdm(frames, unit="frame", disable=not several)):
@@ -138,9 +141,19 @@ def find_inputs(names: list[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _output_paths(inputs: list[Path], out: Path, several: bool) -> list[Path]:
+def _single_output(out: str, stem: str) -> Path:
+    """The file `out`, or `stem`.png in the folder `out`: one that exists, ends in a slash, or has no suffix."""
+    path = Path(out)
+    if path.is_dir() or out.endswith(("/", os.sep)) or not path.suffix:
+        return path / f"{stem}.png"
+    check_picture_name(path)
+    return path
+
+
+def _output_paths(inputs: list[Path], folder: str, several: bool) -> list[Path]:
     if not several:
-        return [out / f"{inputs[0].stem}.png" if out.is_dir() else out]
+        return [_single_output(folder, inputs[0].stem)]
+    out = Path(folder)
     if out.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"with several inputs -o is a folder, not a file like {out.name}")
     outputs = [out / f"{path.stem}.png" for path in inputs]

@@ -133,6 +133,14 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def check_picture_name(path: str | os.PathLike) -> None:
+    """Raises ValueError for a suffix Pillow cannot write."""
+    from PIL import Image
+
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path} has no suffix of a picture; end it in .png, .jpg or .webp")
+
+
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB in the format its suffix names, whole or not at all.
 
@@ -141,6 +149,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     """
     from PIL import Image
 
+    check_picture_name(path)
     with atomic_write(path) as temporary:
         # Level 1: pose maps are mostly black, higher levels cost ten times the time for a few kilobytes.
         Image.fromarray(image).save(temporary, **({"compress_level": 1} if temporary.suffix.lower() == ".png" else {}))

@@ -56,6 +56,20 @@ def test_one_photograph(tmp_path, photos, weights, capsys):
     assert "debug on cpu (torch, float32)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("out", ["maps/", "maps"])
+def test_one_photograph_into_a_new_folder(tmp_path, photos, weights, out):
+    flags = ("--pose", weights, "--detector", "none", "--device", "cpu", "--json")
+    assert run("image", photos / "a.png", "-o", f"{tmp_path}/{out}", *flags) == 0
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["a.json", "a.png"]
+    assert run("render", tmp_path / "maps" / "a.json", "-o", f"{tmp_path}/again/{out}") == 0
+    assert (tmp_path / "again" / "maps" / "a.png").is_file()
+
+
+def test_a_name_no_picture_can_have_is_refused_before_anything_is_loaded(tmp_path, photos, capsys):
+    assert run("image", photos / "a.png", "-o", tmp_path / "pose.xyz", "--pose", "nowhere.onnx") != 0
+    assert "has no suffix of a picture" in capsys.readouterr().err
+
+
 def test_folder_keeps_going_past_a_broken_file(tmp_path, photos, weights, capsys):
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
     out = tmp_path / "maps"
@@ -155,7 +169,7 @@ def test_usage_errors(photos, args, message, capsys, monkeypatch, tmp_path):
 def test_models_and_doctor(capsys, tmp_path):
     assert run("models", "--cache-dir", tmp_path) == 0
     text = capsys.readouterr().out
-    for word in ("dwpose-l-384", "dwpose-nano", "yolox-l", "Apache-2.0", "COCO-WholeBody"):
+    for word in ("dwpose-l-384", "dwpose-micro", "yolox-l", "Apache-2.0", "COCO-WholeBody"):
         assert word in text
     assert run("doctor", "--cache-dir", tmp_path) in (0, 1)
     text = capsys.readouterr().out
