@@ -56,18 +56,12 @@ def widened(net: DWPose, config: PoseConfig, name: str) -> DWPose:
     old, new = dict(net.named_modules()), dict(grown.named_modules())
     with torch.no_grad():
         for path, source in old.items():
-            joined = 1  # inputs of a layer behind a concatenation come in that many equal parts
-            if path.endswith(("final_conv.conv", "attention.fc")) and isinstance(_owner(old, path, 2), CSPLayer):
-                joined = 2
-            if path.endswith("conv2.conv") and isinstance(_owner(old, path, 2), SPPBottleneck):
-                joined = 4
             if isinstance(source, nn.Conv2d):
-                parts = (
-                    joined if path.endswith("attention.fc") else 1
-                )  # the attention's outputs are its inputs' channels
-                _place(source.weight, new[path].weight, parts, joined)
+                parts = _joined(old, path)
+                outputs = parts if path.endswith("attention.fc") else 1  # it weighs its own inputs
+                _place(source.weight, new[path].weight, outputs, parts)
                 if source.bias is not None:
-                    _spread(source.bias, new[path].bias, parts)
+                    _spread(source.bias, new[path].bias, outputs)
             elif isinstance(source, nn.BatchNorm2d):
                 for field in ("weight", "bias", "running_mean", "running_var"):
                     _spread(getattr(source, field), getattr(new[path], field), 1)
@@ -75,8 +69,12 @@ def widened(net: DWPose, config: PoseConfig, name: str) -> DWPose:
     return grown
 
 
-def _owner(modules: dict[str, nn.Module], path: str, levels: int) -> nn.Module:
-    return modules[path.rsplit(".", levels)[0]]
+def _joined(modules: dict[str, nn.Module], path: str) -> int:
+    """How many equally wide maps were joined to make the input of the convolution at `path`."""
+    owner = modules[path.rsplit(".", 2)[0]]
+    if isinstance(owner, CSPLayer) and path.endswith(("final_conv.conv", "attention.fc")):
+        return 2
+    return 4 if isinstance(owner, SPPBottleneck) and path.endswith("conv2.conv") else 1
 
 
 def _runs(old: int, new: int, parts: int) -> torch.Tensor:
@@ -88,7 +86,7 @@ def _spread(source: torch.Tensor, target: torch.Tensor, parts: int) -> None:
     target[_runs(len(source), len(target), parts)] = source
 
 
-def _place(source: torch.Tensor, target: torch.Tensor, out_parts: int = 1, in_parts: int = 1) -> None:
+def _place(source: torch.Tensor, target: torch.Tensor, out_parts: int, in_parts: int) -> None:
     """Old weights (out, in, ...) into `target`; old outputs do not read new inputs."""
     rows = _runs(len(source), len(target), out_parts)
     columns = _runs(source.shape[1], target.shape[1], in_parts)

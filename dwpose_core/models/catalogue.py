@@ -43,10 +43,17 @@ def _dwpose(name: str, network: str, filename: str, sha256: str, size: int | Non
     )
 
 
-# In the order a user should consider them; AP is whole-body AP on COCO-WholeBody v1.0 val (DWPose, arXiv 2307.15880).
-# What ships in the package, for use where the default of a kind cannot be had.
-BUNDLED = {"pose": "dwpose-nano", "detector": "yolox-cspnext-nano"}
+def _in_package(name: str, kind: Literal["pose", "detector"], note: str) -> WeightEntry:
+    variants = rtmcc.VARIANTS if kind == "pose" else yolox.VARIANTS
+    size, file, data = variants[name].input_size, f"{name}.safetensors", "rendered people from CC0 assets"
+    return WeightEntry(
+        name, kind, name, size, None, file, None, None, APACHE, data, f"{note} in the package; see its model card"
+    )
 
+
+# What ships in the package and stands in where the default of a kind cannot be had.
+BUNDLED = {"pose": "dwpose-micro", "detector": "yolox-cspnext-nano"}
+# In the order a user should consider them; AP is whole-body AP on COCO-WholeBody v1.0 val (DWPose, arXiv 2307.15880).
 ENTRIES: tuple[WeightEntry, ...] = (
     _dwpose(
         "dwpose-l-384",
@@ -120,19 +127,8 @@ ENTRIES: tuple[WeightEntry, ...] = (
         227246772,
         "teacher of dwpose-l-384, AP .653",
     ),
-    WeightEntry(
-        name="dwpose-nano",
-        kind="pose",
-        network="dwpose-nano",
-        input_size=rtmcc.VARIANTS["dwpose-nano"].input_size,
-        repo=None,
-        filename="dwpose-nano.safetensors",
-        sha256=None,
-        bytes=None,
-        weights_licence=APACHE,
-        data_licence="rendered people from CC0 assets",
-        note="small starter model in the package, for use without a download; see its model card",
-    ),
+    _in_package("dwpose-micro", "pose", "small starter model, for use without a download,"),
+    _in_package("dwpose-nano", "pose", "narrower and faster than dwpose-micro, which went on from it,"),
     WeightEntry(
         name="yolox-l",
         kind="detector",
@@ -146,19 +142,7 @@ ENTRIES: tuple[WeightEntry, ...] = (
         data_licence=COCO,
         note="the detector of the original pipeline; other sizes load by path (YOLOX releases, .pth or .onnx)",
     ),
-    WeightEntry(
-        name="yolox-cspnext-nano",
-        kind="detector",
-        network="yolox-cspnext-nano",
-        input_size=yolox.VARIANTS["yolox-cspnext-nano"].input_size,
-        repo=None,
-        filename="yolox-cspnext-nano.safetensors",
-        sha256=None,
-        bytes=None,
-        weights_licence=APACHE,
-        data_licence="rendered people from CC0 assets",
-        note="small starter detector in the package, for use without a download; see its model card",
-    ),
+    _in_package("yolox-cspnext-nano", "detector", "small starter detector, for use without a download,"),
 )
 
 
