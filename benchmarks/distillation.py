@@ -53,9 +53,10 @@ from training.loop import fit
 from training.metric import WHOLE, Detections, oks
 from training.objectives import SimCCObjective, Stage1Distillation, Stage2Distillation, normalize
 from training.synthetic.backgrounds import Backgrounds
-from training.synthetic.composite import MILD, Crop, LayerStore, composite, read_objects
+from training.synthetic.composite import MILD, Crop, composite
 from training.synthetic.generate import POSES_PER_BODY
 from training.synthetic.labels import OUTSIDE, VISIBLE
+from training.synthetic.layer_store import LayerStore, read_objects
 
 SIZE = (128, 96)
 STUDENT = PoseConfig(deepen=0.167, widen=0.125, input_size=SIZE, stages=3, tokens=64, shared=32, kernel=3)

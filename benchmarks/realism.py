@@ -1,4 +1,4 @@
-"""What each lever of realism is worth: the starter network trained with everything, and without one lever at a time.
+"""What each lever of realism is worth: dwpose-nano trained with everything, and without one lever at a time.
 
     python -m benchmarks.realism --layers LAYERS --held-out LAYERS --objects DIR --assets DIR --out DIR \
         [--labels labels.json --images DIR] [--json benchmarks/results/realism.json]

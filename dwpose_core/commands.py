@@ -150,13 +150,25 @@ def _single_output(out: str, stem: str) -> Path:
     return path
 
 
-def _output_paths(inputs: list[Path], folder: str, several: bool) -> list[Path]:
-    if not several:
-        return [_single_output(folder, inputs[0].stem)]
-    out = Path(folder)
-    if out.suffix.lower() in IMAGE_SUFFIXES:
-        raise ValueError(f"with several inputs -o is a folder, not a file like {out.name}")
-    outputs = [out / f"{path.stem}.png" for path in inputs]
+def _output_paths(inputs: list[Path], out: str, several: bool) -> list[Path]:
+    """Where the map of each input goes.
+
+    Raises:
+        ValueError: where it would replace an input or the map of another one, or `out` is no name for it.
+    """
+    outputs = _in_folder(inputs, out) if several else [_single_output(out, inputs[0].stem)]
+    photographs = {path.resolve() for path in inputs}
+    for target in outputs:
+        if target.resolve() in photographs:
+            raise ValueError(f"the map would replace the photograph {target}; choose another folder with -o")
+    return outputs
+
+
+def _in_folder(inputs: list[Path], out: str) -> list[Path]:
+    folder = Path(out)
+    if folder.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"with several inputs -o is a folder, not a file like {folder.name}")
+    outputs = [folder / f"{path.stem}.png" for path in inputs]
     owner: dict[Path, Path] = {}
     for path, target in zip(inputs, outputs, strict=True):
         if target in owner:

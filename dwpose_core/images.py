@@ -137,7 +137,7 @@ def check_picture_name(path: str | os.PathLike) -> None:
     """Raises ValueError for a suffix Pillow cannot write."""
     from PIL import Image
 
-    if Path(path).suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(Path(path).suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{path} has no suffix of a picture; end it in .png, .jpg or .webp")
 
 

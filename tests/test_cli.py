@@ -65,9 +65,18 @@ def test_one_photograph_into_a_new_folder(tmp_path, photos, weights, out):
     assert (tmp_path / "again" / "maps" / "a.png").is_file()
 
 
-def test_a_name_no_picture_can_have_is_refused_before_anything_is_loaded(tmp_path, photos, capsys):
-    assert run("image", photos / "a.png", "-o", tmp_path / "pose.xyz", "--pose", "nowhere.onnx") != 0
+@pytest.mark.parametrize("name", ["pose.xyz", "pose.psd"])  # Pillow reads the second kind, but does not write it
+def test_a_name_no_picture_can_have_is_refused_before_anything_is_loaded(tmp_path, photos, capsys, name):
+    assert run("image", photos / "a.png", "-o", tmp_path / name, "--pose", "nowhere.onnx") != 0
     assert "has no suffix of a picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inputs, out", [(["a.png"], "a.png"), (["a.png"], ""), (["."], ""), (["a.png", "b.jpg"], "")])
+def test_a_photograph_is_never_replaced_by_its_map(photos, weights, capsys, inputs, out):
+    before = (photos / "a.png").read_bytes()
+    assert run("image", *(photos / name for name in inputs), "-o", photos / out, "--pose", weights) != 0
+    assert "would replace the photograph" in capsys.readouterr().err
+    assert (photos / "a.png").read_bytes() == before and not (photos / "b.png").exists()
 
 
 def test_folder_keeps_going_past_a_broken_file(tmp_path, photos, weights, capsys):

@@ -8,8 +8,9 @@ import pytest
 
 from dwpose_core.skeleton import FLIP_INDICES, KEYPOINT_NAMES
 from training.synthetic import camera as cam
-from training.synthetic.composite import Crop, LayerStore, composite
+from training.synthetic.composite import Crop, composite
 from training.synthetic.labels import HIDDEN, OUTSIDE, SEEN_WITHIN, VISIBLE, visibility
+from training.synthetic.layer_store import LayerStore
 from training.synthetic.rotations import euler_degrees, frame, turn, two_bone
 
 PEOPLE = 8

@@ -297,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--network", choices=PHASES, default=WIDE)
+    parser.add_argument("--network", choices=PHASES, default=WIDE, help=f"what to make (default {WIDE})")
     parser.add_argument("--start", type=Path, help="train on from the weights of an earlier run (.safetensors)")
     parser.add_argument(
         "--people", type=int, default=18000, help="rendered for training; half as many close-ups, and in scenes"

@@ -13,8 +13,8 @@ same command goes on where a run stopped, bit for bit: batches depend on seed an
 
 What differs from the YOLOX paper (arXiv 2107.08430), because the run is short and the data are made: Muon and AdamW
 (muon.py) instead of SGD, mosaic on a part of the pictures only, no MixUp; a mask and heat maps of keypoints are learnt
-beside the boxes (detection/aid.py). The default network has the backbone of the pose model in the box, which has seen
-the same people (docs/synthetic.md: what that is worth). As in the paper the input size varies, here from small to
+beside the boxes (detection/aid.py). The default network has the backbone of dwpose-nano, which has seen the same people
+(docs/synthetic.md: what that is worth). As in the paper the input size varies, here from small to
 large, and mosaic ends and the L1 loss begins in the last part of the run (--tail). On CPUs, --workers processes with
 one thread each train on their own batches; gradients are averaged.
 """

@@ -47,7 +47,7 @@ def _in_package(name: str, kind: Literal["pose", "detector"], note: str) -> Weig
     variants = rtmcc.VARIANTS if kind == "pose" else yolox.VARIANTS
     size, file, data = variants[name].input_size, f"{name}.safetensors", "rendered people from CC0 assets"
     return WeightEntry(
-        name, kind, name, size, None, file, None, None, APACHE, data, f"{note} in the package; see its model card"
+        name, kind, name, size, None, file, None, None, APACHE, data, f"in the package: {note}; see its card"
     )
 
 
@@ -127,8 +127,8 @@ ENTRIES: tuple[WeightEntry, ...] = (
         227246772,
         "teacher of dwpose-l-384, AP .653",
     ),
-    _in_package("dwpose-micro", "pose", "small starter model, for use without a download,"),
-    _in_package("dwpose-nano", "pose", "narrower and faster than dwpose-micro, which went on from it,"),
+    _in_package("dwpose-micro", "pose", "a small starter, for use without a download"),
+    _in_package("dwpose-nano", "pose", "what dwpose-micro went on from, narrower and faster"),
     WeightEntry(
         name="yolox-l",
         kind="detector",
@@ -142,7 +142,7 @@ ENTRIES: tuple[WeightEntry, ...] = (
         data_licence=COCO,
         note="the detector of the original pipeline; other sizes load by path (YOLOX releases, .pth or .onnx)",
     ),
-    _in_package("yolox-cspnext-nano", "detector", "small starter detector, for use without a download,"),
+    _in_package("yolox-cspnext-nano", "detector", "a small starter, for use without a download"),
 )
 
 

@@ -20,17 +20,9 @@ import numpy as np
 from dwpose_core.skeleton import FLIP_INDICES
 
 from ..synthetic.backgrounds import Backgrounds
-from ..synthetic.composite import (
-    PHOTO_ASPECTS,
-    Disturbance,
-    LayerStore,
-    lay_over,
-    photometric,
-    read_objects,
-    read_rgba,
-    similarity,
-)
+from ..synthetic.composite import PHOTO_ASPECTS, Disturbance, lay_over, photometric, similarity
 from ..synthetic.labels import VISIBLE
+from ..synthetic.layer_store import LayerStore, read_objects, read_rgba
 
 # Legend: picture coordinates are pixel edges, so a box around one pixel (x, y) is (x, y, x + 1, y + 1).
 

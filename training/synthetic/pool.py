@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 
 from .backgrounds import Backgrounds
-from .composite import CLOSE, CROWDED, MILD, QUIET, STRONG, VACANT, Disturbance, LayerStore, composite, read_objects
+from .composite import CLOSE, CROWDED, MILD, QUIET, STRONG, VACANT, Disturbance, composite
+from .layer_store import LayerStore, read_objects
 from .workers import fill_pictures
 
 CHUNK = 200  # crops per task

@@ -113,7 +113,8 @@ def scene_pictures(folder: Path, count: int, size: tuple[int, int], show: str, i
 def layer_pictures(folder: Path, count: int, size: tuple[int, int], assets: Path | None, objects: Path | None):
     """Layers as they are, or as training crops of `size` (width, height) when assets and objects are given."""
     from .backgrounds import Backgrounds
-    from .composite import LayerStore, composite, read_objects
+    from .composite import composite
+    from .layer_store import LayerStore, read_objects
 
     store = LayerStore(folder)
     backgrounds = Backgrounds(assets) if assets else None
