@@ -1,10 +1,12 @@
 """Where the time of one photograph goes: per stage, and the ratio of the whole to the two networks alone.
 
     python benchmarks/bench_infer.py --backend torch onnx --people 1 5 20 --out benchmarks/results/infer_cpu.json
+    python benchmarks/bench_infer.py --device cuda --dtype float16 --out benchmarks/results/infer_gpu.json
 
 The networks run for real on random weights (same arithmetic as trained ones); the detector's output is then replaced by
 boxes of the wanted number of people, so that every stage after it has real work. Everything is timed in one process on
 the threads given, in turn, and the median is reported. Ratio 1.00 would mean that nothing but the networks costs time.
+`one_by_one_ms` is the peer: the same pose network as TorchScript in float32, called once per person.
 """
 
 from __future__ import annotations
@@ -50,17 +52,29 @@ class Stopwatch:
         return timed
 
 
+def finished(function):
+    """`function`, waiting until the GPU has done what it asked for."""
+
+    def waiting(*args):
+        out = function(*args)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return out
+
+    return waiting
+
+
 class Timed:
     """A runner that charges its network to a stage, and may answer with raw output of its own."""
 
     def __init__(self, runner, watch: Stopwatch, stage: str, answer=None):
         self.device, self.input_size, self.description = runner.device, runner.input_size, runner.description
-        self._run = watch.wrap(stage, runner)
+        self._run = watch.wrap(stage, finished(runner))
         self._answer = answer
 
     def __call__(self, batch):
         outputs = self._run(batch)
-        return outputs if self._answer is None else (self._answer.expand(len(batch), -1, -1),)
+        return outputs if self._answer is None else (self._answer.to(self.device).expand(len(batch), -1, -1),)
 
 
 def raw_with_people(count: int, input_size: tuple[int, int]) -> torch.Tensor:
@@ -79,22 +93,36 @@ def raw_with_people(count: int, input_size: tuple[int, int]) -> torch.Tensor:
     return raw
 
 
-def build(backend: str, pose: str, detector: str, folder: Path) -> tuple:
+def build(args: argparse.Namespace, backend: str, folder: Path) -> tuple:
     torch.manual_seed(0)
-    nets = {"pose": create_model(pose).eval(), "detector": create_detector(detector).eval()}
+    nets = {"pose": create_model(args.pose).eval(), "detector": create_detector(args.detector).eval()}
     for net in nets.values():  # BatchNorm as trained nets have it: fresh ones drift into denormals, which run slowly
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.reset_running_stats()
     if backend == "torch":
-        return TorchRunner(nets["pose"], "cpu"), TorchRunner(nets["detector"], "cpu")
+        return tuple(TorchRunner(net, args.device, getattr(torch, args.dtype)) for net in nets.values())
     runners = []
     for name, net in nets.items():
         path = folder / f"{name}.onnx"
         if not path.exists():
             export_onnx(net, path)
-        runners.append(OnnxRunner(path, "cpu", threads=torch.get_num_threads()))
+        runners.append(OnnxRunner(path, args.device, threads=torch.get_num_threads()))
     return tuple(runners)
+
+
+def one_by_one(args: argparse.Namespace, people: int) -> float:
+    """Median milliseconds of the pose network alone as TorchScript, called once per person."""
+    crops = torch.rand(people, 3, *create_model(args.pose).config.input_size, device=args.device)
+    net = create_model(args.pose).eval().to(args.device)
+    with torch.no_grad():
+        script = torch.jit.freeze(torch.jit.trace(net, crops[:1]))
+        times = []
+        for _ in range(args.repeats + 3):  # the first ones compile
+            start = time.perf_counter()
+            finished(lambda: [script(crop[None]) for crop in crops])()
+            times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times[3:])
 
 
 def measure(pose, detector, people: int, repeats: int) -> dict:
@@ -146,22 +174,30 @@ def main() -> None:
     parser.add_argument("--people", nargs="+", type=int, default=[1, 5, 20])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"], help="torch backend")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        peer = {people: one_by_one(args, people) for people in args.people}
         for backend in args.backend:
-            pose, detector = build(backend, args.pose, args.detector, Path(folder))
+            pose, detector = build(args, backend, Path(folder))
             for people in args.people:
                 row = {"backend": backend, **measure(pose, detector, people, args.repeats)}
+                row["one_by_one_ms"] = peer[people]
+                row["faster_than_one_by_one"] = peer[people] / row["stages_ms"]["pose_net"]
                 rows.append(row)
                 parts = "  ".join(f"{k} {v:.1f}" for k, v in row["stages_ms"].items())
                 print(f"{backend:6s} {people:3d} people  {row['total_ms']:8.1f} ms  ratio {row['ratio']:.3f}   {parts}")
+                print(f"{'':18s} pose network one by one {peer[people]:.1f} ms")
     if args.out:
         setting = {
             "cpu": platform.processor() or platform.machine(),
+            "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else args.device,
+            "dtype": args.dtype,
             "threads": args.threads,
             "torch": torch.__version__,
             "opencv": cv2.__version__,

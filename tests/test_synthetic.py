@@ -125,16 +125,6 @@ def test_left_points_are_on_the_left(model, assets):
     np.testing.assert_allclose(points[FLIP_INDICES] * (-1, 1, 1), points, atol=0.06)  # dm
 
 
-def test_cloth_is_not_squeezed_where_parts_meet(model, assets):
-    """A triangle whose corners are of unrelated uv shows the whole pattern at once, always at the same place."""
-    from training.synthetic.clothes import Wardrobe
-
-    for vertex, index, uv in Wardrobe(model, assets).cut.values():
-        edges = np.linalg.norm(uv[index] - uv[np.roll(index, 1, axis=1)], axis=2)
-        assert 0.03 < edges.max() < 0.1, "metres, as on the body"
-        assert len(vertex) == len(uv) and index.max() < len(uv)
-
-
 def test_keypoints_lie_on_the_person(people):
     """Within the picture, a keypoint that is not outside lies on the silhouette or within two pixels of it."""
     for layer in people:

@@ -14,8 +14,9 @@ import torch
 from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
 from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, drawn_layers, generator, plain_surroundings
-from training import synthetic_run, synthetic_stage
+from training import checkpoint, synthetic_run, synthetic_stage
 from training.synthetic import torch_composite as batched
+from training.synthetic.background import Background, Foreground
 from training.synthetic.composite import MILD, QUIET, STRONG
 from training.synthetic.items import Item, Material
 from training.synthetic.layer_pool import Layers, Surroundings
@@ -95,7 +96,7 @@ def test_phases_and_levers():
     assert synthetic_run.disturbance(0.0, {"clothing", "backgrounds"}) == early
 
 
-@pytest.mark.parametrize("extra", [[], ["--ablation"], ["--students", "dwpose-t"]])
+@pytest.mark.parametrize("extra", [[], ["--ablation"], ["--students", "dwpose-t"], ["--teacher", "none"]])
 def test_stages_fit_into_the_minutes(extra):
     args = synthetic_run.parse(["--assets", "a", "--out", "b", "--minutes", "25", *extra])
     stages = synthetic_run.plan(args)
@@ -114,7 +115,7 @@ def test_a_stopped_stage_goes_on(layers, around, tmp_path, monkeypatch):
 
     def attempt(deadline: float):
         torch.manual_seed(0)
-        objective = build_objective("labels", create_model("debug"), None)
+        objective = build_objective("labels", create_model("debug"), None).to(memory_format=torch.channels_last)
         dice = generator(9)
 
         def draw(progress: float) -> batched.Crops:
@@ -139,6 +140,52 @@ def test_a_stopped_stage_goes_on(layers, around, tmp_path, monkeypatch):
     assert all(np.isfinite(row["loss"]) for row in rows)
     assert not (tmp_path / "teacher.pt").exists()
     assert not torch.equal(net.head.cls_x.weight, before["average"]["head.cls_x.weight"])
+
+
+def test_work_beside_training_comes_in_order_and_its_errors_arrive():
+    numbers = itertools.count()
+
+    def make() -> list[torch.Tensor]:
+        number = next(numbers)
+        if number == 5:
+            raise RuntimeError("no more people")
+        return [torch.tensor(number)]
+
+    beside = Background(make, 2, torch.device("cpu"))
+    taken = [int(beside.take()[0]) for _ in range(3)]
+    with pytest.raises(RuntimeError, match="no more people"):
+        while True:
+            taken += [int(value[0]) for value in beside.take_all()]
+    beside.close()
+    assert taken == [0, 1, 2, 3, 4]
+    assert not beside.thread.is_alive()
+
+
+def test_closing_does_not_wait_for_a_taker():
+    beside = Background(lambda: torch.zeros(1), 1, torch.device("cpu"))
+    beside.take()
+    beside.close()
+    assert not beside.thread.is_alive()
+
+
+def test_batches_are_cut_from_what_was_composited(layers, around):
+    crops = batched.composite_batch(layers, torch.arange(6), around, CROP, generator(0), QUIET)
+    parts = [batched.Crops(*(x[k : k + 3] for x in vars(crops).values())) for k in (0, 3)]
+    batches = synthetic_run.Batches(Foreground(lambda: list(parts)))
+    assert batches(0.25) is parts[1] and batches(0.5) is parts[0] and batches(0.75) is parts[1]
+    assert batches.progress == 0.75
+
+
+@pytest.mark.slow
+def test_students_without_a_teacher_begin_from_a_backbone(assets, tmp_path):
+    small = "--layers 6 --pictures 6 --things 4 --held-out 4 --workers 1 --at-once 1 --batch 4".split()
+    checkpoint.save_model(tmp_path / "begun.safetensors", create_model("debug"), {})
+    names = ["--teacher", "none", "--students", "debug", "--start", str(tmp_path / "begun.safetensors")]
+    synthetic_run.main(
+        ["--assets", str(assets), "--out", str(tmp_path), "--minutes", "0.05", "--device", "cpu", *names, *small]
+    )
+    assert load_pose(tmp_path / "debug.safetensors").name == "debug"
+    assert {row["stage"] for row in json.loads((tmp_path / "curves.json").read_text())["rows"]} == {"debug-labels"}
 
 
 @pytest.mark.slow
@@ -183,7 +230,11 @@ def test_what_is_kept(layers, around, tmp_path, kind, score, ablation, file, str
         torch.nn.init.normal_(part.weight, std=strength)
     before = net.head.cls_x.weight.clone()
     row = {"strong": {"body_pck": score}}
-    job.keep(Stage("some-name", kind, "debug", 1.0, 4), net, row)
+    job.keep(
+        Stage("some-name" if ablation else "teacher" if kind == "labels" else "student", kind, "debug", 1.0, 4),
+        net,
+        row,
+    )
     assert torch.equal(net.head.cls_x.weight, before)  # the network that goes on training is not scaled
     assert [path.stem for path in tmp_path.iterdir()] == ([file] if file else [])
     if file:

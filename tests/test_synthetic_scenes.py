@@ -98,7 +98,10 @@ def test_occlusion_by_others_agrees_with_a_render_without_them(alone):
     counts = np.zeros(4, int)
     for person, solo in alone:
         np.testing.assert_array_equal(solo.keypoints, person.keypoints)
-        np.testing.assert_array_equal(solo.state, np.where(person.state == OCCLUDED, VISIBLE, person.state))
+        sunk = (person.state == OCCLUDED) & (solo.state == OCCLUDED)
+        assert sunk.sum() <= 1  # shoes stand on the ground, a heel in them may lie a centimetre below it
+        expected = np.where((person.state == OCCLUDED) & ~sunk, VISIBLE, person.state)
+        np.testing.assert_array_equal(solo.state, expected)
         assert person.mask.sum() <= solo.mask.sum() + 2
         counts += np.bincount(person.state, minlength=4)
     assert (counts > 50).all()  # all four states happen

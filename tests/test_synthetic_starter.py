@@ -13,7 +13,7 @@ from dwpose_core.models.rtmcc import VARIANTS, create_model
 from dwpose_core.models.weights import load_pose
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
 from training import starter_batches
-from training.growth import enlarged, widened
+from training.growth import begin_backbone, enlarged, widened
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.small_simcc import LABEL_MARGIN, heatmap_loss, label_table, loss_weights, simcc_loss
@@ -298,3 +298,26 @@ def test_calibration_balances_at_the_usual_threshold(pool):
     np.testing.assert_allclose(before[2] * factor, after[2], rtol=1e-4)
     seen, outside = (after[2][:, :17][pool.visible[:, :17] == kind] for kind in (VISIBLE, OUTSIDE))
     assert (seen < 0.3).mean() == pytest.approx((outside >= 0.3).mean(), abs=0.02)
+
+
+def test_a_backbone_begins_as_another_ones():
+    """dwpose-s computes dwpose-nano's first two stages; its further blocks start as the identity."""
+    torch.manual_seed(0)
+    nano, net = create_model("dwpose-nano").eval(), create_model("dwpose-s").eval()
+    for module in nano.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    before = copy.deepcopy(net)
+    images = torch.randn(1, 3, 64, 64)
+    taken = begin_backbone(net, nano)
+    features = {n: n.backbone.stage2(n.backbone.stage1(n.backbone.stem(images))) for n in (nano, net, before)}
+    torch.testing.assert_close(features[net], features[nano])
+    assert not torch.allclose(features[before], features[nano])
+    assert taken == sum(not name.startswith("stage3.1.") for name in nano.backbone.state_dict())  # its pooling
+    torch.testing.assert_close(net.backbone.stage4.state_dict(), before.backbone.stage4.state_dict())
+
+
+def test_only_the_same_width_begins_a_backbone():
+    with pytest.raises(ValueError, match="same width"):
+        begin_backbone(create_model("dwpose-t"), create_model("dwpose-nano"))

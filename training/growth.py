@@ -1,6 +1,7 @@
-"""A trained network goes on as a larger one: for larger crops, or with more channels.
+"""A trained network goes on as a larger one: for larger crops, with more channels, or as another one's first stages.
 
-Both keep what the small network has learnt; a wider one computes the very same logits before its first step.
+The first two keep all that the small network has learnt; a wider one computes the very same logits before its first
+step. The third hands on its backbone only.
 """
 
 from __future__ import annotations
@@ -67,6 +68,35 @@ def widened(net: DWPose, config: PoseConfig, name: str) -> DWPose:
                     _spread(getattr(source, field), getattr(new[path], field), 1)
         _widen_head(net.head, grown.head)
     return grown
+
+
+def begin_backbone(net: DWPose, trained: DWPose) -> int:
+    """Give `net` the stem and first three stages of a `trained` network of the same width; returns its tensors taken.
+
+    A stage of more blocks begins with the trained ones, and its other blocks as the identity. Where the third stage is
+    the trained network's last it has pyramid pooling and no residual connections, which `net` does without: that stage
+    is a beginning, the ones before it compute what they did.
+
+    Raises:
+        ValueError: where the widths differ.
+    """
+    if net.config.widen != trained.config.widen:
+        raise ValueError(
+            f"{net.name} has {net.config.widen} times CSPNeXt's channels and {trained.name} {trained.config.widen}; "
+            "only a network of the same width can begin its backbone"
+        )
+    state, taken = net.backbone.state_dict(), 0
+    for name, value in trained.backbone.state_dict().items():
+        if trained.config.stages == 3 < net.config.stages:
+            name = name.replace("stage3.2.", "stage3.1.") if name.startswith("stage3.2.") else name
+        if name in state and state[name].shape == value.shape and not name.startswith("stage4"):
+            state[name], taken = value, taken + 1
+    net.backbone.load_state_dict(state)
+    for number in range(1, 4):
+        more, fewer = (dict(n.backbone.named_modules())[f"stage{number}"][-1].blocks for n in (net, trained))
+        for block in more[len(fewer) :]:
+            nn.init.zeros_(block.conv2.pointwise_conv.bn.weight)
+    return taken
 
 
 def _joined(modules: dict[str, nn.Module], path: str) -> int:

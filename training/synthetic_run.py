@@ -3,11 +3,14 @@
     python -m training.synthetic_run --assets DIR --out DIR --minutes 25
     python -m training.synthetic_run --assets DIR --out DIR --minutes 25 --ablation
     python -m training.synthetic_run --assets DIR --out DIR --minutes 4 --teacher dwpose-nano --students dwpose-nano
+    python -m training.synthetic_run --assets DIR --out DIR --minutes 9 --teacher none --students dwpose-s \\
+        --start dwpose_core/bundled/dwpose-nano.safetensors
 
 1. People: worker processes shape, pose and dress bodies, the device draws them as layers and keeps them (no OpenGL, no
-   files read while training). During training a small share of the time goes into new people for old.
-2. Teacher from the labels alone, with the heat-map aid; 3. per student DWPose's stage 1 and stage 2.
-Crops are composited on the device, half a thousand at a time.
+   files read while training). More of them follow while the networks train.
+2. Teacher from the labels alone, with the heat-map aid; 3. per student DWPose's stage 1 and stage 2. With `--teacher
+   none` the students learn from the labels alone: where a GPU is lent by the minute, a teacher costs them too many.
+Crops are composited on the device. A GPU draws people and composites in streams beside the training.
 
 OUT receives NAME.safetensors (fp16, loads by path) per student and curves.json. STATE (default OUT/state) holds what a
 second start needs: after `--stop-after` minutes, or a kill, the same command goes on. `--without` leaves levers of
@@ -24,7 +27,9 @@ import copy
 import json
 import math
 import os
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,7 +40,9 @@ from dwpose_core.models.rtmcc import DWPose, create_model
 from dwpose_core.models.weights import load_pose
 
 from . import checkpoint
+from .growth import begin_backbone
 from .starter_score import calibrate
+from .synthetic.background import Background, Foreground
 from .synthetic.body import check_assets
 from .synthetic.composite import STRONG, Disturbance
 from .synthetic.filling import Filler, restore
@@ -44,13 +51,15 @@ from .synthetic.pool import CropPool
 from .synthetic.subjects import SubjectGenerator, stream, texture_files
 from .synthetic.torch_composite import Crops, composite_batch
 from .synthetic.torch_render import TorchRenderer
-from .synthetic_stage import OnDevice, OutOfTime, Stage, build_objective, phase_at, train_stage
+from .synthetic_stage import OnDevice, OutOfTime, Stage, as_batch, build_objective, phase_at, train_stage
 
 LAYER_SIZE = (192, 256)  # (W, H) of drawn people, margin included
 # Shares of the minutes; what is left covers the start of the workers, surroundings, measuring and saving.
 PEOPLE_SHARE, TEACHER_SHARE, STAGE1_SHARE, STAGE2_SHARE = 0.14, 0.34, 0.37, 0.08
-REFRESH_SHARE = 0.06  # of the time of training goes into new people
+PEOPLE_SHARE_GPU, ALONE_SHARE = 0.04, 0.88  # most people are drawn beside the training; students without a teacher
+REFRESH_SHARE = 0.06  # of the time of training goes into new people on a CPU
 LARGEST_FACTOR = 100.0  # of scores
+BATCHES_AT_ONCE = 3  # composited; fewer and larger steps keep a GPU busy
 # What each lever takes out of a Disturbance. "backgrounds" and "clothing" are matters of what is drawn.
 LEVERS = {
     "backgrounds": {},
@@ -69,6 +78,10 @@ def plan(args: argparse.Namespace) -> list[Stage]:
         names = ["everything", *(f"without-{lever}" for lever in LEVERS)]
         seconds = total * (TEACHER_SHARE + STAGE1_SHARE + STAGE2_SHARE) / len(names)
         return [Stage(name, "labels", args.students[0], seconds, args.batch) for name in names]
+    if args.teacher == "none":
+        seconds = total * (ALONE_SHARE if args.device.startswith("cuda") else 1 - PEOPLE_SHARE - 0.07)
+        seconds /= len(args.students)
+        return [Stage(f"{student}-labels", "labels", student, seconds, args.batch) for student in args.students]
     stages = [Stage("teacher", "labels", args.teacher, total * TEACHER_SHARE, args.batch)]
     for student in args.students:
         seconds = total * STAGE1_SHARE / len(args.students)
@@ -112,6 +125,28 @@ def test_pool(
     return CropPool(*(column.cpu().numpy() for column in columns))
 
 
+def settle(objective: torch.nn.Module, crops: Crops) -> None:
+    """A step without consequences: cuDNN looks for its fastest ways while nothing else is on the GPU."""
+    with torch.autocast(crops.image.device.type, torch.bfloat16):
+        objective(as_batch(crops))["loss"].backward()
+    objective.zero_grad(set_to_none=True)
+
+
+class Batches:
+    """Crops for train_stage, a few batches composited at a time."""
+
+    def __init__(self, source: Foreground | Background):
+        self.source = source
+        self.progress = 0.0
+        self.waiting: list[Crops] = []
+
+    def __call__(self, progress: float) -> Crops:
+        self.progress = progress
+        if not self.waiting:
+            self.waiting = self.source.take()
+        return self.waiting.pop()
+
+
 class Run:
     """What all stages share: device, folders, people and what surrounds them."""
 
@@ -125,11 +160,14 @@ class Run:
         finished = self.state / "curves.json"
         self.curves: list[dict] = json.loads(finished.read_text()) if finished.is_file() else []
         self.renderer = TorchRenderer(LAYER_SIZE, texture_files(args.assets), self.device)
-        self.around = self._kept("surroundings", Surroundings, self._surroundings)
-        self.held_out = self._kept("held_out", Layers, self._held_out)
+        self.beside = self.device.type == "cuda" and not args.ablation
         self.refresh = args.refresh and not args.ablation  # levers are compared on the same people
         needed = {False, True} if args.ablation else {"clothing" in args.without}
-        self.fillers = {grey: self._people(grey, len(needed), leave) for grey in sorted(needed)}
+        with ThreadPoolExecutor(1) as beside:  # all worker processes start at once
+            around = beside.submit(self._kept, "surroundings", Surroundings, self._surroundings)
+            self.held_out = self._kept("held_out", Layers, self._held_out)
+            self.fillers = {grey: self._people(grey, len(needed), leave) for grey in sorted(needed)}
+            self.around = around.result()
 
     def _kept(self, name: str, kind: type, make):
         """Tensors from the state folder, or made and stored there."""
@@ -162,7 +200,8 @@ class Run:
         filler = Filler(pool, self.renderer, subjects, self.args.at_once, drawn)
         leave.callback(filler.close)
         if not (folder / "done").is_file():
-            filler.fill(self.args.minutes * 60 * PEOPLE_SHARE / kinds, folder)
+            share = PEOPLE_SHARE_GPU if self.beside else PEOPLE_SHARE
+            filler.fill(self.args.minutes * 60 * share / kinds, folder)
             print(f"{filler.drawn} people, {len(pool.layers) / filler.seconds:.1f} layers per second")
         return filler
 
@@ -172,6 +211,8 @@ class Run:
         around = flat(self.around, self.generator) if "backgrounds" in without else self.around
         torch.manual_seed(self.args.seed)
         student = create_model(stage.model)
+        if stage.kind == "labels" and self.args.start:
+            begin_backbone(student, load_pose(self.args.start))
         size = student.config.input_size[::-1]
         objective = build_objective(stage.kind, student, teacher).to(self.device, memory_format=torch.channels_last)
         objective.train()
@@ -181,19 +222,35 @@ class Run:
         }
         began, before = time.monotonic(), filler.seconds
 
-        def draw(progress: float) -> Crops:
-            if self.refresh and filler.seconds - before < REFRESH_SHARE * (time.monotonic() - began):
+        def composited() -> list[Crops]:
+            if new:
+                for people in new.take_all():
+                    filler.pool.add(people)
+            elif self.refresh and filler.seconds - before < REFRESH_SHARE * (time.monotonic() - began):
                 filler.step()
-            layers = filler.pool.layers
-            index = torch.randint(len(layers), (stage.batch,), generator=self.generator, device=self.device)
-            return composite_batch(layers, index, around, size, self.generator, disturbance(progress, without))
+            layers, disturb = filler.pool.layers, disturbance(batches.progress, without)
+            count = stage.batch * (BATCHES_AT_ONCE if self.beside else 1)
+            index = torch.randint(len(layers), (count,), generator=self.generator, device=self.device)
+            crops = composite_batch(layers, index, around, size, self.generator, disturb)
+            return [Crops(*parts) for parts in zip(*(x.split(stage.batch) for x in vars(crops).values()), strict=True)]
+
+        new, batches = None, Batches(Foreground(composited))
+        if self.beside:
+            settle(objective, batches(0.0))
+            batches.source = Background(composited, 1, self.device)
+            new = Background(filler.paced, 2, self.device) if self.refresh else None
 
         def report(net: DWPose, rows: list[dict]) -> None:
             self.keep(stage, net, rows[-1])
             self.write_curves(rows)
 
         file = self.state / f"{stage.name}.pt"
-        net, rows = train_stage(stage, objective, draw, tests, self.generator, file, self.deadline, report)
+        try:
+            net, rows = train_stage(stage, objective, batches, tests, self.generator, file, self.deadline, report)
+        finally:
+            batches.source.close()
+            if new:
+                new.close()
         self.curves += rows
         write_json(self.state / "curves.json", self.curves)
         return net
@@ -201,7 +258,7 @@ class Run:
     def keep(self, stage: Stage, net: DWPose, row: dict) -> None:
         """To OUT, in half precision with calibrated scores: a run that is cut short leaves what it has."""
         if not self.args.ablation:
-            if stage.kind == "labels":
+            if stage.name == "teacher":
                 return
             # A second stage much shorter than DWPose's may end below the first one, which then stays.
             before = [r for r in self.curves if r["stage"] == f"{stage.model}-stage1"]
@@ -218,7 +275,8 @@ class Run:
 
     def write_curves(self, rows: list[dict]) -> None:
         on_gpu = self.device.type == "cuda"
-        options = {key: value for key, value in vars(self.args).items() if key not in ("assets", "out", "state")}
+        paths = ("assets", "out", "state", "start")
+        options = {key: value for key, value in vars(self.args).items() if key not in paths}
         record = {
             "machine": torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores",
             "options": options,
@@ -269,8 +327,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--stop-after", type=float, help="end this process after so many minutes; start it again to go on"
     )
-    parser.add_argument("--teacher", default="dwpose-m")
+    parser.add_argument("--teacher", default="dwpose-m", help='a network, or "none": students from the labels alone')
     parser.add_argument("--students", nargs="+", default=["dwpose-t", "dwpose-s"])
+    parser.add_argument(
+        "--start", type=Path, help="trained network of the same width; its backbone begins those learnt from labels"
+    )
     parser.add_argument("--without", nargs="+", choices=LEVERS, default=[], metavar="LEVER", help=", ".join(LEVERS))
     parser.add_argument("--ablation", action="store_true", help="the table of levers instead of teacher and students")
     parser.add_argument(
@@ -297,6 +358,10 @@ def main(argv: list[str] | None = None) -> None:
     check_assets(args.assets)
     if args.device == "cpu":
         torch.set_flush_denormal(True)
+    else:
+        sys.setswitchinterval(5e-4)  # the threads beside the training hold up its next step no longer than that
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark_limit = 4  # ways per layer that are tried: all of them take half a minute
     run(args)
 
 

@@ -23,6 +23,7 @@ from dwpose_core.models.rtmcc import DWPose
 from dwpose_core.simcc import label_sigma
 
 from . import checkpoint
+from .muon import MuonAdamW
 from .objectives import SimCCObjective, Stage1Distillation, Stage2Distillation, normalize
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
 from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
@@ -36,6 +37,7 @@ TICKS = 1000  # a stage's progress in whole numbers, for what is written in step
 AID_UNTIL = 0.5  # as in the starter: SimCC alone hardly leaves the mean pose at first, later the aid is in the way
 # Until, disturbance, weight of flat rows.
 PHASES = ((0.6, replace(STRONG, crowded=0.25), 0.15), (0.92, MILD, 0.15), (1.0, QUIET, 0.3))
+WEIGHT_DECAY = 0.05
 EVALUATIONS = 6  # per stage, evenly spaced
 SAVE_EVERY = 60.0  # seconds
 MOST_BROKEN = 20  # steps in a row whose gradient is not finite; single ones are left out
@@ -51,6 +53,32 @@ class Stage:
     seconds: float
     batch: int
     lr: float = 2e-3
+
+
+class RatedAdamW:
+    """AdamW, called as MuonAdamW is: `step(rate)` at a share of the learning rate."""
+
+    def __init__(self, module: nn.Module, lr: float, weight_decay: float):
+        self.adam = build_optimizer(module, lr, weight_decay)
+        self.lr = lr
+
+    def step(self, rate: float) -> None:
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr * rate
+        self.adam.step()
+
+    def state_dict(self) -> dict:
+        return self.adam.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.adam.load_state_dict(state)
+
+
+def optimizer_of(stage: Stage, objective: SimCCObjective) -> RatedAdamW | MuonAdamW:
+    """AdamW for the distillation, as DWPose has it; from labels Muon too, in the proportion of the starter."""
+    if stage.kind == "labels":
+        return MuonAdamW(objective, stage.lr, 1.5 * stage.lr, WEIGHT_DECAY)
+    return RatedAdamW(objective, stage.lr, WEIGHT_DECAY)
 
 
 class OutOfTime(Exception):
@@ -150,8 +178,8 @@ def train_stage(
     Raises:
         OutOfTime: at the deadline, with the state saved.
     """
-    optimizer = build_optimizer(objective, stage.lr, 0.05)
-    schedule = Schedule(stage.lr, warmup=TICKS // 25, cosine_start=TICKS * 2 // 5, cosine_end=TICKS, final=0.01)
+    optimizer = optimizer_of(stage, objective)
+    schedule = Schedule(1.0, warmup=TICKS // 25, cosine_start=TICKS * 2 // 5, cosine_end=TICKS, final=0.01)
     average = ExponentialMovingAverage(objective.student, momentum=0.002, gamma=200.0)
     trained = [p for p in objective.parameters() if p.requires_grad]
     device = generator.device
@@ -188,18 +216,16 @@ def train_stage(
         progress = spent / stage.seconds
         tick = int(progress * TICKS)
         objective.set_epoch(tick)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.at(tick)
         asked = time.monotonic()
         batch = as_batch(draw(progress))
         drawing += time.monotonic() - asked
         with torch.autocast(device.type, torch.bfloat16):
             out = objective(batch)
-        optimizer.zero_grad(set_to_none=True)
+        objective.zero_grad(set_to_none=True)
         out["loss"].backward()
         norm = nn.utils.clip_grad_norm_(trained, 5.0 if stage.kind == "labels" else 1.0)
         if torch.isfinite(norm):
-            optimizer.step()
+            optimizer.step(schedule.at(tick))
             average.update(objective.student)
             broken = 0
         elif (broken := broken + 1) >= MOST_BROKEN:

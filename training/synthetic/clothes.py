@@ -1,8 +1,4 @@
-"""What a person wears: fitted suits, shoes, hair and eyes, and garments cut from the body's skin-tight helper mesh.
-
-A garment is the helper mesh pushed outward and cut where a per-vertex distance to its hem turns negative (the shader
-discards there), so hems lie anywhere. The same distance hides the skin below, so nothing pokes through.
-"""
+"""What a person wears: fitted suits, shoes, hair and eyes, and garments cut to measure (garments.py)."""
 
 from __future__ import annotations
 
@@ -14,28 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from .body import BodyModel, Posed, Shape
+from .garments import HEM, SKIRT, TIGHTS, Drape, Fabric, Fit, Tailor
 from .items import Item, Material
+from .rotations import Y
 
-HEM = 0.4  # dm; distances are clipped to +-HEM so that where regions meet the hem stays straight
-HIDE_FROM = 0.15  # dm inside a garment from where on skin is not drawn
+HIDE_FROM = 0.15  # dm inside a tight garment from where on skin is not drawn
+DARK_SKIN = 1 / 3  # of people; the textures at hand are mostly of light skin
 # Factors on the hair textures, which are medium brown: brown, dark blond, near black, red, grey, blond.
 HAIR_TINTS = ((0.9, 0.85, 0.8), (1.9, 1.4, 0.8), (0.3, 0.28, 0.26), (1.3, 0.6, 0.35), (2.2, 2.2, 2.2), (2.3, 1.8, 1.0))
-REGIONS = {  # prefixes of the bones that own a vertex
-    "upper arm": ("upperarm", "shoulder01"),
-    "forearm": ("lowerarm",),
-    "hand": ("wrist", "metacarpal", "finger"),
-    "thigh": ("upperleg",),
-    "calf": ("lowerleg",),
-    "foot": ("foot", "toe"),
-}
-LIMBS = {  # region, bone at its start, bone at its end, along each limb
-    "arm": (
-        ("upper arm", "upperarm01", "lowerarm01"),
-        ("forearm", "lowerarm01", "wrist"),
-        ("hand", "wrist", "finger3-1"),
-    ),
-    "leg": (("thigh", "upperleg01", "lowerleg01"), ("calf", "lowerleg01", "foot"), ("foot", "foot", "toe2-1")),
-}
 
 
 def random_color(rng: np.random.Generator) -> np.ndarray:
@@ -75,6 +57,40 @@ def muted(items: list[Item], rng: np.random.Generator) -> list[Item]:
     ]
 
 
+def printed(material: Material, picture: Path, rng: np.random.Generator) -> Fabric:
+    """Cloth printed all over with a photograph, which is between 15 cm and 2 m wide: as it is, washed out, or in one
+    colour."""
+    width = np.exp(rng.uniform(np.log(0.15), np.log(2.0)))
+    angle = rng.uniform(-np.pi, np.pi) if rng.random() < 0.5 else rng.normal(0, 0.05)
+    turned = np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))))
+    scale = turned / (width, width * rng.uniform(0.5, 1.0))
+    # Folds are counted per unit of the texture's coordinates.
+    folds = (material.folds[0], material.folds[1] * width)
+    material = replace(material, texture=picture, weave=0, folds=folds, alpha_min=0.0)
+    kind = rng.random()
+    if kind < 0.35:
+        material = replace(material, tint=(rng.uniform(0.5, 1.0),) * 3)
+    elif kind < 0.65:  # a band that is as wide as the cloth mixes its colour into the picture
+        material = replace(material, weave=6, weave_form=(1.0, 0.0, rng.uniform(0.3, 0.8)))
+    else:
+        material = replace(material, recolor=True)
+    return Fabric(material, scale, tuple(rng.random(2)))
+
+
+def hides(inside: np.ndarray, fit: Fit) -> np.ndarray:
+    """Which skin a garment hides; one looks farther into sleeves and legs that hang off."""
+    open_hem = 0.0 if fit.cuffed and fit.belted else fit.loose / 2 + fit.flare / 2
+    return inside > min(HIDE_FROM + open_hem, 0.9 * HEM)
+
+
+def random_fit(close: float, baggy: float, rng: np.random.Generator) -> Fit:
+    """Some garments are tight, most loose, and a share of `baggy` stands far off the body."""
+    kind = rng.random()
+    loose = rng.uniform(0.3, 0.8) if kind < baggy else rng.uniform(0.08, 0.35) if kind < 0.85 else rng.uniform(0, 0.08)
+    flare = rng.uniform(0.1, 0.35 + 0.2 * loose) * (rng.random() < 0.4)
+    return Fit(close, loose, flare, belted=bool(rng.random() < 0.35), cuffed=bool(rng.random() < 0.3))
+
+
 class Wardrobe:
     """Dresses posed bodies with what the asset folder holds."""
 
@@ -91,129 +107,53 @@ class Wardrobe:
         files = sorted(path.name for path in self.folder.iterdir())
         self.eyes = [f for f in files if f.startswith("eye_")]
         self.skins = [f for f in files if f.startswith("skin_") and "suit" not in f]  # those have clothes painted on
-        self._measure(model)
-
-    def _measure(self, model: BodyModel) -> None:
-        """On the base mesh: which limb a vertex belongs to and its distance (dm) along that limb."""
-        heads = model.head_mean @ model.base
-        owner = np.array(model.bones)[model.main_bone]
-        region = {name: np.char.startswith(owner, prefixes[0]) for name, prefixes in REGIONS.items()}
-        for name, prefixes in REGIONS.items():
-            for prefix in prefixes[1:]:
-                region[name] |= np.char.startswith(owner, prefix)
-        self.along = np.zeros(len(model.base))
-        self.limb_length = {}
-        for limb, parts in LIMBS.items():
-            start = 0.0
-            for name, first, last in parts:
-                for side, sign in (("L", 1), ("R", -1)):
-                    origin = heads[model.bone[f"{first}.{side}"]]
-                    axis = heads[model.bone[f"{last}.{side}"]] - origin
-                    length = float(np.linalg.norm(axis))
-                    mine = region[name] & (model.base[:, 0] * sign > 0)
-                    distance = start + (model.base[mine] - origin) @ axis / length
-                    # A hand or foot never counts as higher up than its joint: the heel is not calf.
-                    self.along[mine] = np.maximum(distance, start) if name in ("hand", "foot") else distance
-                if name in ("hand", "foot"):
-                    self.limb_length[limb] = start
-                start += length
-        self.arm = region["upper arm"] | region["forearm"] | region["hand"]
-        self.leg = region["thigh"] | region["calf"] | region["foot"]
-        self.hip_height = float(heads[model.bone["upperleg01.L"], 1])
-        self.neck_height = float(heads[model.bone["neck01"], 1])
-        self.cut = {name: self._cut(model, name) for name in ("helper-tights", "helper-skirt")}
-
-    def _cut(self, model: BodyModel, mesh_name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Base vertex, triangles and cloth uv (metres) of a helper mesh's drawn vertices.
-
-        Sleeves are cut along the arm. Triangles that join sleeve and trunk are of the trunk's cloth and have corners of
-        their own: halfway between two unrelated uv, a pattern would run through in a hand's breadth.
-        """
-        mesh, base = model.meshes[mesh_name], model.base
-        trunk_uv = base[:, :2] / 10
-        sleeve_uv = np.stack((base[:, 2], self.along), axis=1) / 10
-        on_arm = self.arm[mesh.vertex]
-        uv = np.where(on_arm[:, None], sleeve_uv[mesh.vertex], trunk_uv[mesh.vertex])
-        joins = on_arm[mesh.index].any(1) & ~on_arm[mesh.index].all(1)
-        doubled = np.unique(mesh.index[joins][on_arm[mesh.index[joins]]])
-        twin = np.arange(len(on_arm))
-        twin[doubled] = len(on_arm) + np.arange(len(doubled))
-        index = np.where(joins[:, None], twin[mesh.index], mesh.index)
-        vertex = np.concatenate((mesh.vertex, mesh.vertex[doubled]))
-        return vertex, index, np.concatenate((uv, trunk_uv[mesh.vertex[doubled]]))
+        self.prints = sorted((assets / "backgrounds").glob("*.jpg"))
+        self.tailor = Tailor(model)
 
     def _file(self, name: str | None) -> Path | None:
         return self.folder / name if name else None
 
-    # Hems: positive inside the garment, in dm.
+    def _fabric(self, print_share: float, rng: np.random.Generator) -> Fabric:
+        cloth = random_cloth(rng)
+        if self.prints and rng.random() < print_share:
+            return printed(cloth, self.prints[rng.integers(len(self.prints))], rng)
+        return Fabric(cloth)
 
-    def _top(self, rng: np.random.Generator) -> np.ndarray:
-        low = self.hip_height + (rng.uniform(-1.2, 1.0) if rng.random() < 0.9 else rng.uniform(1.0, 2.6))
-        high = self.neck_height + rng.uniform(-0.7, 0.9)
-        front = np.clip(self.model.base[:, 2] / 1.5, 0, 1)
-        neckline = high - front * rng.uniform(0, 1.3) * (rng.random() < 0.45)
-        arm = self.limb_length["arm"]
-        sleeve = (0.06, rng.uniform(0.2, 0.5), rng.uniform(0.5, 0.95), 0.98)[rng.choice(4, p=(0.14, 0.36, 0.12, 0.38))]
-        trunk = np.minimum(self.model.base[:, 1] - low, neckline - self.model.base[:, 1])
-        return np.clip(np.where(self.arm, sleeve * arm - self.along, trunk), -HEM, HEM)
-
-    def _bottom(self, rng: np.random.Generator) -> np.ndarray:
-        waist = self.hip_height + rng.uniform(0.3, 1.3)
-        length = (rng.uniform(0.12, 0.5), rng.uniform(0.5, 0.85), 0.97)[rng.choice(3, p=(0.27, 0.1, 0.63))]
-        above = waist - self.model.base[:, 1]
-        down = length * self.limb_length["leg"] - self.along
-        inside = np.where(self.leg, np.minimum(above, down), above)
-        return np.clip(np.where(self.arm, -HEM, inside), -HEM, HEM)
-
-    def _garment(
-        self, mesh_name: str, vertices: np.ndarray, inside: np.ndarray, thickness: float, material: Material, rng
-    ) -> Item:
-        """The helper mesh pushed out by `thickness` dm, unevenly, wider toward cuffs, and cut at its hem."""
-        mesh = self.model.meshes[mesh_name]
-        normals = mesh.normals(vertices)
-        wave = np.sin(self.model.base @ rng.normal(0, 1.6, 3) + rng.uniform(0, 6)) * rng.uniform(0.0, 0.4)
-        flare = rng.uniform(0, 0.35) * (rng.random() < 0.5) * np.clip(self.along / 8, 0, 1)
-        pushed = vertices + normals * (thickness * (1 + wave) + flare)[:, None]
-        v, index, uv = self.cut[mesh_name]
-        keep = (inside[v][index] > 0).any(1)
-        return Item(pushed[v], normals[v], uv, index[keep], material, inside[v])
-
-    def _cut_garments(self, vertices: np.ndarray, rng: np.random.Generator) -> tuple[list[Item], np.ndarray]:
+    def _cut_garments(self, drapes: dict[str, Drape], rng: np.random.Generator) -> tuple[list[Item], np.ndarray]:
         """Trousers, shirt, sometimes an open or closed coat, sometimes a skirt -> items and hidden skin vertices."""
-        inner = rng.uniform(0.03, 0.12)
-        outer = inner + rng.uniform(0.05, 0.3)
-        tucked = rng.random() < 0.35
-        bottom, top = self._bottom(rng), self._top(rng)
-        matching = random_cloth(rng)
-        trousers = matching if rng.random() < 0.1 else random_cloth(rng)
-        items = [self._garment("helper-tights", vertices, bottom, outer if tucked else inner, trousers, rng)]
-        hidden = bottom > HIDE_FROM
-        if rng.random() < 0.96:
-            items.append(self._garment("helper-tights", vertices, top, inner if tucked else outer, matching, rng))
-            hidden |= top > HIDE_FROM
-        height = self.model.base[:, 1]
-        if rng.random() < 0.18:
-            skirt = np.clip(height - (self.hip_height - rng.uniform(2.0, 8.5)), -HEM, HEM)
-            items.append(self._garment("helper-skirt", vertices, skirt, outer + 0.08, random_cloth(rng), rng))
+        body, tailor = drapes[TIGHTS], self.tailor
+        tucked, skirted, topped = rng.random() < 0.3, rng.random() < 0.18, rng.random() < 0.96
+        matching = self._fabric(0.25, rng)
+        trousers = matching if rng.random() < 0.1 else self._fabric(0.12, rng)
+        fit = replace(random_fit(rng.uniform(0.04, 0.12), 0.25, rng), belted=True)
+        if skirted:  # nothing bulky below it
+            fit = replace(fit, loose=min(fit.loose, 0.1), flare=0.0)
+        worn = [(tailor.bottom(rng), fit, trousers)]
+        if topped:
+            fit = random_fit(rng.uniform(0.04, 0.2), 0.3 * (not skirted), rng)
+            worn.append((tailor.top(rng), replace(fit, belted=fit.belted or tucked), matching))
+        hidden = np.zeros(len(self.model.base), bool)
+        items = []
+        for inside, fit, fabric in reversed(worn) if tucked else worn:
+            items.append(body.layer(inside, fit, fabric, rng))
+            hidden |= hides(inside, fit)
+        if skirted:
+            fit = random_fit(0.08 + body.stands_off(tailor.hips), 0.3, rng)
+            fit = replace(fit, belted=False, cuffed=False)
+            items.append(drapes[SKIRT].layer(tailor.skirt(rng), fit, self._fabric(0.2, rng), rng))
         if rng.random() < 0.2:
-            items += self._coat(vertices, outer + rng.uniform(0.1, 0.35), rng)
+            items += self._coat(drapes, rng)
         return items, hidden
 
-    def _coat(self, vertices: np.ndarray, thickness: float, rng: np.random.Generator) -> list[Item]:
-        """A jacket or coat over the rest, open in front or closed; long ones continue on the skirt mesh."""
-        base = self.model.base
-        material = random_cloth(rng)
-        low = self.hip_height - rng.uniform(-0.8, 5.0)
-        trunk = np.minimum(base[:, 1] - low, self.neck_height + 0.3 - base[:, 1])
-        if rng.random() < 0.6:
-            gap = rng.uniform(0.15, 0.9)
-            trunk = np.where(base[:, 2] > 0, np.minimum(trunk, np.abs(base[:, 0]) - gap), trunk)
-        inside = np.where(self.arm, 0.95 * self.limb_length["arm"] - self.along, trunk)
-        inside = np.clip(np.where(self.leg, -HEM, inside), -HEM, HEM)
-        items = [self._garment("helper-tights", vertices, inside, thickness, material, rng)]
-        if low < self.hip_height - 1.0:
-            tail = np.clip(trunk, -HEM, HEM)
-            items.append(self._garment("helper-skirt", vertices, tail, thickness, material, rng))
+    def _coat(self, drapes: dict[str, Drape], rng: np.random.Generator) -> list[Item]:
+        """A jacket or coat over the rest; long ones continue on the skirt mesh."""
+        fabric = self._fabric(0.12, rng)
+        fit = replace(random_fit(rng.uniform(0.2, 0.5), 0.4, rng), belted=False)
+        inside, tail = self.tailor.coat(rng)
+        items = [drapes[TIGHTS].layer(inside, fit, fabric, rng)]
+        if tail is not None:
+            fit = replace(fit, close=drapes[TIGHTS].stands_off(self.tailor.hips), loose=fit.loose / 2)
+            items.append(drapes[SKIRT].layer(tail, fit, fabric, rng))
         return items
 
     def dress(
@@ -221,6 +161,8 @@ class Wardrobe:
     ) -> list[Item]:
         """Everything to draw, in drawing order. `view` maps world points (dm) to view space."""
         vertices = view(posed.vertices)
+        down = view(np.zeros((1, 3)))[0] - view(Y[None])[0]
+        drapes = {name: Drape(sheet, vertices, down) for name, sheet in self.tailor.sheet.items()}
 
         def suits_gender(name: str) -> bool:
             return ("female" in name) == (shape.male < 0.5)
@@ -237,9 +179,9 @@ class Wardrobe:
             fitted.append(fitting[rng.integers(len(fitting))])
             items, hidden = [], np.zeros(len(vertices), bool)
             if rng.random() < 0.2:
-                items = self._coat(vertices, rng.uniform(0.3, 0.5), rng)
+                items = self._coat(drapes, rng)
         else:
-            items, hidden = self._cut_garments(vertices, rng)
+            items, hidden = self._cut_garments(drapes, rng)
         if rng.random() < 0.8:
             fitted.append(self.shoes[rng.integers(len(self.shoes))])
         for name in fitted:
@@ -256,12 +198,13 @@ class Wardrobe:
             hidden[proxy.covered] = True
         skin_mesh = self.model.meshes["body"]
         skins = [name for name in self.skins if suits_gender(name) or rng.random() < 0.15]
+        picture = skins[rng.integers(len(skins))]
         tone = np.clip(rng.normal(1, 0.15) * (1 + rng.normal(0, 0.05, 3)), 0.5, 1.4)
-        if rng.random() < 0.2:
-            tone = tone * rng.uniform(0.25, 0.8)  # the textures at hand are mostly of light skin
-        skin = Material(
-            texture=self._file(skins[rng.integers(len(skins))]), tint=tuple(tone), shine=rng.uniform(0, 0.12)
-        )
+        if rng.random() < DARK_SKIN:
+            # Evenly spread to the eye; dark skin keeps its red longest. The textures of Africans are dark already.
+            shade = rng.uniform(0.38, 0.88) ** (1.0 if "african" in picture else 2.2)
+            tone = tone * shade ** np.array((0.86, 1.0, 1.12))
+        skin = Material(texture=self._file(picture), tint=tuple(tone), shine=rng.uniform(0, 0.12))
         v = skin_mesh.vertex
         shown = ~hidden[skin_mesh.triangles].all(1)
         body = Item(vertices[v], skin_mesh.normals(vertices)[v], skin_mesh.uv, skin_mesh.index[shown], skin)

@@ -18,6 +18,7 @@ from .subjects import Subject
 from .torch_render import TorchRenderer
 
 SHARD = 2048  # layers per file, 400 MB at 192 x 256
+BESIDE = 0.25  # of the time of a thread beside training; the GPU works for less than half of it
 
 
 def join(parts: list[Layers]) -> Layers:
@@ -40,14 +41,27 @@ class Filler:
         self.seconds = 0.0
         self.disk, self.writes = ThreadPoolExecutor(1), []
 
-    def step(self) -> Layers:
-        """Draw the next few people and put them into the pool; also returned."""
+    def draw(self) -> Layers:
+        """The next few people; the pool stays as it is."""
         started = time.monotonic()
         subjects = list(islice(self.subjects, self.at_once))
         new = draw_people(self.renderer, subjects)
-        self.pool.add(new)
         self.drawn += len(subjects)
         self.seconds += time.monotonic() - started
+        return new
+
+    def paced(self) -> Layers:
+        """`draw`, at once until the pool is full, then resting for all but BESIDE of the time."""
+        before = self.seconds
+        new = self.draw()
+        if self.pool.added >= self.pool.capacity:
+            time.sleep((self.seconds - before) * (1 / BESIDE - 1))
+        return new
+
+    def step(self) -> Layers:
+        """Draw the next few people and put them into the pool; also returned."""
+        new = self.draw()
+        self.pool.add(new)
         return new
 
     def fill(self, seconds: float, folder: Path) -> None:

@@ -15,12 +15,13 @@ from .body import BodyModel, Posed, Shape
 OUTSIDE, HIDDEN, VISIBLE = 0, 1, 2  # beyond the picture, behind something, seen
 OCCLUDED = 3  # in scenes: behind another person or a thing; HIDDEN is then behind the own body only
 
-# How far (dm) behind the rendered surface a keypoint may lie and still count as seen. Joints lie inside the body.
+# How far (dm) behind the rendered surface a keypoint may lie and still count as seen. Joints lie inside the body, and
+# the body inside its clothes.
 SEEN_WITHIN = np.full(NUM_KEYPOINTS, 0.35)
-SEEN_WITHIN[5:17] = 1.3
+SEEN_WITHIN[5:17] = 1.5
 SEEN_WITHIN[PARTS["foot"]] = 0.45
 SEEN_WITHIN[PARTS["left_hand"]] = SEEN_WITHIN[PARTS["right_hand"]] = 0.3
-SEEN_WITHIN[[9, 10, 91, 112]] = 0.6  # wrists, in the body and in the hand
+SEEN_WITHIN[[9, 10, 91, 112]] = 0.7  # wrists, in the body and in the hand
 
 
 class KeypointRules:

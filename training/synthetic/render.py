@@ -15,6 +15,7 @@ from .items import Item
 from .light import Light
 from .shadows import ShadowMaps, Shadows
 
+HELD = 128  # textures of a renderer; every worker has one
 VERTEX_SHADER = """
 #version 330
 uniform mat4 projection;
@@ -151,10 +152,12 @@ class Renderer:
         self.program["lamp_map"].value, self.program["sky_map"].value = 2, 3
 
     def texture(self, path: Path | None):
-        """The picture as an OpenGL texture, read once; white for None."""
+        """The picture as an OpenGL texture; white for None. The last `HELD` pictures are kept, about 3 MB each."""
         if path is None:
             return self.blank
         if path not in self.textures:
+            if len(self.textures) >= HELD:
+                self.textures.pop(next(iter(self.textures))).release()
             image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             if image is None:
                 raise ValueError(f"cannot read the texture {path}")
@@ -166,6 +169,7 @@ class Renderer:
             texture.build_mipmaps()
             texture.filter = (self.gl.LINEAR_MIPMAP_LINEAR, self.gl.LINEAR)
             self.textures[path] = texture
+        self.textures[path] = self.textures.pop(path)  # the one that was used longest ago comes first
         return self.textures[path]
 
     def render(self, items: list[Item], projection: np.ndarray, light: Light) -> tuple[np.ndarray, np.ndarray]:

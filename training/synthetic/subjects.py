@@ -60,8 +60,8 @@ class Recorder:
 
 def in_grey(item: Item) -> Item:
     """Cloth without its colour, pattern and picture, for the run that asks what clothing brings."""
-    texture = item.material.texture
-    cloth = texture is None or texture.name.startswith("clothes_")
+    texture = item.material.texture  # prints are from the folder of backgrounds
+    cloth = texture is None or texture.name.startswith("clothes_") or texture.parent.name == "backgrounds"
     return replace(item, material=GREY) if cloth else item
 
 
