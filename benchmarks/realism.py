@@ -24,7 +24,7 @@ import torch
 from benchmarks.photographs import score_photographs
 from dwpose_core.backends import TorchRunner
 from training.optim import Schedule
-from training.starter import NARROW, POOL_SIZE, Phase, read_weights, train
+from training.starter import NARROW, Phase, pool_size, read_weights, train
 from training.synthetic.composite import STRONG
 from training.synthetic.pool import build_pool
 from training.synthetic.workers import limit_threads
@@ -51,7 +51,7 @@ def one_variant(name: str, args: argparse.Namespace) -> dict:
         return json.loads(result.read_text())
     sources = (args.layers, args.objects, args.assets)
     disturb = replace(STRONG, **LEVERS[name])
-    build_pool(*sources, folder, "train", args.crops, SEED, POOL_SIZE, 1, disturb)
+    build_pool(*sources, folder, "train", args.crops, SEED, pool_size(NARROW), 1, disturb)
     for test in ("test_plain", "test_strong"):
         for suffix in ("npy", "npz"):
             link = folder / f"{test}.{suffix}"
@@ -101,7 +101,7 @@ def main() -> None:
     sources = (args.held_out, args.objects, args.assets)
     for name, disturb in (("test_plain", None), ("test_strong", STRONG)):
         if not (args.out / "tests" / f"{name}.npz").is_file():
-            build_pool(*sources, args.out / "tests", name, 600, SEED + 1, POOL_SIZE, 1, disturb)
+            build_pool(*sources, args.out / "tests", name, 600, SEED + 1, pool_size(NARROW), 1, disturb)
     # Not a multiprocessing.Pool: its processes may not have the children that fill a pool.
     with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
         rows = dict(zip(LEVERS, pool.map(one_variant, LEVERS, repeat(args)), strict=True))

@@ -152,10 +152,11 @@ def test_work_beside_training_comes_in_order_and_its_errors_arrive():
         return [torch.tensor(number)]
 
     beside = Background(make, 2, torch.device("cpu"))
-    taken = [int(beside.take()[0]) for _ in range(3)]
+    taken = [int(beside.take()[0]) for _ in range(2)]
+    taken += [int(value[0]) for value in beside.take_all()]
     with pytest.raises(RuntimeError, match="no more people"):
         while True:
-            taken += [int(value[0]) for value in beside.take_all()]
+            taken.append(int(beside.take()[0]))
     beside.close()
     assert taken == [0, 1, 2, 3, 4]
     assert not beside.thread.is_alive()

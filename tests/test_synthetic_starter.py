@@ -12,12 +12,12 @@ import torch
 from dwpose_core.models.rtmcc import VARIANTS, create_model
 from dwpose_core.models.weights import load_pose
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
-from training import starter_batches
+from training import checkpoint, starter_batches
 from training.growth import begin_backbone, enlarged, widened
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.small_simcc import LABEL_MARGIN, heatmap_loss, label_table, loss_weights, simcc_loss
-from training.starter import build_network, check_start, read_weights, save
+from training.starter import build_network, check_start, pool_size, read_weights, save
 from training.starter_batches import draw_batch, resized
 from training.starter_score import calibrate, predict
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
@@ -219,7 +219,7 @@ def test_a_run_has_one_beginning(tmp_path):
     for content in (None, b"not weights"):
         if content:
             start.write_bytes(content)
-        with pytest.raises(ValueError, match="holds neither dwpose-nano nor dwpose-micro"):
+        with pytest.raises(ValueError, match="holds none of dwpose-nano, dwpose-micro, dwpose-s"):
             check_start("dwpose-nano", start, out)
     assert not out.exists()
     save(build_network("dwpose-micro", (64, 64)), start)
@@ -298,6 +298,18 @@ def test_calibration_balances_at_the_usual_threshold(pool):
     np.testing.assert_allclose(before[2] * factor, after[2], rtol=1e-4)
     seen, outside = (after[2][:, :17][pool.visible[:, :17] == kind] for kind in (VISIBLE, OUTSIDE))
     assert (seen < 0.3).mean() == pytest.approx((outside >= 0.3).mean(), abs=0.02)
+
+
+def test_the_largest_goes_on_from_a_gpu_run_only(tmp_path):
+    with pytest.raises(ValueError, match="give --start"):
+        check_start("dwpose-s", None, tmp_path)
+    net = create_model("dwpose-s")
+    note = {"model": "dwpose-s", "score_factor": "2.0"}
+    checkpoint.save_model(tmp_path / "gpu.safetensors", net, note)  # as synthetic_run writes it
+    check_start("dwpose-s", tmp_path / "gpu.safetensors", tmp_path)
+    again = read_weights(tmp_path / "gpu.safetensors", "dwpose-s", (256, 192))
+    torch.testing.assert_close(again.head.cls_x.weight, net.head.cls_x.weight / 2)
+    assert pool_size("dwpose-s") == (192, 256)
 
 
 def test_a_backbone_begins_as_another_ones():

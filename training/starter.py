@@ -6,7 +6,8 @@
 (training.synthetic.pool, scene_crops); 3. training; 4. OUT/dwpose-micro.safetensors (fp16) and OUT/metrics.json.
 Stages whose result exists are skipped, and training goes on at its last report, so a run may be interrupted.
 `--start FILE` trains on from weights of an earlier run, with new pictures if the seed or the assets are; a dwpose-nano
-goes on as a dwpose-micro. `--network dwpose-nano` makes the narrow one.
+goes on as a dwpose-micro. `--network dwpose-nano` makes the narrow one, `--network dwpose-s --start FILE` goes on where
+training.synthetic_run left a dwpose-s on a GPU: with close-ups, crowds and scenes rendered as a whole.
 
 What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled, docs/synthetic.md):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
@@ -55,12 +56,11 @@ from .synthetic.scene_crops import build_scene_pool
 from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import limit_threads
 
-NARROW, WIDE = "dwpose-nano", "dwpose-micro"
+NARROW, WIDE, LARGEST = "dwpose-nano", "dwpose-micro", "dwpose-s"
 BATCH = 32  # per process
 REPORT_EVERY = 1000  # steps
 LEARNING_RATE, MUON_RATE, WEIGHT_DECAY = 2e-3, 3e-3, 0.05
 LAYER_SIZE = (192, 256)  # (W, H) of rendered people, margin included
-POOL_SIZE = (144, 192)  # (W, H) of stored crops
 SCENE_SIDE = 320  # longer side of scenes rendered as a whole, px; most people in them are smaller than a crop
 OBJECTS = 1500  # rendered things that are not people
 HELD_OUT = 600  # people nobody trains on; two thirds as many close-ups
@@ -103,7 +103,13 @@ MORE = {
         Phase(NARROW, (192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
     ),
     WIDE: PHASES[WIDE][1:],
+    LARGEST: (Phase(LARGEST, (256, 192), LARGE, 4400, 0, Schedule(0.3, 200, 0, 4400, 0.01), 0.25),),
 }
+
+
+def pool_size(network: str) -> tuple[int, int]:
+    """(W, H) of stored crops: the largest that a phase asks for."""
+    return max(phase.size for phase in MORE[network])[::-1]
 
 
 def build_network(name: str, size: tuple[int, int]) -> DWPose:
@@ -217,7 +223,7 @@ def read_weights(path: Path, name: str, size: tuple[int, int]) -> DWPose:
         net = build_network(note.get("model", name), (height, width))
         net.load_state_dict(state)
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} holds neither {NARROW} nor {WIDE}; give a file of training.starter") from error
+        raise ValueError(f"{path} holds none of {', '.join(MORE)}; give a file of training.starter") from error
     if (height, width) != size:
         net = enlarged(net, size)
     return net if net.name == name else widened(net, replace(VARIANTS[name], input_size=size), name)
@@ -227,10 +233,12 @@ def check_start(network: str, start: Path | None, out: Path) -> None:
     """Make or recognise the folder of a run, which has one beginning.
 
     Raises:
-        ValueError: when `start` can't become the `network`, or `out` was begun otherwise.
+        ValueError: when `start` can't become the `network` or is missing, or `out` was begun otherwise.
     """
     if start is not None:
-        read_weights(start, network, POOL_SIZE[::-1])
+        read_weights(start, network, pool_size(network)[::-1])
+    elif network not in PHASES:
+        raise ValueError(f"{network} is more than CPUs learn from nothing: give --start, a file of synthetic_run")
     origin = f"{network} from {'nothing' if start is None else start.resolve()}"
     begun = out / "begun.txt"
     if begun.is_file() and (found := begun.read_text()) != origin:
@@ -257,7 +265,7 @@ def finish(network: str, out: Path) -> None:
 
 def prepare(args: argparse.Namespace, out: Path) -> None:
     """Layers and pools that do not exist yet."""
-    close = HELD_OUT * 2 // 3
+    close, size = HELD_OUT * 2 // 3, pool_size(args.network)
     jobs = (
         ("layers", args.people, args.seed, False),
         ("close_layers", args.people // 2, args.seed + 20, True),
@@ -286,18 +294,16 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
     for name, folder, count, seed, disturb in pools:
         if not (out / "pool" / f"{name}.npz").is_file():
             sources = (out / folder, out / "objects", args.assets)
-            build_pool(*sources, out / "pool", name, count, seed, POOL_SIZE, args.workers, disturb)
+            build_pool(*sources, out / "pool", name, count, seed, size, args.workers, disturb)
     if not (out / "pool" / "scenes.npz").is_file():
-        build_scene_pool(
-            out / "scenes", out / "pool", "scenes", args.crops // 7, args.seed + 6, POOL_SIZE, args.workers
-        )
+        build_scene_pool(out / "scenes", out / "pool", "scenes", args.crops // 7, args.seed + 6, size, args.workers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--network", choices=PHASES, default=WIDE, help=f"what to make (default {WIDE})")
+    parser.add_argument("--network", choices=MORE, default=WIDE, help=f"what to make (default {WIDE})")
     parser.add_argument("--start", type=Path, help="train on from the weights of an earlier run (.safetensors)")
     parser.add_argument(
         "--people", type=int, default=18000, help="rendered for training; half as many close-ups, and in scenes"

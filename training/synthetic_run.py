@@ -267,10 +267,12 @@ class Run:
         scaled = copy.deepcopy(net)
         pool = test_pool(self.held_out, self.around, net.config.input_size[::-1], STRONG, seed=6)
         row["score_factor"] = calibrate(OnDevice(scaled, self.device), pool)
-        # Before it has learnt anything its scores are next to 0, and the factor overflows half precision.
-        net = scaled if row["score_factor"] < LARGEST_FACTOR else copy.deepcopy(net)
+        note = {"recipe": f"synthetic_run {stage.name}", "seed": str(self.args.seed), "model": stage.model}
+        if row["score_factor"] < LARGEST_FACTOR:
+            net, note["score_factor"] = scaled, repr(row["score_factor"])
+        else:  # before it has learnt anything its scores are next to 0, and the factor overflows half precision
+            net = copy.deepcopy(net)
         target = self.args.out / f"{stage.name if self.args.ablation else stage.model}.safetensors"
-        note = {"recipe": f"synthetic_run {stage.name}", "seed": str(self.args.seed)}
         checkpoint.save_model(target, net.cpu().half(), note)
 
     def write_curves(self, rows: list[dict]) -> None:

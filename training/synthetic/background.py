@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
-from queue import Empty, Full, Queue
+from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any
 
@@ -91,12 +91,7 @@ class Background:
 
     def take_all(self) -> list[Any]:
         """Whatever is there, without waiting."""
-        taken = []
-        while True:
-            try:
-                taken.append(self._ready(self.results.get_nowait()))
-            except Empty:
-                return taken
+        return [self.take() for _ in range(self.results.qsize())]
 
     def close(self) -> None:
         """End the thread after what it is making."""
