@@ -178,7 +178,7 @@ def test_usage_errors(photos, args, message, capsys, monkeypatch, tmp_path):
 def test_models_and_doctor(capsys, tmp_path):
     assert run("models", "--cache-dir", tmp_path) == 0
     text = capsys.readouterr().out
-    for word in ("dwpose-l-384", "dwpose-micro", "yolox-l", "Apache-2.0", "COCO-WholeBody"):
+    for word in ("dwpose-l-384", "dwpose-s-synthetic", "yolox-l", "Apache-2.0", "COCO-WholeBody"):
         assert word in text
     assert run("doctor", "--cache-dir", tmp_path) in (0, 1)
     text = capsys.readouterr().out

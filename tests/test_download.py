@@ -372,8 +372,8 @@ def test_token_goes_to_the_hub_only(monkeypatch):
 
 
 def test_bundled_weights_need_no_network(cache):
-    entry = catalogue.find("dwpose-micro")
+    entry = catalogue.find(catalogue.BUNDLED["pose"])
     with contextlib.ExitStack() as stack:
         if catalogue.cached_path(entry) is None:
             stack.enter_context(pytest.raises(WeightsUnavailable, match="install dwpose-torch again"))
-        assert fetch(entry, local_files_only=True).name == "dwpose-micro.safetensors"
+        assert fetch(entry, local_files_only=True).name == f"{entry.name}.safetensors"

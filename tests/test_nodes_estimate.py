@@ -40,7 +40,7 @@ def test_auto_takes_what_is_there_and_says_so(comfy, monkeypatch):
     comfy.pose_file.rename(comfy.home / "away")
     try:
         path, note = models.resolve("pose", "auto")
-        assert path.name == "dwpose-micro.safetensors" and "starter model" in note
+        assert path.name == "dwpose-s-synthetic.safetensors" and "starter model" in note
     finally:
         (comfy.home / "away").rename(comfy.pose_file)
     assert models.resolve("detector", "none") == (None, "")

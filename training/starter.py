@@ -103,7 +103,7 @@ MORE = {
         Phase(NARROW, (192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
     ),
     WIDE: PHASES[WIDE][1:],
-    LARGEST: (Phase(LARGEST, (256, 192), LARGE, 4400, 0, Schedule(0.3, 200, 0, 4400, 0.01), 0.25),),
+    LARGEST: (Phase(LARGEST, (256, 192), LARGE, 3400, 0, Schedule(0.3, 200, 0, 3400, 0.01), 0.25),),
 }
 
 
