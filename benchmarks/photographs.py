@@ -7,7 +7,8 @@ without counts as all wrong (in pictures of a face or a hand alone, whose label 
 
 labels.json: {"annotations": [{"image": file name, "bbox": [x, y, w, h], "keypoints": 133 x 3, "source": name}, ...]},
 in COCO-WholeBody order and image pixels; third value 0 means not labelled. Sources ending in "_hand" are pictures of
-one hand whose side is unknown (labelled as left): the better of the two predicted hands counts.
+one hand whose side is unknown (labelled as left): the better of the two predicted hands counts. A COCO-WholeBody file
+does too, such as that of scenes from training.synthetic.generate.
 
 Body: PCK@0.2 of the torso (the larger shoulder-hip diagonal; 0.3 sqrt(w h) of the box where one of the four is
 unlabelled) and PCK@0.1 of the longer side of the box; foot: PCK@0.1 of that side; face and hands: the median over
@@ -30,15 +31,24 @@ from dwpose_core.pipeline import Options, Runner, estimate_people
 from dwpose_core.skeleton import NUM_KEYPOINTS, OKS_SIGMAS, PARTS
 
 HANDS = (PARTS["left_hand"], PARTS["right_hand"])
+FIELDS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")  # of COCO-WholeBody, in its order
 GIVEN, WHOLE_IMAGE = "given", "whole-image"
 
 
 def read_labels(path: Path) -> dict[str, list[dict]]:
     """Annotations by image name; keypoints as (133, 3) arrays."""
     by_image: dict[str, list[dict]] = {}
-    for annotation in json.loads(path.read_text())["annotations"]:
-        points = np.asarray(annotation["keypoints"], np.float64).reshape(NUM_KEYPOINTS, 3)
-        by_image.setdefault(annotation["image"], []).append(annotation | {"keypoints": points})
+    content = json.loads(path.read_text())
+    names = {image["id"]: image["file_name"] for image in content.get("images", ())}
+    for annotation in content["annotations"]:
+        if "image" in annotation:
+            name, values = annotation["image"], annotation["keypoints"]
+        elif annotation.get("iscrowd") or not annotation.get("num_keypoints"):
+            continue  # crowds, and people without a labelled body
+        else:
+            name, values = names[annotation["image_id"]], [x for field in FIELDS for x in annotation[field]]
+        points = np.asarray(values, np.float64).reshape(NUM_KEYPOINTS, 3)
+        by_image.setdefault(name, []).append(annotation | {"keypoints": points})
     return by_image
 
 
