@@ -251,6 +251,14 @@ def test_test_pools_are_fixed(layers, around):
     np.testing.assert_array_equal(one.images, two.images)
 
 
+def test_a_start_of_another_width_is_refused_at_once(tmp_path):
+    command = ["--assets", "a", "--out", str(tmp_path / "out"), "--minutes", "1", "--teacher", "none"]
+    args = synthetic_run.parse([*command, "--students", "dwpose-s", "--start", "dwpose-micro"])
+    with pytest.raises(ValueError, match="same width"):
+        synthetic_run.run(args)
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_assets_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"base\.npz"):
         synthetic_run.main(["--assets", str(tmp_path), "--out", str(tmp_path), "--minutes", "1"])

@@ -297,6 +297,11 @@ def write_json(path: Path, value) -> None:
 def run(args: argparse.Namespace) -> bool:
     """Everything that is not done yet; False when the time of this process ran out before the end."""
     state = args.state or args.out / "state"
+    if args.start:  # a file that cannot begin them is refused before anything is drawn
+        trained = load_pose(args.start)
+        for stage in plan(args):
+            if stage.kind == "labels":
+                begin_backbone(create_model(stage.model), trained)
     for folder in (args.out, state):
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as leave:
