@@ -1,14 +1,16 @@
 """How well a model does on labelled photographs: PCK, errors of face and hands, OKS, in ground-truth boxes.
 
     python -m benchmarks.photographs dwpose-nano --labels labels.json --images DIR [--flip-test corrected] [--json OUT]
+    python -m benchmarks.photographs dwpose-nano --labels scenes/annotations.json --images scenes/images --seen
 
 With --detector the model finds people itself: a labelled person belongs to the best box of IoU 0.5 or more, and one
 without counts as all wrong (in pictures of a face or a hand alone, whose label is no person's box, nearly always).
 
 labels.json: {"annotations": [{"image": file name, "bbox": [x, y, w, h], "keypoints": 133 x 3, "source": name}, ...]},
 in COCO-WholeBody order and image pixels; third value 0 means not labelled. Sources ending in "_hand" are pictures of
-one hand whose side is unknown (labelled as left): the better of the two predicted hands counts. A COCO-WholeBody file
-does too, such as that of scenes from training.synthetic.generate.
+one hand whose side is unknown (labelled as left): the better of the two predicted hands counts. A file in
+COCO-WholeBody form is read as well, such as that of rendered scenes. Half of their points are hidden, of a photograph's
+one in ten, so the two are compared with --seen.
 
 Body: PCK@0.2 of the torso (the larger shoulder-hip diagonal; 0.3 sqrt(w h) of the box where one of the four is
 unlabelled) and PCK@0.1 of the longer side of the box; foot: PCK@0.1 of that side; face and hands: the median over
@@ -29,40 +31,48 @@ from dwpose_core.backends import TorchRunner
 from dwpose_core.models.weights import load_detector, load_pose
 from dwpose_core.pipeline import Options, Runner, estimate_people
 from dwpose_core.skeleton import NUM_KEYPOINTS, OKS_SIGMAS, PARTS
+from training.data.wholebody import whole_body_keypoints
 
 HANDS = (PARTS["left_hand"], PARTS["right_hand"])
-FIELDS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")  # of COCO-WholeBody, in its order
+SEEN = 2  # label value of a point that is seen; 1 is hidden
 GIVEN, WHOLE_IMAGE = "given", "whole-image"
 
 
-def read_labels(path: Path) -> dict[str, list[dict]]:
-    """Annotations by image name; keypoints as (133, 3) arrays."""
+def read_labels(path: Path, least: int = 1) -> dict[str, list[dict]]:
+    """Annotations by image name; keypoints as (133, 3) arrays, those of a label value below `least` as not labelled."""
     by_image: dict[str, list[dict]] = {}
     content = json.loads(path.read_text())
     names = {image["id"]: image["file_name"] for image in content.get("images", ())}
     for annotation in content["annotations"]:
         if "image" in annotation:
-            name, values = annotation["image"], annotation["keypoints"]
+            name = annotation["image"]
+            points = np.array(annotation["keypoints"], np.float64).reshape(NUM_KEYPOINTS, 3)
         elif annotation.get("iscrowd") or not annotation.get("num_keypoints"):
             continue  # crowds, and people without a labelled body
         else:
-            name, values = names[annotation["image_id"]], [x for field in FIELDS for x in annotation[field]]
-        points = np.asarray(values, np.float64).reshape(NUM_KEYPOINTS, 3)
+            name, points = names[annotation["image_id"]], whole_body_keypoints(annotation)
+        points[points[:, 2] < least] = 0
         by_image.setdefault(name, []).append(annotation | {"keypoints": points})
     return by_image
 
 
 def score_photographs(
-    pose: Runner, labels: Path, images: Path, flip_test: str = "off", detector: Runner | str = GIVEN
+    pose: Runner,
+    labels: Path,
+    images: Path,
+    flip_test: str = "off",
+    detector: Runner | str = GIVEN,
+    least: int = 1,
 ) -> dict[str, float]:
     """Figures of the module docstring, by name; nan where no picture is labelled for one.
 
     Args:
         detector: GIVEN takes the labelled boxes, WHOLE_IMAGE the whole picture and two passes.
+        least: see `read_labels`.
     """
     people = []
     options = Options(flip_test=flip_test)
-    for name, persons in read_labels(labels).items():
+    for name, persons in read_labels(labels, least).items():
         picture = cv2.imread(str(images / name))
         if picture is None:
             raise ValueError(f"{images / name} is not a readable picture")
@@ -139,13 +149,15 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--detector", default=GIVEN, help="weights, or: given (labelled boxes), whole-image")
     parser.add_argument("--flip-test", choices=("off", "original", "corrected"), default="off")
+    parser.add_argument("--seen", action="store_true", help="points labelled as seen only, not hidden ones")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results = {}
     finder = args.detector if args.detector in (GIVEN, WHOLE_IMAGE) else TorchRunner(load_detector(args.detector))
     for model in args.model:
         pose = TorchRunner(load_pose(model))
-        results[model] = score_photographs(pose, args.labels, args.images, args.flip_test, finder)
+        least = SEEN if args.seen else 1
+        results[model] = score_photographs(pose, args.labels, args.images, args.flip_test, finder, least)
         print(model, " ".join(f"{name} {value:.3f}" for name, value in results[model].items()))
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")

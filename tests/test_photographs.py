@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.photographs import FIELDS, read_labels, score_people
+from benchmarks.photographs import SEEN, read_labels, score_people
 from dwpose_core.skeleton import NUM_KEYPOINTS
+from training.data.wholebody import FIELDS
 
 
 @pytest.fixture
@@ -35,7 +36,15 @@ def test_a_coco_wholebody_file_is_read_like_our_own(points, tmp_path):
     for content in (ours, coco):
         (name, people) = next(iter(read_labels(written(tmp_path, content)).items()))
         assert name == "a.jpg" and len(people) == 1
-        np.testing.assert_allclose(people[0]["keypoints"], points)
+        np.testing.assert_allclose(people[0]["keypoints"], points, rtol=1e-6)
+
+
+def test_hidden_points_can_be_left_out(points, tmp_path):
+    points[:5, 2] = 1
+    entry = {"image": "a.jpg", "bbox": [0, 0, 200, 200], "keypoints": points.ravel().tolist()}
+    path = written(tmp_path, {"annotations": [entry]})
+    labelled = [read_labels(path, least)["a.jpg"][0]["keypoints"][:, 2] > 0 for least in (1, SEEN)]
+    assert labelled[0].all() and labelled[1].tolist() == [False] * 5 + [True] * (NUM_KEYPOINTS - 5)
 
 
 def test_figures_of_a_known_error(points):

@@ -1,4 +1,4 @@
-"""The starter pose model that ships with the package: from asset folder to weights, on CPU cores alone.
+"""The starter pose models that ship with the package: from asset folder to weights, on CPU cores alone.
 
     python -m training.starter --assets DIR --out DIR            about four and a half hours on two cores
 

@@ -54,9 +54,10 @@ from .synthetic.torch_render import TorchRenderer
 from .synthetic_stage import OnDevice, OutOfTime, Stage, as_batch, build_objective, phase_at, train_stage
 
 LAYER_SIZE = (192, 256)  # (W, H) of drawn people, margin included
-# Shares of the minutes; what is left covers the start of the workers, surroundings, measuring and saving.
-PEOPLE_SHARE, TEACHER_SHARE, STAGE1_SHARE, STAGE2_SHARE = 0.14, 0.34, 0.37, 0.08
-PEOPLE_SHARE_GPU, ALONE_SHARE = 0.04, 0.88  # most people are drawn beside the training; students without a teacher
+# Shares of the minutes for people and for training, which on a GPU goes on beside the drawing of most people; what is
+# left covers the start of the workers, surroundings, measuring and saving.
+SHARES, SHARES_BESIDE = (0.14, 0.79), (0.04, 0.88)
+TEACHER_SHARE, STAGE1_SHARE, STAGE2_SHARE = 0.43, 0.47, 0.1  # of the training
 REFRESH_SHARE = 0.06  # of the time of training goes into new people on a CPU
 LARGEST_FACTOR = 100.0  # of scores
 BATCHES_AT_ONCE = 3  # composited; fewer and larger steps keep a GPU busy
@@ -71,16 +72,35 @@ LEVERS = {
 }
 
 
+def beside(args: argparse.Namespace) -> bool:
+    """Whether people are drawn and crops composited while a network trains. Levers are compared on the same people."""
+    return args.device.startswith("cuda") and not args.ablation
+
+
+def shares(args: argparse.Namespace) -> tuple[float, float]:
+    return SHARES_BESIDE if beside(args) else SHARES
+
+
+def beginning(stage: Stage, start: Path | None) -> DWPose:
+    """The network of a stage before its first step.
+
+    Raises:
+        ValueError: where `start` is of another width.
+    """
+    net = create_model(stage.model)
+    if start and stage.kind == "labels":
+        begin_backbone(net, load_pose(start))
+    return net
+
+
 def plan(args: argparse.Namespace) -> list[Stage]:
     """The stages and their seconds."""
-    total = args.minutes * 60
+    total = args.minutes * 60 * shares(args)[1]
     if args.ablation:
         names = ["everything", *(f"without-{lever}" for lever in LEVERS)]
-        seconds = total * (TEACHER_SHARE + STAGE1_SHARE + STAGE2_SHARE) / len(names)
-        return [Stage(name, "labels", args.students[0], seconds, args.batch) for name in names]
+        return [Stage(name, "labels", args.students[0], total / len(names), args.batch) for name in names]
     if args.teacher == "none":
-        seconds = total * (ALONE_SHARE if args.device.startswith("cuda") else 1 - PEOPLE_SHARE - 0.07)
-        seconds /= len(args.students)
+        seconds = total / len(args.students)
         return [Stage(f"{student}-labels", "labels", student, seconds, args.batch) for student in args.students]
     stages = [Stage("teacher", "labels", args.teacher, total * TEACHER_SHARE, args.batch)]
     for student in args.students:
@@ -160,11 +180,11 @@ class Run:
         finished = self.state / "curves.json"
         self.curves: list[dict] = json.loads(finished.read_text()) if finished.is_file() else []
         self.renderer = TorchRenderer(LAYER_SIZE, texture_files(args.assets), self.device)
-        self.beside = self.device.type == "cuda" and not args.ablation
+        self.beside = beside(args)
         self.refresh = args.refresh and not args.ablation  # levers are compared on the same people
         needed = {False, True} if args.ablation else {"clothing" in args.without}
-        with ThreadPoolExecutor(1) as beside:  # all worker processes start at once
-            around = beside.submit(self._kept, "surroundings", Surroundings, self._surroundings)
+        with ThreadPoolExecutor(1) as painter:  # all worker processes start at once
+            around = painter.submit(self._kept, "surroundings", Surroundings, self._surroundings)
             self.held_out = self._kept("held_out", Layers, self._held_out)
             self.fillers = {grey: self._people(grey, len(needed), leave) for grey in sorted(needed)}
             self.around = around.result()
@@ -200,8 +220,7 @@ class Run:
         filler = Filler(pool, self.renderer, subjects, self.args.at_once, drawn)
         leave.callback(filler.close)
         if not (folder / "done").is_file():
-            share = PEOPLE_SHARE_GPU if self.beside else PEOPLE_SHARE
-            filler.fill(self.args.minutes * 60 * share / kinds, folder)
+            filler.fill(self.args.minutes * 60 * shares(self.args)[0] / kinds, folder)
             print(f"{filler.drawn} people, {len(pool.layers) / filler.seconds:.1f} layers per second")
         return filler
 
@@ -210,9 +229,7 @@ class Run:
         filler = self.fillers["clothing" in without]
         around = flat(self.around, self.generator) if "backgrounds" in without else self.around
         torch.manual_seed(self.args.seed)
-        student = create_model(stage.model)
-        if stage.kind == "labels" and self.args.start:
-            begin_backbone(student, load_pose(self.args.start))
+        student = beginning(stage, self.args.start)
         size = student.config.input_size[::-1]
         objective = build_objective(stage.kind, student, teacher).to(self.device, memory_format=torch.channels_last)
         objective.train()
@@ -297,11 +314,8 @@ def write_json(path: Path, value) -> None:
 def run(args: argparse.Namespace) -> bool:
     """Everything that is not done yet; False when the time of this process ran out before the end."""
     state = args.state or args.out / "state"
-    if args.start:  # a file that cannot begin them is refused before anything is drawn
-        trained = load_pose(args.start)
-        for stage in plan(args):
-            if stage.kind == "labels":
-                begin_backbone(create_model(stage.model), trained)
+    for stage in plan(args):  # a file that cannot begin them is refused before anything is drawn
+        beginning(stage, args.start)
     for folder in (args.out, state):
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as leave:

@@ -17,6 +17,7 @@ from . import rtmcc, yolox
 APACHE = "Apache-2.0"
 COCO_UBODY = "COCO-WholeBody (non-commercial research; its text also names CC BY 4.0) and UBody (no permissive licence)"
 COCO = "COCO labels CC BY 4.0, images under Flickr terms"
+SYNTHETIC = "-synthetic"  # tells our weights of a published network from the official ones
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,6 @@ def _in_package(name: str, kind: Literal["pose", "detector"], note: str) -> Weig
     )
 
 
-SYNTHETIC = "-synthetic"  # tells our weights of a published network from the official ones
 # What ships in the package and stands in where the default of a kind cannot be had.
 BUNDLED = {"pose": "dwpose-s-synthetic", "detector": "yolox-cspnext-nano"}
 # In the order a user should consider them; AP is whole-body AP on COCO-WholeBody v1.0 val (DWPose, arXiv 2307.15880).
