@@ -76,7 +76,7 @@ def test_labels_stay_on_what_they_mark(folder):
 
 def test_a_box_of_what_is_seen_or_of_the_whole_person(folder, monkeypatch):
     """Undisturbed: the box, padded by 1.25, fits the crop and lies in its middle; beyond the picture is black."""
-    monkeypatch.setattr(scene_crops, "draw_jitter", lambda size, rotated, rng: (0.0, 1.0, np.zeros(2)))
+    monkeypatch.setattr(scene_crops, "draw_jitter", lambda size, rotated, turned, rng: (0.0, 1.0, np.zeros(2)))
     people = ScenePeople(folder)
     for share, bottom in ((0.0, 200), (1.0, 240)):  # the whole person ends below the picture
         monkeypatch.setattr(scene_crops, "WHOLE_BOX", share)

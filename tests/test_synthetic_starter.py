@@ -13,7 +13,7 @@ from dwpose_core.models.rtmcc import VARIANTS, create_model
 from dwpose_core.models.weights import load_pose
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
 from training import checkpoint, starter_batches
-from training.growth import begin_backbone, enlarged, widened
+from training.growth import begin_backbone, enlarged, hold_pixels, widened
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.small_simcc import LABEL_MARGIN, heatmap_loss, label_table, loss_weights, simcc_loss
@@ -328,6 +328,18 @@ def test_a_backbone_begins_as_another_ones():
     assert not torch.allclose(features[before], features[nano])
     assert taken == sum(not name.startswith("stage3.1.") for name in nano.backbone.state_dict())  # its pooling
     torch.testing.assert_close(net.backbone.stage4.state_dict(), before.backbone.stage4.state_dict())
+
+
+def test_what_reads_pixels_may_stay_as_it_is():
+    net = create_model("dwpose-nano").to(memory_format=torch.channels_last).train()
+    hold_pixels(net.backbone)
+    before = copy.deepcopy(net.state_dict())
+    optimizer = MuonAdamW(net, 1e-2, 1e-2, 0.1)
+    sum(logits.square().sum() for logits in net(torch.randn(2, 3, 192, 144))).backward()
+    optimizer.step(1.0)
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any(name.startswith(("backbone.stem", "backbone.stage1")) for name in moved)
+    assert {"backbone.stage2.0.conv.weight", "backbone.stage2.0.bn.running_mean", "head.cls_x.weight"} <= moved
 
 
 def test_only_the_same_width_begins_a_backbone():

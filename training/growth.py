@@ -1,7 +1,7 @@
 """A trained network goes on as a larger one: for larger crops, with more channels, or as another one's first stages.
 
 The first two keep all that the small network has learnt; a wider one computes the very same logits before its first
-step. The third hands on its backbone only.
+step. The third hands on its backbone only. What has learnt to read pixels may stay as it is (`hold_pixels`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dwpose_core.models.cspnext import CSPLayer, SPPBottleneck
+from dwpose_core.models.cspnext import CSPLayer, CSPNeXt, SPPBottleneck
 from dwpose_core.models.rtmcc import DWPose, PoseConfig
 
 
@@ -142,3 +142,9 @@ def _widen_head(source: nn.Module, target: nn.Module) -> None:
     new.uv.weight[torch.cat((gated, base)), :width] = old.uv.weight
     new.o.weight.zero_()
     new.o.weight[:width, : old.expanded] = old.o.weight
+
+
+def hold_pixels(backbone: CSPNeXt) -> None:
+    """Keep stem and first stage as they are, in training too. Most time per weight goes there, to large maps."""
+    for part in (backbone.stem, backbone.stage1):
+        part.requires_grad_(False).eval()

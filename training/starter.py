@@ -7,7 +7,8 @@
 Stages whose result exists are skipped, and training goes on at its last report, so a run may be interrupted.
 `--start FILE` trains on from weights of an earlier run, with new pictures if the seed or the assets are; a dwpose-nano
 goes on as a dwpose-micro. `--network dwpose-nano` makes the narrow one, `--network dwpose-s --start FILE` goes on where
-training.synthetic_run left a dwpose-s on a GPU: with close-ups, crowds and scenes rendered as a whole.
+training.synthetic_run left a dwpose-s on a GPU, or an earlier run of this: with close-ups, crowds, people turned by any
+angle and, above all, people in scenes rendered as a whole.
 
 What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled, docs/synthetic.md):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
@@ -42,13 +43,13 @@ from tqdm import tqdm
 from dwpose_core.models.rtmcc import VARIANTS, DWPose
 from dwpose_core.simcc import label_sigma
 
-from .growth import enlarged, widened
+from .growth import enlarged, hold_pixels, widened
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage, Schedule
 from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
 from .starter_batches import draw_batch
 from .starter_score import calibrate, measure
-from .synthetic.composite import CLOSE, CROWDED, MILD, QUIET, STRONG, VACANT
+from .synthetic.composite import CLOSE, CROWDED, MILD, QUIET, STRONG, TUMBLING, VACANT
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
 from .synthetic.pool import CropPool, build_pool
@@ -61,7 +62,7 @@ BATCH = 32  # per process
 REPORT_EVERY = 1000  # steps
 LEARNING_RATE, MUON_RATE, WEIGHT_DECAY = 2e-3, 3e-3, 0.05
 LAYER_SIZE = (192, 256)  # (W, H) of rendered people, margin included
-SCENE_SIDE = 320  # longer side of scenes rendered as a whole, px; most people in them are smaller than a crop
+SCENE_SIDE = 400  # longer side of scenes rendered as a whole, px; most people in them are smaller than a crop
 OBJECTS = 1500  # rendered things that are not people
 HELD_OUT = 600  # people nobody trains on; two thirds as many close-ups
 
@@ -71,7 +72,8 @@ class Phase:
     """A stretch of training of the catalogue's `network`, with the heat-map aid for its first `aid` steps.
 
     `size` (H, W) is that of the crops; `pools` are (name, share of the batches); `schedule` has rate 1 and scales both
-    learning rates; `absent` is the weight of flat rows relative to a seen keypoint of the same part.
+    learning rates; `absent` is the weight of flat rows relative to a seen keypoint of the same part. Where `frozen`,
+    stem and first stage stay as they were at the start, which saves a dwpose-s a quarter of its time.
     """
 
     network: str
@@ -81,12 +83,24 @@ class Phase:
     aid: int
     schedule: Schedule
     absent: float = 0.15
+    frozen: bool = False
 
 
 MOSTLY = (("strong", 2.0), ("crowded", 1.2), ("scenes", 1.0), ("mild", 0.7), ("close", 1.3))
 SMALL = (*MOSTLY, ("quiet", 0.25))
 # Pictures without a person: until then scores tell hidden from seen, but not somebody from nobody.
 LARGE = (*MOSTLY, ("quiet", 0.3), ("vacant", 0.9))
+# For who has learnt the others: hidden limbs, people who lie or hang, neighbours.
+HARD = (
+    ("scenes", 3.0),
+    ("strong", 1.5),
+    ("crowded", 1.0),
+    ("tumbling", 0.8),
+    ("mild", 0.5),
+    ("close", 1.3),
+    ("quiet", 0.3),
+    ("vacant", 0.8),
+)
 FIRST = Phase(NARROW, (128, 96), SMALL, 12000, 9000, Schedule(1.0, 300, 8000, 26000, 0.01))
 PHASES = {
     NARROW: (FIRST, Phase(NARROW, (192, 144), LARGE, 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25)),
@@ -103,7 +117,7 @@ MORE = {
         Phase(NARROW, (192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
     ),
     WIDE: PHASES[WIDE][1:],
-    LARGEST: (Phase(LARGEST, (256, 192), LARGE, 3400, 0, Schedule(0.3, 200, 0, 3400, 0.01), 0.25),),
+    LARGEST: (Phase(LARGEST, (256, 192), HARD, 4400, 0, Schedule(0.3, 200, 0, 4400, 0.01), 0.25, True),),
 }
 
 
@@ -136,6 +150,8 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
         net = build_network(phase.network, phase.size)
     else:
         net = read_weights(start, phase.network, phase.size)
+    if phase.frozen:
+        hold_pixels(net.backbone)
     net = net.to(memory_format=torch.channels_last)
     tables = tuple(label_table(2 * n, s) for n, s in zip(phase.size[::-1], label_sigma(phase.size), strict=True))
     aid = HeatmapAid(net)
@@ -266,6 +282,7 @@ def finish(network: str, out: Path) -> None:
 def prepare(args: argparse.Namespace, out: Path) -> None:
     """Layers and pools that do not exist yet."""
     close, size = HELD_OUT * 2 // 3, pool_size(args.network)
+    in_scenes = args.people // 2 if args.scene_people is None else args.scene_people
     jobs = (
         ("layers", args.people, args.seed, False),
         ("close_layers", args.people // 2, args.seed + 20, True),
@@ -277,7 +294,9 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
             extra = {"with_accessories": folder != "held_out", "close_ups": close_ups}
             generate(args.assets, out / folder, people, seed, args.workers, LAYER_SIZE, **extra)
     if not (out / "scenes" / "annotations.json").is_file():
-        generate_scenes(args.assets, out / "scenes", args.people // 2, args.seed + 5, args.workers, SCENE_SIDE)
+        generate_scenes(args.assets, out / "scenes", in_scenes, args.seed + 5, args.workers, SCENE_SIDE)
+    if not (out / "held_out_scenes" / "annotations.json").is_file():
+        generate_scenes(args.assets, out / "held_out_scenes", HELD_OUT, args.seed + 1005, args.workers, SCENE_SIDE)
     if not (out / "objects" / "done").is_file():
         generate_objects(args.assets, out / "objects", OBJECTS, args.seed, args.workers)
     pools = (
@@ -286,6 +305,7 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         ("mild", "layers", args.crops // 6, args.seed + 1, MILD),
         ("quiet", "layers", args.crops // 20, args.seed + 2, QUIET),
         ("vacant", "layers", args.crops // 6, args.seed + 3, VACANT),
+        ("tumbling", "layers", args.crops // 5, args.seed + 7, TUMBLING),
         ("close", "close_layers", args.crops * 3 // 10, args.seed + 4, CLOSE),
         ("test_strong", "held_out", HELD_OUT, args.seed, STRONG),
         ("test_plain", "held_out", HELD_OUT, args.seed, None),
@@ -295,8 +315,10 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         if not (out / "pool" / f"{name}.npz").is_file():
             sources = (out / folder, out / "objects", args.assets)
             build_pool(*sources, out / "pool", name, count, seed, size, args.workers, disturb)
-    if not (out / "pool" / "scenes.npz").is_file():
-        build_scene_pool(out / "scenes", out / "pool", "scenes", args.crops // 7, args.seed + 6, size, args.workers)
+    scene_pools = (("scenes", "scenes", 2 * in_scenes), ("test_scenes", "held_out_scenes", HELD_OUT))
+    for name, folder, count in scene_pools:
+        if not (out / "pool" / f"{name}.npz").is_file():
+            build_scene_pool(out / folder, out / "pool", name, count, args.seed + 6, size, args.workers)
 
 
 def main() -> None:
@@ -305,9 +327,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--network", choices=MORE, default=WIDE, help=f"what to make (default {WIDE})")
     parser.add_argument("--start", type=Path, help="train on from the weights of an earlier run (.safetensors)")
-    parser.add_argument(
-        "--people", type=int, default=18000, help="rendered for training; half as many close-ups, and in scenes"
-    )
+    parser.add_argument("--people", type=int, default=18000, help="rendered for training; half as many close-ups")
+    parser.add_argument("--scene-people", type=int, help="rendered in whole scenes; half of --people if not given")
     parser.add_argument("--crops", type=int, default=140000, help="of the strongest kind; as many others")
     parser.add_argument("--workers", type=int, default=2, help="processes; part of the recipe, keep 2 to repeat it")
     parser.add_argument("--seed", type=int, default=1)

@@ -46,6 +46,7 @@ from .detection import aid, simota
 from .detection.batches import draw_batch, to_input
 from .detection.evaluate import balanced_threshold, find_in_pool, measure
 from .detection.pool import ScenePool, build_pool
+from .growth import hold_pixels
 from .monitor import NonFiniteLoss, StopOnSignal
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage, Schedule
@@ -134,8 +135,7 @@ def begin(config: DetectorConfig) -> YOLOX:
         backbone = net.backbone.backbone.pose
         if not config.start:
             backbone.load_state_dict(load_pose(config.pose).backbone.state_dict())
-        for part in (backbone.stem, backbone.stage1):
-            part.requires_grad_(False).eval()
+        hold_pixels(backbone)
     return net
 
 

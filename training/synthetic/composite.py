@@ -24,7 +24,6 @@ from .layer_store import LayerStore
 
 BOX_PADDING = 1.25  # of top-down crops (mmpose TopdownAffine)
 CLOSE_BEHIND, CLOSE_IN_FRONT = 0.12, 0.2  # least distance of others from the middle of a crowded crop, crop widths
-TURNED = 0.12  # as a share of the rotated crops: by any angle, because people lie, hang and do handstands
 PHOTO_ASPECTS = (16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16)
 
 
@@ -35,7 +34,8 @@ class Disturbance:
     loose: float = 0.25  # whole photographs
     loose_empty: float = 0.0  # of all crops; part of `loose`
     empty: float = 0.04  # of all crops; beside `loose`
-    rotated: float = 0.5  # of the tight crops, by a normal angle of 20 degrees; `TURNED` as many by any angle
+    rotated: float = 0.5  # of the tight crops, by a normal angle of 20 degrees
+    turned: float = 0.12  # as a share of `rotated`: by any angle, because people lie, hang and do handstands
     in_front: float = 1.0  # factor on the shares of people and things in front
     crowded: float = 0.0  # of all crops: somebody close behind, and half of the time somebody close in front
     convolved: float = 0.2
@@ -61,6 +61,8 @@ VACANT = Disturbance(loose=0.4, loose_empty=0.2, empty=0.16, rotated=0.2, in_fro
 CLOSE = Disturbance(loose=0.15, rotated=0.7)
 # Whose arm is it? The box is around one person, and others stand in it.
 CROWDED = Disturbance(loose=0.0, empty=0.0, rotated=0.3, in_front=0.6, crowded=1.0)
+# Where is up? Two thirds are turned by any angle.
+TUMBLING = Disturbance(loose=0.0, empty=0.02, rotated=1.0, turned=0.67, in_front=0.8)
 
 
 @dataclass(frozen=True)
@@ -102,22 +104,27 @@ def lay_over(image: np.ndarray, rgba: np.ndarray, matrix: np.ndarray) -> tuple[n
 
 
 def _tight(
-    layer_size: tuple[int, int], size: tuple[int, int], rotated: float, rng: np.random.Generator | None
+    layer_size: tuple[int, int], size: tuple[int, int], disturb: Disturbance | None, rng: np.random.Generator
 ) -> np.ndarray:
     centre = (np.array(layer_size) - 1) / 2
     target = (np.array(size) - 1) / 2
     scale = size[1] * MARGIN / BOX_PADDING / layer_size[1]
-    if rng is None:
+    if disturb is None:
         return similarity(0.0, scale, centre, target)
-    angle, factor, shift = draw_jitter(size, rotated, rng)
+    angle, factor, shift = draw_jitter(size, disturb.rotated, disturb.turned, rng)
     return similarity(angle, scale * factor, centre, target + shift)
 
 
-def draw_jitter(size: tuple[int, int], rotated: float, rng: np.random.Generator) -> tuple[float, float, np.ndarray]:
-    """How a tight crop of `size` (w, h) strays from its box: radians, factor on the scale, shift (2,) in pixels."""
+def draw_jitter(
+    size: tuple[int, int], rotated: float, turned: float, rng: np.random.Generator
+) -> tuple[float, float, np.ndarray]:
+    """How a tight crop of `size` (w, h) strays from its box: radians, factor on the scale, shift (2,) in pixels.
+
+    `rotated` and `turned` are those of a Disturbance.
+    """
     angle = np.deg2rad(np.clip(rng.normal(0, 20), -60, 60)) * (rng.random() < rotated)
     factor = np.exp(np.clip(rng.normal(-0.03, 0.18), -0.5, 0.4))
-    if rng.random() < TURNED * rotated:
+    if rng.random() < turned * rotated:
         angle = rng.uniform(-np.pi, np.pi)
         factor *= fit_turned(angle, size)
     return angle, factor, rng.normal(0, 0.06, 2) * size
@@ -173,7 +180,7 @@ def composite(
     if augment and kind < disturb.loose:
         matrix, photo = _loose(rgba[..., 3], frame, size, rng)
     else:
-        matrix = _tight(layer_size, size, disturb.rotated, rng) if augment else _tight(layer_size, size, 0.0, None)
+        matrix = _tight(layer_size, size, disturb, rng)
     scale = np.hypot(matrix[0, 0], matrix[0, 1])
     points = store.keypoints[index] @ matrix[:, :2].T + matrix[:, 2]
     backdrop = backgrounds.plain if augment and not disturb.scenery else backgrounds.sample

@@ -28,7 +28,7 @@ from .pool import fill_pool
 SMALLEST = 48  # px of a box's longer side
 FEWEST = 3  # keypoints of the body that are seen
 WHOLE_BOX = 0.25  # share of the boxes around the whole person, within the picture
-ROTATED = 0.4
+ROTATED, TURNED = 0.4, 0.3  # as in composite.Disturbance
 
 
 class ScenePeople:
@@ -71,7 +71,7 @@ def scene_crop(people: ScenePeople, index: int, size: tuple[int, int], rng: np.r
     low = np.maximum((left, top), 0)
     high = np.minimum((left + width, top + height), picture.shape[1::-1])
     scale = (np.array(size) / (BOX_PADDING * (high - low))).min()
-    angle, factor, shift = draw_jitter(size, ROTATED, rng)
+    angle, factor, shift = draw_jitter(size, ROTATED, TURNED, rng)
     target = (np.array(size) - 1) / 2 + shift
     matrix = similarity(angle, scale * factor, (low + high) / 2 - 0.5, target)
     image = cv2.cvtColor(warp(picture, matrix, size), cv2.COLOR_BGR2RGB)

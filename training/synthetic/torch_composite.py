@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from dwpose_core.skeleton import FLIP_INDICES
 
 from .camera import MARGIN
-from .composite import BOX_PADDING, CLOSE_BEHIND, CLOSE_IN_FRONT, PHOTO_ASPECTS, TURNED, Disturbance
+from .composite import BOX_PADDING, CLOSE_BEHIND, CLOSE_IN_FRONT, PHOTO_ASPECTS, Disturbance
 from .labels import HIDDEN, OUTSIDE, VISIBLE
 from .layer_pool import Layers, Surroundings
 from .torch_photometric import Dice, blur, photometric, rows_of
@@ -86,18 +86,18 @@ def lay_over(
     return warped[:, 3]
 
 
-def tight(layers: Layers, size: tuple[int, int], rotated: float, dice: Dice | None) -> torch.Tensor:
-    """(n, 2, 3): the person's own crop; without dice centred and upright."""
+def tight(layers: Layers, size: tuple[int, int], disturb: Disturbance | None, dice: Dice | None = None) -> torch.Tensor:
+    """(n, 2, 3): the person's own crop; undisturbed, it is centred and upright."""
     count, height, width = layers.rgba.shape[:3]
     device = layers.rgba.device
     source = ((torch.tensor((width, height), device=device) - 1) / 2).expand(count, 2)
     target = ((torch.tensor(size, device=device) - 1) / 2).expand(count, 2)
     scale = torch.full((count,), size[1] * MARGIN / BOX_PADDING / height, device=device)
-    if dice is None:
+    if disturb is None:
         return similarity(torch.zeros_like(scale), scale, source, target)
-    angle = torch.deg2rad(dice.normal(0, 20, count).clamp(-60, 60)) * dice.chance(rotated, count)
+    angle = torch.deg2rad(dice.normal(0, 20, count).clamp(-60, 60)) * dice.chance(disturb.rotated, count)
     scale = scale * dice.normal(-0.03, 0.18, count).clamp(-0.5, 0.4).exp()
-    turned = dice.chance(TURNED * rotated, count)
+    turned = dice.chance(disturb.turned * disturb.rotated, count)
     angle = torch.where(turned, dice.uniform(-math.pi, math.pi, count), angle)
     scale = torch.where(turned, scale * fit_turned(angle, size), scale)
     return similarity(angle, scale, source, target + dice.normal(0, 0.06, count, 2) * torch.tensor(size, device=device))
@@ -228,7 +228,7 @@ def composite_batch(
     device = image.device
     everyone = torch.arange(count, device=device)
     over = torch.zeros((count, size[1], size[0]), device=device)
-    visible, matrix = layers.visible.clone(), tight(layers, size, 0.0, None)
+    visible, matrix = layers.visible.clone(), tight(layers, size, None)
     outside = torch.zeros_like(over, dtype=torch.bool)
     if disturb is None:
         lay_over(image, everyone, layers.rgba, matrix)
@@ -236,7 +236,7 @@ def composite_batch(
         kind = dice.uniform(0, 1, count)
         wide = kind < disturb.loose
         whole, photo = loose(layers, size, dice)
-        matrix = torch.where(wide[:, None, None], whole, tight(layers, size, disturb.rotated, dice))
+        matrix = torch.where(wide[:, None, None], whole, tight(layers, size, disturb, dice))
         scale = scale_of(matrix)
         rows = rows_of(dice.chance(0.5, count))
         image[rows] = blur(image[rows], dice.uniform(0.3, 3.0, len(rows)), 3.0)
