@@ -301,7 +301,8 @@ def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None
     if not (pool / "train.npz").is_file():
         labelled = ()
         if args.scene_people:
-            generate_scenes(args.assets, rendered, args.scene_people, args.seed + 4, args.processes, config.side)
+            if not (rendered / "annotations.json").is_file():
+                generate_scenes(args.assets, rendered, args.scene_people, args.seed + 4, args.processes, config.side)
             labelled = (DataSource(str(rendered / "annotations.json"), str(rendered / "images")),)
         sources = (layers, objects, args.assets)
         build_pool(sources, pool, "train", args.scenes, args.seed, *shape, labelled=labelled)

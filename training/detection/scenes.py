@@ -29,6 +29,7 @@ from ..synthetic.layer_store import LayerStore, read_objects, read_rgba
 PEOPLE = (0.25, 0.26, 0.16, 0.1, 0.08, 0.05, 0.04, 0.03, 0.03)  # share of pictures with 0..8 people
 CLOSE_UPS = 0.3  # of the pictures with one person
 CLOSE_UP_HEIGHT = (0.5, 1.3)  # as HEIGHT, of what the layer of a face or a hand shows
+TURNED = 0.1  # of the people whom no border cuts: by any angle, because people lie, hang and do handstands
 HEIGHT = (0.12, 1.25)  # of a person over that of the picture, log-uniform; above 1 the picture cuts it
 LIGHT = Disturbance(convolved=0.06, photometric=0.8)
 SEEN = 0.4  # alpha from which a pixel belongs to a person
@@ -212,7 +213,7 @@ def placement(cut: Cut, height: float, size: tuple[int, int], rng: np.random.Gen
             centre[axis] = rng.uniform(low - over, high + over)
     angle = 0.0
     if not cut.sides.any():
-        angle = rng.normal(0, 0.06) if rng.random() < 0.93 else rng.uniform(-np.pi / 2, np.pi / 2)
+        angle = rng.uniform(-np.pi, np.pi) if rng.random() < TURNED else rng.normal(0, 0.06)
     return similarity(angle, scale, (cut.extent[:2] + cut.extent[2:]) / 2 - 0.5, centre - 0.5)
 
 
