@@ -203,6 +203,16 @@ def test_recall_and_precision_by_hand():
     assert np.isnan(balanced_threshold(TRUTH, [(twice[2:], np.array([0.9])), late[1]]))
 
 
+def test_who_has_no_label_is_neither_right_nor_wrong():
+    """Half of the box must lie there; a box that meets a label counts as right wherever it lies."""
+    boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [50, 56, 60, 66]], np.float32)
+    found = [(boxes, np.array([0.9, 0.8, 0.7])), (boxes[:1], np.array([0.6]))]
+    regions = [np.array([[48, 40, 70, 60], [0, 0, 20, 20]], np.float32), np.zeros((0, 4), np.float32)]
+    assert recall_precision(TRUTH, found, 0.5)["precision"] == 1 / 4
+    rates = recall_precision(TRUTH, found, 0.5, ignored=regions)
+    assert (rates["recall"], rates["precision"], rates["reported"]) == (1 / 2, 1 / 3, 3)
+
+
 def test_people_found_in_photographs_belong_to_the_best_box():
     truth = np.array([[0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60]], np.float32)
     found = np.array([[50, 50, 60, 54], [2, 0, 12, 10], [1, 0, 11, 10]], np.float32)

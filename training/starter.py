@@ -117,7 +117,7 @@ MORE = {
         Phase(NARROW, (192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
     ),
     WIDE: PHASES[WIDE][1:],
-    LARGEST: (Phase(LARGEST, (256, 192), HARD, 4400, 0, Schedule(0.3, 200, 0, 4400, 0.01), 0.25, True),),
+    LARGEST: (Phase(LARGEST, (256, 192), HARD, 3600, 0, Schedule(0.3, 200, 0, 3600, 0.01), 0.25, True),),
 }
 
 

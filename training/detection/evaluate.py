@@ -4,6 +4,8 @@
 
 WEIGHTS is a file or a catalogue name. The pool holds `test` and `test_empty` (training.train_detector makes them).
 LABELS.json is a list, or a dict with the list "annotations", of {"image": file name, "bbox": [x, y, w, h]}.
+--ignored names another such file, of people in the same photographs that carry no label: who finds one of them is
+neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -101,12 +103,29 @@ def hits(truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return found
 
 
+def mostly_within(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Which of the boxes (P, 4) have half of their area or more in one of the regions (R, 4); (P,) bool.
+
+    COCO's rule for crowds.
+    """
+    low, high = np.maximum(boxes[:, None, :2], regions[:, :2]), np.minimum(boxes[:, None, 2:], regions[:, 2:])
+    shared = (high - low).clip(min=0).prod(-1)
+    return (shared >= MATCH * (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None]).any(1)
+
+
 def recall_precision(
-    truth: list[np.ndarray], found: list[Found], threshold: float, least_height: float = 0.0
+    truth: list[np.ndarray],
+    found: list[Found],
+    threshold: float,
+    least_height: float = 0.0,
+    ignored: list[np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """At one score threshold. Labelled people lower than `least_height` px count neither as missed nor as found."""
+    """At one score threshold. Labelled people lower than `least_height` px count neither as missed nor as found.
+
+    `ignored`: per picture boxes (R, 4) of people without a label; what is found there and meets no label is not counted.
+    """
     people = right = right_large = reported = 0
-    for labelled, (boxes, scores) in zip(truth, found, strict=True):
+    for k, (labelled, (boxes, scores)) in enumerate(zip(truth, found, strict=True)):
         boxes = boxes[scores > threshold]
         large = labelled[:, 3] - labelled[:, 1] >= least_height
         met = hits(labelled, boxes)
@@ -114,6 +133,8 @@ def recall_precision(
         right_large += int(hits(labelled[large], boxes).sum())
         people += int(large.sum())
         reported += len(boxes)
+        if ignored is not None:
+            reported -= int((mostly_within(boxes, ignored[k]) & ~met).sum())
     return {
         "people": people,
         "recall": right_large / max(people, 1),
@@ -153,19 +174,24 @@ def balanced_threshold(truth: list[np.ndarray], found: list[Found]) -> float:
     return float(scores[order][(met * met / np.arange(1, len(met) + 1)).argmax()])
 
 
-def photographs(labels: Path, images: Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
-    """Per picture of a label file: image (h, w, 3) uint8 RGB, boxes (P, 4) xyxy px, file name."""
+def boxes_by_picture(labels: Path) -> dict[str, np.ndarray]:
+    """Boxes (P, 4) xyxy px of a label file, by file name."""
     entries = json.loads(labels.read_text())
     boxes: dict[str, list] = {}
     for entry in entries["annotations"] if isinstance(entries, dict) else entries:
         x, y, w, h = entry["bbox"]
         boxes.setdefault(entry["image"], []).append((x, y, x + w, y + h))
+    return {name: np.array(rows, np.float32) for name, rows in boxes.items()}
+
+
+def photographs(labels: Path, images: Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
+    """Per picture of a label file: image (h, w, 3) uint8 RGB, boxes (P, 4) xyxy px, file name."""
     rows = []
-    for name, labelled in boxes.items():
+    for name, labelled in boxes_by_picture(labels).items():
         image = cv2.imread(str(images / name))
         if image is None:
             raise ValueError(f"{images / name} is not a readable picture")
-        rows.append((cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.array(labelled, np.float32), name))
+        rows.append((cv2.cvtColor(image, cv2.COLOR_BGR2RGB), labelled, name))
     return rows
 
 
@@ -175,6 +201,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, help="folder with the scenes test, test_empty, test_close")
     parser.add_argument("--labels", type=Path, help="of photographs")
     parser.add_argument("--images", type=Path, help="folder of the photographs")
+    parser.add_argument("--ignored", type=Path, help="boxes of people in them that carry no label")
     parser.add_argument("--threshold", type=float, default=Options.detector_threshold)
     parser.add_argument("--least-height", type=float, default=64, help="of people in photographs that count, pixels")
     args = parser.parse_args()
@@ -187,8 +214,11 @@ def main() -> None:
         runner = TorchRunner(net, "cpu")
         options = Options(detector_threshold=args.threshold)
         found = [find_boxes([image], runner, options)[0] for image, _, _ in rows]
-        truth = [boxes for _, boxes, _ in rows]
-        print(json.dumps(recall_precision(truth, found, args.threshold, args.least_height), indent=1))
+        truth, ignored = [boxes for _, boxes, _ in rows], None
+        if args.ignored:
+            unlabelled = boxes_by_picture(args.ignored)
+            ignored = [unlabelled.get(name, np.zeros((0, 4), np.float32)) for _, _, name in rows]
+        print(json.dumps(recall_precision(truth, found, args.threshold, args.least_height, ignored), indent=1))
 
 
 if __name__ == "__main__":
