@@ -122,7 +122,7 @@ def recall_precision(
 ) -> dict[str, float]:
     """At one score threshold. Labelled people lower than `least_height` px count neither as missed nor as found.
 
-    `ignored`: per picture boxes (R, 4) of people without a label; what is found there and meets no label is not counted.
+    `ignored`: per picture boxes (R, 4) of people without a label; what is found there and meets no label is left out.
     """
     people = right = right_large = reported = 0
     for k, (labelled, (boxes, scores)) in enumerate(zip(truth, found, strict=True)):
