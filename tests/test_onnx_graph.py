@@ -385,7 +385,7 @@ def swap_outputs(path: Path, seed: int) -> None:
     onnx.save(model, str(path))
 
 
-@pytest.mark.parametrize("name", ["debug", "dwpose-micro", *SMALL_YOLOX])
+@pytest.mark.parametrize("name", ["debug", "dwpose-nano", *SMALL_YOLOX])
 @pytest.mark.parametrize(
     ("change", "seed"), [(shuffle, 0), (shuffle, 1), (weights_as_constant_nodes, 0), (swap_outputs, 0)]
 )

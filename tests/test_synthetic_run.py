@@ -254,7 +254,9 @@ def test_test_pools_are_fixed(layers, around):
 
 def test_a_start_of_another_width_is_refused_at_once(tmp_path):
     command = ["--assets", "a", "--out", str(tmp_path / "out"), "--minutes", "1", "--teacher", "none"]
-    args = synthetic_run.parse([*command, "--students", "dwpose-s", "--start", "dwpose-micro"])
+    start = tmp_path / "wider.safetensors"
+    checkpoint.save_model(start, create_model("dwpose-micro"), {"model": "dwpose-micro"})
+    args = synthetic_run.parse([*command, "--students", "dwpose-s", "--start", str(start)])
     with pytest.raises(ValueError, match="same width"):
         synthetic_run.run(args)
     assert not (tmp_path / "out").exists()

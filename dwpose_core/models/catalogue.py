@@ -129,8 +129,7 @@ ENTRIES: tuple[WeightEntry, ...] = (
         "teacher of dwpose-l-384, AP .653",
     ),
     _in_package("dwpose-s-synthetic", "pose", "a starter, for use without a download"),
-    _in_package("dwpose-micro", "pose", "a smaller starter, a little faster"),
-    _in_package("dwpose-nano", "pose", "what the other two went on from, the fastest"),
+    _in_package("dwpose-nano", "pose", "a smaller starter, twice as fast"),
     WeightEntry(
         name="yolox-l",
         kind="detector",

@@ -49,7 +49,7 @@ VARIANTS: dict[str, PoseConfig] = {
     "dwpose-l-384": PoseConfig(deepen=1.0, widen=1.0, input_size=(384, 288)),
     "rtmpose-x": PoseConfig(deepen=1.33, widen=1.25),
     "rtmpose-x-384": PoseConfig(deepen=1.33, widen=1.25, input_size=(384, 288)),
-    # Ours. micro: the bundled starter model, grown from nano. debug: what tests and CI train in seconds.
+    # Ours. nano: the smaller bundled starter; micro: it, grown wider. debug: what tests and CI train in seconds.
     "dwpose-micro": PoseConfig(
         deepen=0.167, widen=0.75, input_size=(192, 144), stages=3, tokens=192, shared=64, kernel=3
     ),
