@@ -13,7 +13,7 @@ from dwpose_core.models.rtmcc import VARIANTS, create_model
 from dwpose_core.models.weights import load_pose
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
 from training import checkpoint, starter_batches
-from training.growth import begin_backbone, enlarged, hold_pixels, widened
+from training.growth import begin_backbone, enlarged, hold_pixels, mean_weights, widened
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.small_simcc import LABEL_MARGIN, heatmap_loss, label_table, loss_weights, simcc_loss
@@ -340,6 +340,21 @@ def test_what_reads_pixels_may_stay_as_it_is():
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     assert not any(name.startswith(("backbone.stem", "backbone.stage1")) for name in moved)
     assert {"backbone.stage2.0.conv.weight", "backbone.stage2.0.bn.running_mean", "head.cls_x.weight"} <= moved
+
+
+def test_stretches_of_one_training_are_averaged():
+    torch.manual_seed(0)
+    nets = [create_model("dwpose-nano") for _ in range(3)]
+    for count, net in enumerate(nets):
+        net.backbone.stem[0].bn.num_batches_tracked.fill_(count)
+        net.backbone.stem[0].bn.running_mean.fill_(count)
+    mean = mean_weights(nets)
+    weights = torch.stack([net.head.cls_x.weight for net in nets])
+    torch.testing.assert_close(mean.head.cls_x.weight, weights.mean(0))
+    assert mean.backbone.stem[0].bn.running_mean.unique().tolist() == [1.0]
+    assert mean.backbone.stem[0].bn.num_batches_tracked == 2, "the last one's"
+    with pytest.raises(ValueError, match="dwpose-nano, dwpose-s have no mean"):
+        mean_weights([nets[0], create_model("dwpose-s")])
 
 
 def test_only_the_same_width_begins_a_backbone():

@@ -1,11 +1,13 @@
 """A trained network goes on as a larger one: for larger crops, with more channels, or as another one's first stages.
 
 The first two keep all that the small network has learnt; a wider one computes the very same logits before its first
-step. The third hands on its backbone only. What has learnt to read pixels may stay as it is (`hold_pixels`).
+step. The third hands on its backbone only. What has learnt to read pixels may stay as it is (`hold_pixels`), and
+stretches of one training may be averaged (`mean_weights`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -148,3 +150,21 @@ def hold_pixels(backbone: CSPNeXt) -> None:
     """Keep stem and first stage as they are, in training too. Most time per weight goes there, to large maps."""
     for part in (backbone.stem, backbone.stage1):
         part.requires_grad_(False).eval()
+
+
+def mean_weights(nets: Sequence[DWPose]) -> DWPose:
+    """A network with the mean of the weights and statistics of several that went on from one another.
+
+    Wortsman et al., Model soups (arXiv 2203.05482). Those in one valley of the loss only: not of separate beginnings.
+
+    Raises:
+        ValueError: when they are not the same network.
+    """
+    if len({(net.name, net.config) for net in nets}) != 1:
+        raise ValueError(f"weights of {', '.join(net.name for net in nets)} have no mean; give files of one network")
+    states = [net.state_dict() for net in nets]
+    last = states[-1]  # counts batches
+    mean = {k: sum(s[k] for s in states) / len(states) if v.is_floating_point() else v for k, v in last.items()}
+    net = DWPose(nets[0].config, nets[0].name)
+    net.load_state_dict(mean)
+    return net

@@ -43,7 +43,7 @@ from tqdm import tqdm
 from dwpose_core.models.rtmcc import VARIANTS, DWPose
 from dwpose_core.simcc import label_sigma
 
-from .growth import enlarged, hold_pixels, widened
+from .growth import enlarged, hold_pixels, mean_weights, widened
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage, Schedule
 from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
@@ -270,13 +270,27 @@ def save(net: DWPose, path: Path, factor: float = 1.0) -> None:
     save_file({k: v.contiguous() for k, v in state.items()}, path, metadata=note)
 
 
-def finish(network: str, out: Path) -> None:
-    """Calibrate the scores of the trained network and note the factor in metrics.json."""
-    net = read_weights(out / f"{network}.safetensors", network, VARIANTS[network].input_size).eval()
-    factor = calibrate(net, CropPool.load(out / "pool", "test_strong"))
-    save(net, out / f"{network}.safetensors", factor)
-    history = json.loads((out / "metrics.json").read_text())
-    (out / "metrics.json").write_text(json.dumps([*history, {"score_factor": factor}], indent=1) + "\n")
+def finish(network: str, out: Path, earlier: list[Path]) -> None:
+    """Average the trained network with `earlier` files, calibrate its scores, note both in metrics.json.
+
+    What was trained is kept in OUT/trained.safetensors, so that doing this again gives the same.
+    """
+    result, trained = out / f"{network}.safetensors", out / "trained.safetensors"
+    if not trained.is_file():
+        os.replace(result, trained)
+    size = VARIANTS[network].input_size
+    net = mean_weights([read_weights(path, network, size) for path in (*earlier, trained)]).eval()
+    row = {}
+    if earlier:
+        tests = {
+            path.stem: CropPool.load(out / "pool", path.stem) for path in sorted((out / "pool").glob("test_*.npz"))
+        }
+        row = {"mean_of": 1 + len(earlier)}
+        row |= {name.removeprefix("test_"): measure(net, pool) for name, pool in tests.items()}
+    row["score_factor"] = calibrate(net, CropPool.load(out / "pool", "test_strong"))
+    save(net, result, row["score_factor"])
+    history = [row for row in json.loads((out / "metrics.json").read_text()) if "score_factor" not in row]
+    (out / "metrics.json").write_text(json.dumps([*history, row], indent=1) + "\n")
 
 
 def prepare(args: argparse.Namespace, out: Path) -> None:
@@ -327,6 +341,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--network", choices=MORE, default=WIDE, help=f"what to make (default {WIDE})")
     parser.add_argument("--start", type=Path, help="train on from the weights of an earlier run (.safetensors)")
+    parser.add_argument(
+        "--mean",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="weights of an earlier part of this training; the result is their mean with what is trained (repeatable)",
+    )
     parser.add_argument("--people", type=int, default=18000, help="rendered for training; half as many close-ups")
     parser.add_argument("--scene-people", type=int, help="rendered in whole scenes; half of --people if not given")
     parser.add_argument("--crops", type=int, default=140000, help="of the strongest kind; as many others")
@@ -335,6 +357,8 @@ def main() -> None:
     args = parser.parse_args()
     out = args.out.resolve()
     check_start(args.network, args.start, out)  # before an hour of rendering
+    for path in args.mean:
+        read_weights(path, args.network, VARIANTS[args.network].input_size)
     prepare(args, out)
     limit_threads()
     start = args.start
@@ -346,7 +370,7 @@ def main() -> None:
             (out / "state.pt").unlink()
             (out / f"phase{number}.done").touch()
         start = out / f"{phase.network}.safetensors"
-    finish(args.network, out)
+    finish(args.network, out, args.mean)
 
 
 if __name__ == "__main__":
