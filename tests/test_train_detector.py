@@ -128,6 +128,10 @@ def test_cspnext_begins_with_the_pose_network_and_keeps_its_first_stages(tmp_pat
     for key, value in after.backbone.backbone.pose.state_dict().items():
         kept = key.startswith(("stem.", "stage1."))
         assert torch.equal(value, before[key].half().to(value.dtype)) == kept or value.ndim == 0, key
+    bundled = load_detector("yolox-cspnext-nano", local_files_only=True)
+    mean = load_detector(finish(dataclasses.replace(config, side=320), job, "mean", ["yolox-cspnext-nano"]))
+    ours, theirs, both = (net.backbone.C3_p4.conv1.conv.weight for net in (after, bundled, mean))
+    torch.testing.assert_close(both, (ours + theirs) / 2, atol=2e-3, rtol=0)  # half precision
 
 
 def test_cspnext_takes_bgr_and_sees_what_the_pose_network_sees():

@@ -7,8 +7,10 @@ stretches of one training may be averaged (`mean_weights`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from torch import nn
 
 from dwpose_core.models.cspnext import CSPLayer, CSPNeXt, SPPBottleneck
 from dwpose_core.models.rtmcc import DWPose, PoseConfig
+from dwpose_core.models.yolox import YOLOX
+
+Network = TypeVar("Network", DWPose, YOLOX)
 
 
 def enlarged(net: DWPose, size: tuple[int, int]) -> DWPose:
@@ -152,7 +157,7 @@ def hold_pixels(backbone: CSPNeXt) -> None:
         part.requires_grad_(False).eval()
 
 
-def mean_weights(nets: Sequence[DWPose]) -> DWPose:
+def mean_weights(nets: Sequence[Network]) -> Network:
     """A network with the mean of the weights and statistics of several that went on from one another.
 
     Wortsman et al., Model soups (arXiv 2203.05482). Those in one valley of the loss only: not of separate beginnings.
@@ -165,6 +170,6 @@ def mean_weights(nets: Sequence[DWPose]) -> DWPose:
     states = [net.state_dict() for net in nets]
     last = states[-1]  # counts batches
     mean = {k: sum(s[k] for s in states) / len(states) if v.is_floating_point() else v for k, v in last.items()}
-    net = DWPose(nets[0].config, nets[0].name)
+    net = copy.deepcopy(nets[-1])
     net.load_state_dict(mean)
     return net

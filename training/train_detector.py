@@ -29,6 +29,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ from .detection import aid, simota
 from .detection.batches import draw_batch, to_input
 from .detection.evaluate import balanced_threshold, find_in_pool, measure
 from .detection.pool import ScenePool, build_pool
-from .growth import hold_pixels
+from .growth import hold_pixels, mean_weights
 from .monitor import NonFiniteLoss, StopOnSignal
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage, Schedule
@@ -269,10 +270,14 @@ def calibrate(net: YOLOX, pools: list[ScenePool]) -> float:
     return total
 
 
-def finish(config: DetectorConfig, job: Job, name: str) -> Path:
-    """The averaged weights with calibrated scores as fp16 safetensors; its figures in metrics.json."""
+def finish(config: DetectorConfig, job: Job, name: str, earlier: Sequence[str] = ()) -> Path:
+    """The averaged weights, or their mean with `earlier` ones, with calibrated scores as fp16 safetensors.
+
+    Their figures go to metrics.json.
+    """
     net = create(config).eval()
     net.load_state_dict(checkpoint.load_state(job.out / "last.pt")["average"])
+    net = mean_weights([*(load_detector(weights) for weights in earlier), net])
     tests = [ScenePool.load(job.pool, part) for part, *_ in TESTS]
     shift = calibrate(net, tests[:2])  # close-ups would be too many
     path = job.out / f"{name}.safetensors"
@@ -317,6 +322,8 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, help="rendered people to test on, other bodies")
     parser.add_argument("--objects", type=Path, help="rendered things")
     parser.add_argument("--rendered", type=Path, help="scenes rendered as a whole; made in OUT/rendered if not given")
+    note = "weights of an earlier part of this training; the result is their mean with what is trained (repeatable)"
+    parser.add_argument("--mean", action="append", default=[], metavar="WEIGHTS", help=note)
     parser.add_argument("--people", type=int, default=18000, help="rendered alone, for composed scenes")
     parser.add_argument("--scene-people", type=int, default=4600, help="in scenes rendered as a whole; 0 for none")
     parser.add_argument("--scenes", type=int, default=32000, help="composed for training")
@@ -332,7 +339,8 @@ def main() -> None:
     if args.device == "cuda" and torch.cuda.device_count() < args.workers:
         parser.error(f"--workers {args.workers}: one process per GPU, and {torch.cuda.device_count()} are here")
     config = DetectorConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(DetectorConfig)})
-    begin(config)  # unusable weights are reported before an hour of rendering
+    net = begin(config)  # unusable weights are reported before an hour of rendering
+    mean_weights([*map(load_detector, args.mean), net])
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     prepare(args, config, out)
@@ -347,7 +355,7 @@ def main() -> None:
             pass
     except torch.multiprocessing.ProcessExitedException as end:
         raise SystemExit(end.exit_code) from None
-    finish(config, job, args.name or f"{config.network}-synthetic")
+    finish(config, job, args.name or f"{config.network}-synthetic", args.mean)
 
 
 if __name__ == "__main__":
