@@ -212,7 +212,7 @@ def test_bundled_detector_finds_people_in_photographs(shared):
     found = find_boxes(list(images.values()), TorchRunner(net, "cpu"), Options())
     boxes = [np.array(truth[name], np.float32) for name in images]
     rates = recall_precision(boxes, found, Options.detector_threshold, least_height=64)
-    assert rates["people"] == 14 and rates["recall"] >= 0.64 and rates["precision"] >= 0.55
+    assert rates["people"] == 14 and rates["recall"] >= 0.71 and rates["precision"] >= 0.62
 
 
 def test_bundled_detector_card():
