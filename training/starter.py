@@ -325,8 +325,10 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         ("test_plain", "held_out", HELD_OUT, args.seed, None),
         ("test_close", "close_held_out", close, args.seed + 4, None),
     )
+    drawn = {name for phase in MORE[args.network] for name, _ in phase.pools}
     for name, folder, count, seed, disturb in pools:
-        if not (out / "pool" / f"{name}.npz").is_file():
+        wanted = name in drawn or name.startswith("test_")
+        if wanted and not (out / "pool" / f"{name}.npz").is_file():
             sources = (out / folder, out / "objects", args.assets)
             build_pool(*sources, out / "pool", name, count, seed, size, args.workers, disturb)
     scene_pools = (("scenes", "scenes", 2 * in_scenes), ("test_scenes", "held_out_scenes", HELD_OUT))
@@ -350,7 +352,11 @@ def main() -> None:
         help="weights of an earlier part of this training; the result is their mean with what is trained (repeatable)",
     )
     parser.add_argument("--people", type=int, default=18000, help="rendered for training; half as many close-ups")
-    parser.add_argument("--scene-people", type=int, help="rendered in whole scenes; half of --people if not given")
+    parser.add_argument(
+        "--scene-people",
+        type=int,
+        help="rendered in whole scenes, unless OUT/scenes is there; half of --people if not given",
+    )
     parser.add_argument("--crops", type=int, default=140000, help="of the strongest kind; as many others")
     parser.add_argument("--workers", type=int, default=2, help="processes; part of the recipe, keep 2 to repeat it")
     parser.add_argument("--seed", type=int, default=1)

@@ -325,7 +325,12 @@ def main() -> None:
     note = "weights of an earlier part of this training; the result is their mean with what is trained (repeatable)"
     parser.add_argument("--mean", action="append", default=[], metavar="WEIGHTS", help=note)
     parser.add_argument("--people", type=int, default=18000, help="rendered alone, for composed scenes")
-    parser.add_argument("--scene-people", type=int, default=4600, help="in scenes rendered as a whole; 0 for none")
+    parser.add_argument(
+        "--scene-people",
+        type=int,
+        default=4600,
+        help="in scenes rendered as a whole, unless they are there; 0 for none",
+    )
     parser.add_argument("--scenes", type=int, default=32000, help="composed for training")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="for rendering and composing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
