@@ -353,7 +353,7 @@ def test_stretches_of_one_training_are_averaged():
     torch.testing.assert_close(mean.head.cls_x.weight, weights.mean(0))
     assert mean.backbone.stem[0].bn.running_mean.unique().tolist() == [1.0]
     assert mean.backbone.stem[0].bn.num_batches_tracked == 2, "the last one's"
-    with pytest.raises(ValueError, match="dwpose-nano, dwpose-s have no mean"):
+    with pytest.raises(ValueError, match=r"dwpose-nano for \(192, 144\), dwpose-s for \(256, 192\) have no mean"):
         mean_weights([nets[0], create_model("dwpose-s")])
 
 

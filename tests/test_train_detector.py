@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 import dwpose_core
 from dwpose_core.backends import TorchRunner
-from dwpose_core.images import read_image
 from dwpose_core.models import catalogue
 from dwpose_core.models.infer import name_of
 from dwpose_core.models.weights import config_of, load_detector, load_pose
@@ -24,7 +23,7 @@ from tests.detection_toys import CELLS, FAR, SIDE, TINY, raw_output, save_pools,
 from training import checkpoint, train_detector
 from training.detection import simota
 from training.detection.batches import draw_batch, to_input
-from training.detection.evaluate import find_in_pool, hits, recall_precision
+from training.detection.evaluate import find_in_pool, hits, photographs, recall_precision
 from training.detection.scenes import box_of, cut_layer
 from training.objectives import normalize
 from training.optim import build_optimizer
@@ -201,16 +200,9 @@ def test_bundled_detector_works_offline_and_finds_a_person(rendered, monkeypatch
 def test_bundled_detector_finds_people_in_photographs(shared):
     """The figures of its card, with room for rounding: one of the 14 people is 0.07."""
     folder = shared / "realbench_dev"
-    labels = json.loads((folder / "realbench_dev.json").read_text())["annotations"]
-    people = [a for a in labels if not a["source"].endswith(("_face", "_hand"))]
-    truth, images = {}, {}
-    for person in people:
-        x, y, w, h = person["bbox"]
-        truth.setdefault(person["image"], []).append((x, y, x + w, y + h))
-        images[person["image"]] = read_image(folder / "images" / person["image"])
+    images, boxes, _ = zip(*photographs(folder / "realbench_dev.json", folder / "images"), strict=True)
     net = load_detector("yolox-cspnext-nano", local_files_only=True)
-    found = find_boxes(list(images.values()), TorchRunner(net, "cpu"), Options())
-    boxes = [np.array(truth[name], np.float32) for name in images]
+    found = find_boxes(list(images), TorchRunner(net, "cpu"), Options())
     rates = recall_precision(boxes, found, Options.detector_threshold, least_height=64)
     assert rates["people"] == 14 and rates["recall"] >= 0.71 and rates["precision"] >= 0.62
 

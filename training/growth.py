@@ -166,7 +166,8 @@ def mean_weights(nets: Sequence[Network]) -> Network:
         ValueError: when they are not the same network.
     """
     if len({(net.name, net.config) for net in nets}) != 1:
-        raise ValueError(f"weights of {', '.join(net.name for net in nets)} have no mean; give files of one network")
+        found = ", ".join(f"{net.name} for {net.config.input_size}" for net in nets)
+        raise ValueError(f"weights of {found} have no mean; give files of one network and input size")
     states = [net.state_dict() for net in nets]
     last = states[-1]  # counts batches
     mean = {k: sum(s[k] for s in states) / len(states) if v.is_floating_point() else v for k, v in last.items()}

@@ -281,9 +281,15 @@ def finish(config: DetectorConfig, job: Job, name: str, earlier: Sequence[str] =
     tests = [ScenePool.load(job.pool, part) for part, *_ in TESTS]
     shift = calibrate(net, tests[:2])  # close-ups would be too many
     path = job.out / f"{name}.safetensors"
-    note = {"training": f"training.train_detector, {config.steps} steps, seed {config.seed}", "licence": "Apache-2.0"}
+    how = f"training.train_detector, {config.steps} steps, seed {config.seed}; mean of {1 + len(earlier)}"
+    note = {"training": how, "licence": "Apache-2.0"}
     save_safetensors(copy.deepcopy(net).half(), path, note)
-    figures = {"config": dataclasses.asdict(config), "score_shift": shift, **measure(load_detector(path), *tests)}
+    figures = {
+        "config": dataclasses.asdict(config),
+        "mean_of": 1 + len(earlier),
+        "score_shift": shift,
+        **measure(load_detector(path), *tests),
+    }
     (job.out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures))
     return path

@@ -3,7 +3,8 @@
     python -m training.detection.evaluate WEIGHTS --pool DIR [--labels LABELS.json --images DIR] [--threshold 0.3]
 
 WEIGHTS is a file or a catalogue name. The pool holds `test` and `test_empty` (training.train_detector makes them).
-LABELS.json is a list, or a dict with the list "annotations", of {"image": file name, "bbox": [x, y, w, h]}.
+LABELS.json is a list, or a dict with the list "annotations", of {"image": file name, "bbox": [x, y, w, h]}. Where
+"source" ends in "_face" or "_hand" the box is that of no person and left out.
 --ignored names another such file, of people in the same photographs that carry no label: who finds one of them is
 neither right nor wrong.
 """
@@ -32,6 +33,7 @@ from .pool import ScenePool
 
 Found = tuple[np.ndarray, np.ndarray]  # boxes (P, 4) xyxy px, scores (P,), best first
 MATCH = 0.5  # IoU
+PART_ALONE = ("_face", "_hand")  # ends of sources whose boxes are of that part
 LOWEST = 0.01  # score kept for average precision
 
 
@@ -175,12 +177,13 @@ def balanced_threshold(truth: list[np.ndarray], found: list[Found]) -> float:
 
 
 def boxes_by_picture(labels: Path) -> dict[str, np.ndarray]:
-    """Boxes (P, 4) xyxy px of a label file, by file name."""
+    """Boxes (P, 4) xyxy px of the people of a label file, by file name."""
     entries = json.loads(labels.read_text())
     boxes: dict[str, list] = {}
     for entry in entries["annotations"] if isinstance(entries, dict) else entries:
-        x, y, w, h = entry["bbox"]
-        boxes.setdefault(entry["image"], []).append((x, y, x + w, y + h))
+        if not entry.get("source", "").endswith(PART_ALONE):
+            x, y, w, h = entry["bbox"]
+            boxes.setdefault(entry["image"], []).append((x, y, x + w, y + h))
     return {name: np.array(rows, np.float32) for name, rows in boxes.items()}
 
 
