@@ -10,7 +10,7 @@ labels.json: {"annotations": [{"image": file name, "bbox": [x, y, w, h], "keypoi
 in COCO-WholeBody order and image pixels; third value 0 means not labelled. Sources ending in "_hand" are pictures of
 one hand whose side is unknown (labelled as left): the better of the two predicted hands counts. A file in
 COCO-WholeBody form is read as well, such as that of rendered scenes. Half of their points are hidden, of a photograph's
-one in ten, so the two are compared with --seen.
+one in ten; --seen leaves those out.
 
 Body: PCK@0.2 of the torso (the larger shoulder-hip diagonal; 0.3 sqrt(w h) of the box where one of the four is
 unlabelled) and PCK@0.1 of the longer side of the box; foot: PCK@0.1 of that side; face and hands: the median over
