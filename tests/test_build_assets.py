@@ -22,7 +22,8 @@ from tests.asset_toys import BASE_OBJ, FITTING, HEADER, SKELETON, TRIANGLE, poin
 from training.synthetic.assets import clothing, motion, pictures
 from training.synthetic.assets.formats import read_mhclo, read_mhmat, read_obj, read_skeleton, read_target
 from training.synthetic.assets.sources import Checkout, PictureStore, lfs_pointer
-from training.synthetic.build_assets import KEYPOINT_RULES, build_assets, report
+from training.synthetic.build_assets import build_assets, report
+from training.synthetic.labels import KEYPOINT_RULES
 
 
 @pytest.fixture
@@ -185,7 +186,6 @@ def test_pack_is_what_the_readers_expect(trees, cmu, tmp_path):
     assert len(backgrounds.photos) == len(backgrounds.panoramas) == 1  # the planet is left out
     assert cv2.imread(str(out / "backgrounds/budgie_hills.jpg")).shape == (768, 1280, 3)
     np.testing.assert_allclose(read_pose_file(out / "bvh/run.bvh")["root"] @ (1, 0, 0), (0, 1, 0), atol=1e-12)
-    assert (out / "keypoints133.json").read_bytes() == KEYPOINT_RULES.read_bytes()
     assert np.load(out / "poses_cmu.npz")["pos"].shape == (2, 25, 3)
 
 
@@ -227,7 +227,7 @@ def test_manifest_names_every_file_and_its_origin(trees, tmp_path):
     origins = {entry["file"]: [name for o in entry["from"] for name in o["files"]] for entry in manifest["files"]}
     assert origins["tex/clothes_coat_ao.jpg"] == ["base/clothes/coat/coat_ao.png"]
     assert origins["backgrounds/pano_hall.jpg"] == ["src/hdri/hall.hdr"]
-    assert [name for name, made_from in origins.items() if not made_from] == ["keypoints133.json", "proxies.json"]
+    assert [name for name, made_from in origins.items() if not made_from] == ["proxies.json"]
 
 
 def test_more_pictures(trees, tmp_path):
@@ -239,7 +239,7 @@ def test_report_says_what_was_taken_and_what_is_missing(trees, tmp_path):
     del trees["hdri"]
     lines = report(build_assets(trees, tmp_path / "pack"), trees)
     assert "makehumancommunity/makehuman-assets, commit unknown" in lines and "reference pack: 8cf9645" in lines
-    assert lines.count("licence: CC0-1.0") == 4  # three sources and the keypoint rules
+    assert lines.count("licence: CC0-1.0") == 3
     assert "pmndrs/assets: not given (--hdri, https://github.com/pmndrs/assets), so no light" in lines
     assert "Rendering needs the light of --hdri" in lines
 

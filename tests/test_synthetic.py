@@ -117,7 +117,7 @@ def test_left_points_are_on_the_left(model, assets):
     """At rest the person looks to +Z, so its left is +X, and mirrored points lie at mirrored places."""
     from training.synthetic.labels import KeypointRules
 
-    rules = KeypointRules(model, assets / "keypoints133.json")
+    rules = KeypointRules(model)
     shape = model.shape_of(model.morph({}), 0.0)
     points = rules.locate(shape, model.pose(shape, {}, {}))
     left = [i for i, name in enumerate(KEYPOINT_NAMES) if name.startswith("left_")]

@@ -13,7 +13,8 @@ pytest.importorskip("scipy", reason="the body model needs scipy")
 from training.synthetic import render
 from training.synthetic.body import BodyModel
 from training.synthetic.camera import Camera
-from training.synthetic.clothes import HIDE_FROM, Wardrobe, hides, printed, random_cloth
+from training.synthetic.clothes import HIDE_FROM, Wardrobe, hides
+from training.synthetic.fabrics import printed, random_cloth
 from training.synthetic.garments import GAP, HEM, SKIRT, TIGHTS, Drape, Fabric, Fit, Tailor
 from training.synthetic.items import Item, Material
 from training.synthetic.light import Light

@@ -12,7 +12,7 @@ pytest.importorskip("scipy", reason="the body model needs scipy")
 from training.synthetic import accessories as acc
 from training.synthetic.beards import Beards
 from training.synthetic.body import BodyModel
-from training.synthetic.clothes import muted
+from training.synthetic.fabrics import muted
 from training.synthetic.items import Item, Material
 from training.synthetic.labels import VISIBLE, KeypointRules
 from training.synthetic.motion import FILE, MotionLibrary, fraction
@@ -29,7 +29,7 @@ def rest(model, assets):
     """(keypoints (133, 3), skin (n, 3)) of a person at rest, looking to +Z."""
     shape = model.random_shape(np.random.default_rng(0))
     posed = model.pose(shape, {}, {})
-    points = KeypointRules(model, assets / "keypoints133.json").locate(shape, posed)
+    points = KeypointRules(model).locate(shape, posed)
     return points, posed.vertices[model.skin_vertices]
 
 
@@ -127,7 +127,7 @@ def test_backpacks_hang_behind_and_bags_below(rest):
 
 
 def test_beards_grow_around_the_mouth_of_grown_men(model, assets):
-    rules = KeypointRules(model, assets / "keypoints133.json")
+    rules = KeypointRules(model)
     beards = Beards(model, rules)
     bare = full = 0
     for seed in range(60):

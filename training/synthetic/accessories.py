@@ -11,9 +11,9 @@ import numpy as np
 
 from dwpose_core.skeleton import PARTS
 
-from .clothes import random_cloth, random_color
+from .fabrics import random_cloth, random_color
 from .items import Item, Material
-from .objects import Solid
+from .objects import Solid, tube
 from .props import solid_items
 from .rotations import Y, frame, unit
 
@@ -23,17 +23,6 @@ RIM_SHAPES = (1.0, 0.8, 0.55, 0.4)  # exponent of a superellipse: round ... near
 WIDE, TALL = 0.29, 0.22  # dm; half of a glass, at eyes EYE_GAP apart
 EYE_GAP = 0.62
 AHEAD = 0.16  # dm from the corner points of the eyes to the glass
-
-
-def tube(path: np.ndarray, radius: float, sides: int = 6) -> Solid:
-    """A round rod along a polyline (n, 3)."""
-    along = np.gradient(path, axis=0)
-    rings = []
-    for point, direction in zip(path, along, strict=True):
-        axes = frame(direction, Y if abs(unit(direction) @ Y) < 0.9 else np.array((1.0, 0, 0)))
-        angle = np.linspace(0, 2 * np.pi, sides + 1)[:, None]
-        rings.append(point + radius * (np.cos(angle) * axes[:, 1] + np.sin(angle) * axes[:, 2]))
-    return Solid(np.stack(rings))
 
 
 def cushion(size: np.ndarray, exponent: float) -> Solid:

@@ -189,7 +189,7 @@ class BodyModel:
             level = np.clip(rng.normal(0, spread), -1, 1)
             return {"min": max(0.0, -level), "average": 1 - abs(level), "max": max(0.0, level)}
 
-        muscle, fat, tall = three_way(0.4), three_way(0.45), three_way(0.4)
+        muscle, fat, tall = three_way(0.3), three_way(0.33), three_way(0.4)
         weights: dict[str, float] = {}
         for gender, wg in genders.items():
             for era, wa in ages.items():

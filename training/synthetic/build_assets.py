@@ -41,7 +41,6 @@ from .assets.photographs import PartCheckout, open_parts, read_parts
 from .assets.pictures import hdri, panorama, photo, texture
 from .assets.sources import CC0, SOURCES, Checkout, PictureStore, naming
 
-KEYPOINT_RULES = Path(__file__).with_name("keypoints133.json")
 NO_PHOTOS = ("saturnian-profile",)  # a planet in black space
 
 
@@ -162,7 +161,6 @@ def _add_body(pack: Pack, makehuman: Checkout) -> None:
     pack.add_arrays("base.npz", base_arrays(makehuman), makehuman)
     pack.add_arrays("targets.npz", target_arrays(makehuman), makehuman)
     pack.add("LICENSE-CC0.md", makehuman.read(makehuman.root / makehuman.source.licence_file), makehuman)
-    pack.add("keypoints133.json", KEYPOINT_RULES.read_bytes())
 
 
 def _add_light(pack: Pack, checkout: Checkout) -> None:
@@ -213,7 +211,6 @@ def report(manifest: dict, roots: dict[str, Path]) -> str:
         lines.append(f"    licence: {', '.join(sorted({entry['licence'] for entry in made}))}")
     else:
         lines.append(f"{len(repositories)} repositories of photographs: not given (--photographs)")
-    lines.append(f"this repository: rules for the 133 keypoints\n    licence: {CC0}")
     lines.append(f"{len(manifest['files'])} files, {sum(entry['bytes'] for entry in manifest['files']) / 1e6:.1f} MB")
     if "hdri" not in roots or "backgrounds" not in roots:
         lines.append("Rendering needs the light of --hdri, compositing the photographs of --backgrounds.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,71 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from .body import BodyModel, Posed, Shape
+from .fabrics import printed, random_cloth, random_color
 from .garments import HEM, SKIRT, TIGHTS, Drape, Fabric, Fit, Tailor
+from .headgear import KINDS, Headgear
 from .items import Item, Material
 from .rotations import Y
 
 HIDE_FROM = 0.15  # dm inside a tight garment from where on skin is not drawn
+HEAD_COVERED = 0.18  # of people: caps, helmets, hoods, masks, goggles
 DARK_SKIN = 1 / 3  # of people; the textures at hand are mostly of light skin
 # Factors on the hair textures, which are medium brown: brown, dark blond, near black, red, grey, blond.
 HAIR_TINTS = ((0.9, 0.85, 0.8), (1.9, 1.4, 0.8), (0.3, 0.28, 0.26), (1.3, 0.6, 0.35), (2.2, 2.2, 2.2), (2.3, 1.8, 1.0))
-
-
-def random_color(rng: np.random.Generator) -> np.ndarray:
-    """Linear RGB of cloth: black, white and greys often, washed-out hues more often than pure ones."""
-    kind = rng.random()
-    if kind < 0.35:
-        return np.clip(rng.uniform(0.01, 0.85) ** 1.4 * rng.uniform(0.92, 1.08, 3), 0, 1)
-    saturation = rng.random() ** (0.8 if kind < 0.7 else 0.35)
-    return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.1, 1.0))) ** 1.8
-
-
-def random_cloth(rng: np.random.Generator) -> Material:
-    """Plain or patterned fabric, most of it with folds."""
-    weave = int(rng.choice(7, p=(0.5, 0.09, 0.08, 0.1, 0.12, 0.05, 0.06)))
-    return Material(
-        plain=tuple(random_color(rng)),
-        shine=rng.uniform(0, 0.08),
-        weave=weave,
-        weave_color=tuple(random_color(rng)),
-        weave_form=(rng.uniform(4, 18 if weave == 4 else 45), rng.random(), rng.uniform(0.3, 1.0)),
-        folds=(rng.uniform(0.02, 0.14) * (rng.random() < 0.8), rng.uniform(6, 22)),
-    )
-
-
-def muted(items: list[Item], rng: np.random.Generator) -> list[Item]:
-    """The items in less pure colours, all by the same random share: people dress more quietly than dice do."""
-    keep = rng.beta(1.2, 1.4)
-
-    def grey(color: tuple[float, ...]) -> tuple[float, ...]:
-        mean = sum(color) / 3
-        return tuple(mean + (c - mean) * keep for c in color)
-
-    return [
-        replace(item, material=replace(m, plain=grey(m.plain), weave_color=grey(m.weave_color)))
-        for item in items
-        for m in (item.material,)
-    ]
-
-
-def printed(material: Material, picture: Path, rng: np.random.Generator) -> Fabric:
-    """Cloth printed all over with a photograph, which is between 15 cm and 2 m wide: as it is, washed out, or in one
-    colour."""
-    width = np.exp(rng.uniform(np.log(0.15), np.log(2.0)))
-    angle = rng.uniform(-np.pi, np.pi) if rng.random() < 0.5 else rng.normal(0, 0.05)
-    turned = np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))))
-    scale = turned / (width, width * rng.uniform(0.5, 1.0))
-    # Folds are counted per unit of the texture's coordinates.
-    folds = (material.folds[0], material.folds[1] * width)
-    material = replace(material, texture=picture, weave=0, folds=folds, alpha_min=0.0)
-    kind = rng.random()
-    if kind < 0.35:
-        material = replace(material, tint=(rng.uniform(0.5, 1.0),) * 3)
-    elif kind < 0.65:  # a band that is as wide as the cloth mixes its colour into the picture
-        material = replace(material, weave=6, weave_form=(1.0, 0.0, rng.uniform(0.3, 0.8)))
-    else:
-        material = replace(material, recolor=True)
-    return Fabric(material, scale, tuple(rng.random(2)))
 
 
 def hides(inside: np.ndarray, fit: Fit) -> np.ndarray:
@@ -109,6 +54,7 @@ class Wardrobe:
         self.skins = [f for f in files if f.startswith("skin_") and "suit" not in f]  # those have clothes painted on
         self.prints = sorted((assets / "backgrounds").glob("*.jpg"))
         self.tailor = Tailor(model)
+        self.headgear = Headgear(model)
 
     def _file(self, name: str | None) -> Path | None:
         return self.folder / name if name else None
@@ -208,10 +154,12 @@ class Wardrobe:
         v = skin_mesh.vertex
         shown = ~hidden[skin_mesh.triangles].all(1)
         body = Item(vertices[v], skin_mesh.normals(vertices)[v], skin_mesh.uv, skin_mesh.index[shown], skin)
-        return [body, *items, *self._head(worn, rng)]
+        return [body, *items, *self._head(worn, vertices, rng)]
 
-    def _head(self, worn: Callable[[str, Material], Item], rng: np.random.Generator) -> list[Item]:
-        """Eyes, teeth, brows, lashes, then hair or a hat (hair would poke through a hat)."""
+    def _head(
+        self, worn: Callable[[str, Material], Item], vertices: np.ndarray, rng: np.random.Generator
+    ) -> list[Item]:
+        """Eyes, teeth, brows, lashes, then hair or something on the head (hair would poke through most of it)."""
 
         def any_of(names: list[str]) -> str:
             return names[rng.integers(len(names))]
@@ -229,9 +177,17 @@ class Wardrobe:
         if rng.random() < 0.8:
             items.append(worn(lash, replace(flat, texture=picture(lash))))
         kind = rng.random()
-        if kind < 0.08:
+        if kind < 0.05:
             items.append(worn(any_of(self.hats), random_cloth(rng)))
-        elif kind < 0.9:
-            hair = any_of(self.hairs)
-            items.append(worn(hair, replace(flat, texture=picture(hair), tint=tuple(tint), shine=0.05, alpha_min=0.35)))
+            return items
+        hair = kind < 0.9
+        if rng.random() < HEAD_COVERED:
+            cover = list(KINDS)[rng.choice(len(KINDS), p=[share for share, _ in KINDS.values()])]
+            items += self.headgear.wear(cover, vertices, rng)
+            hair = hair and not KINDS[cover][1]
+        if hair:
+            style = any_of(self.hairs)
+            items.append(
+                worn(style, replace(flat, texture=picture(style), tint=tuple(tint), shine=0.05, alpha_min=0.35))
+            )
         return items

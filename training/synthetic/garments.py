@@ -146,7 +146,7 @@ class Tailor:
             near = np.exp(-(((along - bend) / 0.9) ** 2)) + np.exp(-(((along - end) / 0.8) ** 2))
             creased = creased + 0.7 * near * mine
             reach = np.where(mine, share * np.clip(along / end, 0, 1), reach)
-        average = _averaging(triangles)
+        average = averaging(triangles)
         flattened = splu((sp.eye(len(base)) * (1 + SPAN) - average * SPAN).tocsc()).solve
         return Sheet(
             base, mesh, average, flattened, free, creased, place, arm | leg, reach, *self._cut(triangles, base)
@@ -246,7 +246,7 @@ class Drape:
         return Item(placed[v], normals[v], uv, sheet.index[keep], fabric.material, inside[v])
 
 
-def _averaging(triangles: np.ndarray) -> sp.csr_matrix:
+def averaging(triangles: np.ndarray) -> sp.csr_matrix:
     """Averages of vertices and their neighbours; vertices on the border of the mesh stay."""
     count = triangles.max() + 1
     edges = np.concatenate((triangles[:, :2], triangles[:, 1:], triangles[:, ::2]))

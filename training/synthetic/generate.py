@@ -87,7 +87,7 @@ class PersonGenerator:
         self.with_accessories = with_accessories
         self.poses = PoseSampler(self.model, assets, captured)
         self.wardrobe = Wardrobe(self.model, assets)
-        self.rules = KeypointRules(self.model, assets / "keypoints133.json")
+        self.rules = KeypointRules(self.model)
         self.beards = Beards(self.model, self.rules)
         self.lights = LightSampler(assets / "hdri")
         self.renderer = Renderer(size, supersample) if renderer is None else renderer

@@ -12,6 +12,7 @@ from dwpose_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS, PARTS
 
 from .body import BodyModel, Posed, Shape
 
+KEYPOINT_RULES = Path(__file__).with_name("keypoints133.json")
 OUTSIDE, HIDDEN, VISIBLE = 0, 1, 2  # beyond the picture, behind something, seen
 OCCLUDED = 3  # in scenes: behind another person or a thing; HIDDEN is then behind the own body only
 
@@ -25,9 +26,9 @@ SEEN_WITHIN[[9, 10, 91, 112]] = 0.7  # wrists, in the body and in the hand
 
 
 class KeypointRules:
-    """Keypoints as means of mesh vertices or ends of bones, read from the asset folder's keypoints133.json."""
+    """Keypoints as means of mesh vertices or ends of bones, some pushed away from another bone, as `path` says."""
 
-    def __init__(self, model: BodyModel, path: Path):
+    def __init__(self, model: BodyModel, path: Path = KEYPOINT_RULES):
         table = json.loads(path.read_text())
         if len(table["keypoints"]) != len(KEYPOINT_NAMES):
             raise ValueError(f"{path} has {len(table['keypoints'])} keypoints, expected {len(KEYPOINT_NAMES)}")

@@ -20,11 +20,11 @@ import numpy as np
 from tqdm import tqdm
 
 from .camera import Camera
-from .clothes import random_cloth
+from .fabrics import random_cloth
 from .items import Item, Material
 from .light import LightSampler
 from .render import Renderer
-from .rotations import X, Y, Z, turn
+from .rotations import X, Y, Z, frame, turn, unit
 from .workers import worker_pool
 
 SIZE = (160, 160)
@@ -53,6 +53,17 @@ def revolved(radii: np.ndarray, heights: np.ndarray, sides: int = 20) -> Solid:
     angle = np.linspace(0, 2 * np.pi, sides + 1)
     x, z = radii[:, None] * np.cos(angle), radii[:, None] * np.sin(angle)
     return Solid(np.stack((x, np.broadcast_to(heights[:, None], x.shape), z), axis=-1))
+
+
+def tube(path: np.ndarray, radius: float, sides: int = 6) -> Solid:
+    """A round rod along a polyline (n, 3)."""
+    along = np.gradient(path, axis=0)
+    rings = []
+    for point, direction in zip(path, along, strict=True):
+        axes = frame(direction, Y if abs(unit(direction) @ Y) < 0.9 else np.array((1.0, 0, 0)))
+        angle = np.linspace(0, 2 * np.pi, sides + 1)[:, None]
+        rings.append(point + radius * (np.cos(angle) * axes[:, 1] + np.sin(angle) * axes[:, 2]))
+    return Solid(np.stack(rings))
 
 
 def random_primitive(rng: np.random.Generator) -> list[Solid]:

@@ -37,9 +37,16 @@ LEG_STYLES = {
     "kneel": (0.03, 5, ((10, 15), (8, 8), (105, 15)), ((80, 12), (8, 8), (90, 12))),
     "bend": (0.04, 45, ((35, 18), (6, 6), (15, 12))),
     "kick": (0.05, -2, ((70, 30), (15, 20), (25, 25)), ((3, 8), (4, 6), (12, 10))),
-    # Gymnasts, dancers, children: whatever a hip and a knee can do.
+    "crouch": (0.03, 32, ((65, 15), (8, 8), (70, 20))),
+    "lunge": (0.03, 12, ((80, 18), (8, 10), (80, 20)), ((-10, 12), (6, 8), (40, 25))),
+    "ride": (0.02, 28, ((80, 15), (14, 8), (75, 18)), ((50, 15), (14, 8), (50, 20))),
+    # Gymnasts, dancers, children: whatever a spine, a hip and a knee can do.
+    "split": (0.015, 8, ((85, 25), (20, 20), (8, 8)), ((-25, 12), (12, 15), (12, 12))),
+    "backbend": (0.015, -75, ((-15, 20), (12, 10), (60, 40))),
+    "fold": (0.02, 75, ((60, 35), (10, 15), (20, 25))),
     "any": (0.08, 10, ((45, 50), (25, 25), (55, 45)), ((20, 45), (20, 25), (40, 40))),
 }
+ACROBATIC = ("any", "split", "backbend", "fold")  # half of them are not upright, 40 % reach overhead
 # Arms: (share, anchor, offset, spread, pole). Anchors: "shoulder" (offset in arm lengths), or a body landmark
 # (offset in dm). Axes are those of the chest with x pointing outward on the arm's own side.
 ARM_STYLES = {
@@ -144,7 +151,7 @@ class PoseSampler:
             self._trunk_and_legs(local, style, rng)
             self._head(local, rng, 1.0)
             new_arms = True
-        local["root"] = self._attitude(rng) @ local["root"]
+        local["root"] = self._attitude(style in ACROBATIC, rng) @ local["root"]
         if new_arms:
             self._arms(local, world, shape, style, rng)
         for side, sign in SIDES:
@@ -165,12 +172,13 @@ class PoseSampler:
             self._arms(local, world, shape, "captured", rng)
         return local, world
 
-    def _attitude(self, rng: np.random.Generator) -> np.ndarray:
+    def _attitude(self, acrobatic: bool, rng: np.random.Generator) -> np.ndarray:
         """Of the whole body: mostly upright, some lie, few hang or tumble. The heading comes from the camera."""
         kind = rng.random()
-        if kind < 0.84:
+        upright, lying = (0.5, 0.15) if acrobatic else (0.84, 0.11)
+        if kind < upright:
             return turn(X, rng.normal(0, 0.05)) @ turn(Z, rng.normal(0, 0.05))
-        if kind < 0.95:
+        if kind < upright + lying:
             return turn(X, rng.choice((-1, 1)) * rng.uniform(1.2, 1.7)) @ turn(Y, rng.uniform(-np.pi, np.pi))
         return turn(rng.normal(size=3), rng.uniform(0, np.pi))
 
@@ -200,6 +208,8 @@ class PoseSampler:
     def _arms(self, local: Local, world: Local, shape: Shape, style: str, rng: np.random.Generator) -> None:
         both = pick(ARM_STYLES, rng)
         alike = rng.random() < 0.45
+        if style in ACROBATIC and rng.random() < 0.4:  # a handstand, a bridge, a dive
+            both, alike = "overhead", True
         rotations, positions = self.model.forward_kinematics(shape, local, {})
         bone = self.model.bone
         chest = rotations[bone["spine01"]]

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .clothes import muted, random_cloth, random_color
+from .fabrics import muted, random_cloth, random_color
 from .items import Item, Material
-from .objects import Solid, assemble, box, revolved
-from .rotations import X, Y, Z, turn
+from .objects import Solid, assemble, box, revolved, tube
+from .rotations import X, Y, Z, frame, turn
 
+WHEELED = 0.15  # of the seats: wheelchairs
 REACH = 380.0  # dm; half the side of the ground, just within the far plane
 FURNITURE = ("table", "chair", "shelf", "lamp", "pile")
 
@@ -63,6 +64,31 @@ def quad(centre: np.ndarray, right: np.ndarray, up: np.ndarray, material: Materi
         uv = uv * 2 * np.array((np.linalg.norm(right), np.linalg.norm(up))) / repeat
     index = np.array(((0, 1, 2), (0, 2, 3)), np.int32)
     return Item(points, np.tile(normal / np.linalg.norm(normal), (4, 1)), uv, index, material)
+
+
+def wheel(radius: float, rng: np.random.Generator) -> list[Solid]:
+    """A tyre with spokes about Z, centred, dm."""
+    angle = np.linspace(0, 2 * np.pi, 33)[:, None]
+    ring = np.concatenate((np.cos(angle), np.sin(angle), 0 * angle), axis=1)
+    rods = [tube(ring * radius, rng.uniform(0.1, 0.25)), tube(ring * radius * 0.9, 0.06)]
+    spokes = int(rng.integers(3, 9))
+    return rods + [tube(np.stack((ring[k], -ring[k])) * radius * 0.95, 0.05) for k in range(0, 16, 16 // spokes)]
+
+
+def racket(rng: np.random.Generator) -> list[Solid]:
+    """A grip at the origin and a strung oval above, in the XY plane."""
+    angle = np.linspace(0, 2 * np.pi, 25)[:, None]
+    half = np.array((rng.uniform(0.8, 1.3), rng.uniform(1.0, 1.7)))
+    middle = rng.uniform(2.5, 3.5) + half[1]
+    rim = np.concatenate((half[0] * np.cos(angle), middle + half[1] * np.sin(angle), 0 * angle), axis=1)
+    grip = revolved(np.array((0, 1, 1, 0)) * 0.16, np.array((-0.8, -0.8, middle - half[1], middle - half[1])))
+    strings = []
+    for share in np.linspace(-0.8, 0.8, 6):
+        reach = np.sqrt(1 - share**2)
+        x, y = share * half[0], share * half[1]
+        strings.append(np.array(((x, middle - reach * half[1], 0), (x, middle + reach * half[1], 0))))
+        strings.append(np.array(((-reach * half[0], middle + y, 0), (reach * half[0], middle + y, 0))))
+    return [grip, tube(rim, 0.1), *(tube(string, 0.02, 4) for string in strings)]
 
 
 class PropMaker:
@@ -152,11 +178,39 @@ class PropMaker:
             back = np.array((width, rng.uniform(2.5, 7), rng.uniform(0.2, 0.8)))
             place = np.array((0, top + back[1] / 2, -depth / 2 - back[2]))
             parts.append((box(back), turn(X, -rng.uniform(0, 0.25)), place, 0))
-        return solid_items(parts, [self.material(rng), self.material(rng)])
+        if rng.random() < WHEELED:
+            radius = rng.uniform(2.6, 3.3)
+            for x in (-1, 1):
+                place = np.array((x * (width / 2 + 0.3), radius, rng.uniform(-0.5, 0.3)))
+                parts += [(wheel(radius, rng), turn(Y, np.pi / 2), place, 2)]
+                parts += [(wheel(0.8, rng), turn(Y, np.pi / 2), np.array((x * width / 2.4, 0.8, depth * 0.6)), 2)]
+                arm = np.array((0.4, rng.uniform(0.2, 0.4), depth * 0.8))
+                parts += [(box(arm), np.eye(3), np.array((x * (width / 2 + 0.1), top + 2.2, 0)), 1)]
+        return solid_items(parts, [self.material(rng), self.material(rng), self.material(rng)])
+
+    def boards(self, feet: np.ndarray, rng: np.random.Generator) -> list[Item]:
+        """Skis below both feet, or one board below the lower one; `feet` (2, 3, 3): big toe, small toe, heel, dm."""
+        skis = rng.random() < 0.5
+        paint = self.material(rng)
+        long, wide, thick = rng.uniform(13, 19), rng.uniform(0.7, 1.2), rng.uniform(0.1, 0.3)
+        if not skis:
+            feet = feet[[feet[:, :, 1].min(1).argmin()]]
+            long, wide, thick = rng.uniform(7, 18), rng.uniform(2.0, 4.0), rng.uniform(0.15, 0.6)
+        parts: list[Part] = []
+        for toe, small, heel in feet:
+            ahead, left = (toe + small) / 2 - heel, np.cross(np.cross(toe - heel, small - heel), toe - heel)
+            axes = frame(ahead, left)[:, (1, 2, 0)]  # columns: across, up, along
+            if not skis and rng.random() < 0.6:  # across the board
+                axes = axes @ turn(Y, rng.choice((-1, 1)) * np.pi / 2)
+            under = (toe + small + 2 * heel) / 4 - axes[:, 1] * np.sign(axes[1, 1]) * (0.35 + thick / 2)
+            parts.append(
+                (box(np.array((wide, thick, long))), axes, under + axes[:, 2] * rng.uniform(-0.1, 0.15) * long, 0)
+            )
+        return solid_items(parts, [paint])
 
     def held(self, rng: np.random.Generator) -> list[Item]:
-        """Something for a hand, centred at the origin: a phone, cup, ball, book or stick."""
-        kind = rng.integers(5)
+        """Something for a hand, centred at the origin: a phone, cup, ball, book, stick, bat, pole or racket."""
+        kind = rng.integers(8)
         if kind == 0:
             solids = box(np.array((0.75, 1.5, 0.1)))
         elif kind == 1:
@@ -167,9 +221,17 @@ class PropMaker:
             solids = [revolved(np.sin(t) * radius, -np.cos(t) * radius)]
         elif kind == 3:
             solids = box(np.array((rng.uniform(1.0, 2.2), rng.uniform(1.2, 3.0), rng.uniform(0.1, 0.5))))
-        else:
+        elif kind == 4:
             radii = np.array((0, 1, 1, 0)) * rng.uniform(0.1, 0.25)
             ends = np.array((-1, 1)) * rng.uniform(1.5, 6)
             solids = [revolved(radii, ends[[0, 0, 1, 1]])]
+        elif kind == 5:  # a bat or a club
+            radii, heights = np.array((0, 0.14, 0.14, 0.35, 0.35, 0)), np.array((-0.8, -0.8, 1.5, 4.5, 7, 7))
+            solids = [revolved(radii * rng.uniform(0.6, 1.3), heights * rng.uniform(0.7, 1.2))]
+        elif kind == 6:  # of skiers and walkers
+            length = rng.uniform(9, 12)
+            solids = [revolved(np.array((0, 1, 1, 0)) * 0.1, np.array((-length, -length, 0.6, 0.6)))]
+        else:
+            solids = racket(rng)
         part = (solids, turn(rng.normal(size=3), rng.normal(0, 0.6)), np.zeros(3), 0)
         return solid_items([part], [self.material(rng)])

@@ -21,8 +21,9 @@ from .backgrounds import Backgrounds
 from .beards import Beards
 from .body import BodyModel, Posed, Shape
 from .camera import Camera
-from .clothes import Wardrobe, muted
+from .clothes import Wardrobe
 from .composite import Disturbance, photometric
+from .fabrics import muted
 from .items import Item
 from .labels import OCCLUDED, VISIBLE, KeypointRules, visibility
 from .light import LightSampler
@@ -36,6 +37,7 @@ SCENES_PER_CAST = 6  # scenes in a row that share bodies (not poses, faces or cl
 NOBODY, THING = -1, -2  # in the map of who is seen where
 DISTURBANCE = Disturbance(convolved=0.05, photometric=0.7)
 SEATED = ("sit", "crossed", "sit01")
+HOLDING, ON_BOARDS = 0.13, 0.05  # share of hands that hold something, of people on skis, skateboards, surfboards
 LEAST_SEEN = 30  # pixels; whoever shows less gets no label
 NO_LIMIT = np.array((-1e6, -1e6, 1e6, 1e6))
 
@@ -131,7 +133,7 @@ class SceneGenerator:
         self.model = BodyModel(assets)
         self.poses = PoseSampler(self.model, assets, captured)
         self.wardrobe = Wardrobe(self.model, assets)
-        self.rules = KeypointRules(self.model, assets / "keypoints133.json")
+        self.rules = KeypointRules(self.model)
         self.beards = Beards(self.model, self.rules)
         self.lights = LightSampler(assets / "hdri")
         self.backgrounds = Backgrounds(assets)
@@ -178,14 +180,17 @@ class SceneGenerator:
         items = muted(items + self.beards.grow(shape, posed, rng) + accessories(points, skin, rng), rng)
         hips, chest = points[11:13].mean(0), points[5:7].mean(0)
         upright = (chest - hips)[1] > 0.75 * np.linalg.norm(chest - hips)
-        height = -lowest(items)
+        boards = []
+        if rng.random() < ON_BOARDS and style not in SEATED:
+            boards = self.props.boards(points[PARTS["foot"]].reshape(2, 3, 3), rng)
+        height = -lowest(items + boards)
         if rng.random() < 0.05 or (style.startswith("fly") and rng.random() < 0.6):
             height += rng.uniform(0.5, 6.0)  # a jump
         spin = heading(rng)
         lift = spin @ (-hips * (1, 0, 1)) + height * Y
-        props = self._seat(posed, hips, height, rng) if style in SEATED and upright else []
+        props = boards + (self._seat(posed, hips, height, rng) if style in SEATED and upright else [])
         for part in ("left_hand", "right_hand"):
-            if rng.random() < 0.09:
+            if rng.random() < HOLDING:
                 grip = points[PARTS[part]][[5, 9, 13, 17, 6, 10]].mean(0)
                 props += moved(self.props.held(rng), np.eye(3), grip)
         return Actor(

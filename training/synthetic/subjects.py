@@ -18,7 +18,7 @@ import numpy as np
 
 from . import camera as cam
 from .accessories import accessories
-from .clothes import muted
+from .fabrics import muted
 from .generate import POSES_PER_BODY, PersonGenerator
 from .items import Item, Material
 from .light import Light
