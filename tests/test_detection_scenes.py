@@ -10,6 +10,7 @@ import pytest
 
 from tests.detection_toys import FAR, SIDE, toy_pool
 from training.data.wholebody import DataSource
+from training.detection import batches
 from training.detection.batches import Picture, draw_batch, mirrored, to_input
 from training.detection.labelled import LabelledPictures
 from training.detection.pool import ScenePool
@@ -156,8 +157,11 @@ def test_place_moves_labels_with_their_pixels():
     assert (corner.boxes[:, 2] <= 10).all() and (corner.points[:, 0] < 10).all()
 
 
-def test_batches_depend_on_the_generator_alone_and_have_labels_on_their_pixels():
+def test_batches_depend_on_the_generator_alone_and_have_labels_on_their_pixels(monkeypatch):
     pool = toy_pool(8)
+    drawings = [draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4)) for _ in range(2)]
+    assert np.array_equal(drawings[0].images, drawings[1].images)
+    monkeypatch.setattr(batches, "DRAWN", 0.0)
     first = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
     second = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
     assert np.array_equal(first.images, second.images) and first.images.shape == (16, SIDE, SIDE, 3)

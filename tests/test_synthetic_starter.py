@@ -91,7 +91,7 @@ def test_weights_by_visibility():
 @pytest.fixture
 def as_stored(monkeypatch) -> None:
     """Batches with nothing but mirroring."""
-    for share in ("ZOOMED", "PATCHED", "GREY", "GAINED", "SHIFTED"):
+    for share in ("ZOOMED", "PATCHED", "DRAWN", "GREY", "GAINED", "SHIFTED"):
         monkeypatch.setattr(starter_batches, share, 0.0)
 
 
@@ -124,7 +124,8 @@ def dots(count: int = 64) -> CropPool:
 
 def test_points_stay_on_what_they_mark(monkeypatch):
     """Windows, resizing and mirroring move picture and labels together."""
-    monkeypatch.setattr(starter_batches, "PATCHED", 0.0)
+    for share in ("PATCHED", "DRAWN"):
+        monkeypatch.setattr(starter_batches, share, 0.0)
     images, points, visible = draw_batch(dots(), 40, (192, 144), np.random.default_rng(1))
     places = np.stack(np.unravel_index(images.sum(1).flatten(1).argmax(1).numpy(), (192, 144))[::-1], 1)
     assert (np.abs(points[:, 0].numpy() - places) < 4).all()  # the dot is 6 to 8 pixels wide here
@@ -132,7 +133,7 @@ def test_points_stay_on_what_they_mark(monkeypatch):
 
 
 def test_patches_hide_what_they_cover(monkeypatch):
-    for share in ("ZOOMED", "GREY", "GAINED", "SHIFTED"):
+    for share in ("ZOOMED", "DRAWN", "GREY", "GAINED", "SHIFTED"):
         monkeypatch.setattr(starter_batches, share, 0.0)
     monkeypatch.setattr(starter_batches, "PATCHED", 1.0)
     images, points, visible = draw_batch(dots(), 60, (96, 72), np.random.default_rng(1))

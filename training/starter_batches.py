@@ -1,7 +1,7 @@
 """Batches for the starter model: stored crops, varied anew each time they are drawn.
 
 A stored crop took 10 to 20 ms to composite and is seen several times. What is cheap is therefore done here: another
-window of the crop, a patch of another crop in front, mirroring, brightness, contrast, colour.
+window of the crop, a patch of another crop in front, mirroring, brightness, contrast, colour, drawings.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from dwpose_core.skeleton import FLIP_INDICES
 from .objectives import normalize
 from .synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from .synthetic.pool import CropPool
+from .synthetic.styles import drawn
 
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 # Shares of all crops.
-ZOOMED, PATCHED, GREY, GAINED, SHIFTED = 0.5, 0.2, 0.08, 0.6, 0.5
+ZOOMED, PATCHED, DRAWN, GREY, GAINED, SHIFTED = 0.5, 0.2, 0.15, 0.08, 0.6, 0.5
 
 
 def resized(images: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -44,6 +45,8 @@ def draw_batch(
         images[i : i + 1], points[i : i + 1] = resized(image[None], points[i : i + 1], size)
         if rng.random() < PATCHED:
             _patch(images[i], points[i], visible[i], pool.images[rng.integers(len(pool))], rng)
+        if rng.random() < DRAWN:
+            images[i] = drawn(images[i], rng)
     flip = rng.random(count) < 0.5
     images[flip] = images[flip][:, :, ::-1]
     points[flip, :, 0] = size[1] - 1 - points[flip, :, 0]

@@ -1,11 +1,11 @@
-"""Training batches from a pool of scenes: mirrored, zoomed, recoloured, or four scenes in one (mosaic).
+"""Training batches from a pool of scenes: mirrored, zoomed, recoloured, drawn, or four scenes in one (mosaic).
 
 A batch is a function of (seed, step, process), so a resumed run sees the batches it would have seen.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from dwpose_core.geometry import LETTERBOX_VALUE
 from dwpose_core.skeleton import FLIP_INDICES
 
+from ..synthetic.styles import drawn
 from .pool import ScenePool
 from .scenes import Scene
 
@@ -22,6 +23,7 @@ KEPT_SIDE = 4  # pixels
 AS_IS = 0.5  # of the pictures without mosaic are the scene as it was composed
 ZOOM = (0.7, 1.7)  # of the others, log-uniform
 MOSAIC_ZOOM = (0.5, 1.2)
+DRAWN = 0.12  # of the scenes are drawings
 RECOLOURED = 0.5  # of all pictures: another brightness and tint each time they are drawn
 
 
@@ -82,6 +84,8 @@ def draw_picture(pool: ScenePool, side: int, mosaic: bool, rng: np.random.Genera
 
     def scene() -> Scene:
         chosen = pool.scene(int(rng.integers(len(pool))))
+        if rng.random() < DRAWN:
+            chosen = replace(chosen, image=drawn(np.ascontiguousarray(chosen.image), rng))
         return mirrored(chosen) if rng.random() < 0.5 else chosen
 
     if mosaic:

@@ -1,0 +1,61 @@
+"""Drawings made from pictures: they change pixels, not places."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")  # of the extra "synthetic"
+
+from training.synthetic import styles
+from training.synthetic.styles import FAINTEST, STYLES, drawn
+
+EDGES = (30, 66)  # columns where the bright bar begins and ends
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A bright bar on dark ground, both with grain, and a black border at the top."""
+    rng = np.random.default_rng(0)
+    image = np.full((128, 96, 3), (60, 80, 90), float)
+    image[:, EDGES[0] : EDGES[1]] = (220, 190, 150)
+    image = np.clip(image + rng.normal(0, 6, image.shape), 1, 255).astype(np.uint8)
+    image[:20] = 0
+    return image
+
+
+def only(style, monkeypatch) -> None:
+    monkeypatch.setattr(styles, "STYLES", {style: 1.0})
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda s: s.__name__)
+def test_a_drawing_keeps_places_and_borders(style, picture, monkeypatch):
+    only(style, monkeypatch)
+    before = picture.copy()
+    for seed in range(6):
+        drawing = drawn(picture, np.random.default_rng(seed))
+        assert drawing.dtype == np.uint8 and drawing.shape == picture.shape
+        assert (drawing[:20] == 0).all() and np.array_equal(picture, before)
+        assert np.array_equal(drawing, drawn(picture, np.random.default_rng(seed)))
+        assert (np.abs(drawing[20:].astype(int) - picture[20:]) > 4).mean() > 0.05
+        step = np.abs(np.diff(drawing[24:].mean((0, 2))))
+        near = np.abs(np.arange(1, 96)[:, None] - EDGES).min(1) <= 4
+        assert step[near].mean() > 2 * step[~near].mean()
+
+
+def test_shares_add_up_and_every_style_is_drawn(picture):
+    assert sum(STYLES.values()) == pytest.approx(1)
+    rng = np.random.default_rng(1)
+    assert len({drawn(picture, rng).tobytes() for _ in range(20)}) == 20
+
+
+def test_no_empty_sheets(monkeypatch):
+    """Outlines of a picture that has hardly any are white paper: the picture stays."""
+    only(styles._pencil, monkeypatch)
+    night = np.full((64, 48, 3), 3, np.uint8)
+    night[:20] = 0
+    night[30:32, 20:22] = 250
+    assert FAINTEST > 0
+    for seed in range(20):
+        drawing = drawn(night, np.random.default_rng(seed))
+        assert drawing[20:].std() >= FAINTEST or np.array_equal(drawing, night)
