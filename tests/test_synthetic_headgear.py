@@ -77,6 +77,16 @@ def test_headgear_turns_with_the_head(headgear, rest, kind):
         assert a.material == b.material
 
 
+def test_headgear_covers_both_sides_alike(headgear, rest):
+    """Hems know no left and right: as much cloth on one side as on the other, with and without ears cut out."""
+    vertices, _ = rest
+    for kind in KINDS:
+        for seed in range(8):
+            cloth = covered(headgear.wear(kind, vertices, np.random.default_rng(seed))[0])
+            left, right = (cloth[:, 0] > 0.05).sum(), (cloth[:, 0] < -0.05).sum()
+            assert left == pytest.approx(right, rel=0.06), (kind, seed)
+
+
 @pytest.mark.parametrize("kind, around", [("peaked", False), ("brimmed", True)])
 def test_brims_stand_off(headgear, rest, kind, around):
     vertices, points = rest

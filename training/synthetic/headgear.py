@@ -30,7 +30,7 @@ KINDS = {
 # On the base mesh: heights of brows, nape, chin and the middle of the face; how far ahead the brows lie.
 BROW, NAPE, CHIN, MIDDLE, AHEAD = 7.46, 6.7, 6.16, 6.9, 1.4
 BACK = -0.35  # where the head ends behind
-EAR = (0.82, 7.05, 0.35)  # its middle
+EAR, EAR_ROOM = (0.82, 7.05, 0.35), 0.42  # the middle of the left one, and how far around it a helmet is cut out
 BRIM_POINTS = 25
 SMOOTHED = 12  # averages with neighbours: ears and nose hardly show through
 
@@ -59,8 +59,7 @@ class Headgear:
         skin = vertices[self.base]
         normals = self.smooth @ self.mesh.normals(skin)
         normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
-        rigid = 0.0 if kind in ("mask", "goggles") else 1.0
-        level = skin + rigid * (self.smooth @ skin - skin)
+        level = skin if kind in ("mask", "goggles") else self.smooth @ skin
         # Averaging shrinks a head: never let it dip below the skin.
         dip = np.clip(np.einsum("ij,ij->i", skin - level, normals), 0, 0.25)
         placed = level + normals * (dip + out)[:, None]
@@ -96,32 +95,31 @@ class Headgear:
         rim = Solid(np.stack([start - 0.1 * step, start + 0.5 * step, start + step]))
         return Item(rim.points, rim.normals, rim.uv, rim.index, replace(material, folds=(0.0, 1.0)))
 
-    def _cap(self, low: float, high: float, ears: bool) -> np.ndarray:
-        """Inside of a cap: `high` over the brows, `low` over the nape; the ears free or under it."""
+    def _cap(self, low: float, high: float) -> np.ndarray:
+        """Inside of a cap that reaches down to `high` over the brows and `low` over the nape."""
         share = np.clip((self.place[:, 2] - BACK) / (AHEAD - BACK), 0, 1)
-        inside = self.place[:, 1] - (NAPE + low + share * (BROW + high - NAPE - low))
-        if ears:
-            return inside
-        return (
-            np.minimum(inside, np.linalg.norm((self.place - EAR) * (0.3, 1, 1), axis=1) - 0.42) if low < 0.4 else inside
-        )
+        return self.place[:, 1] - (NAPE + low + share * (BROW + high - NAPE - low))
 
     def _knitted(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Material]:
-        inside = self._cap(rng.uniform(-0.1, 0.3), rng.uniform(0.0, 0.45), ears=True)
+        inside = self._cap(rng.uniform(-0.1, 0.3), rng.uniform(0.0, 0.45))
         crown = np.clip((self.place[:, 1] - BROW) / 1.0, 0, 1) ** 2
         return inside, rng.uniform(0.06, 0.2) + crown * rng.uniform(0, 0.5), random_cloth(rng)
 
     def _peaked(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Material]:
-        inside = self._cap(rng.uniform(0.5, 0.8), rng.uniform(0.05, 0.35), ears=False)
+        inside = self._cap(rng.uniform(0.5, 0.8), rng.uniform(0.05, 0.35))
         return inside, np.full(len(inside), rng.uniform(0.06, 0.15)), random_cloth(rng)
 
     def _brimmed(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Material]:
-        inside = self._cap(rng.uniform(0.5, 0.8), rng.uniform(0.1, 0.4), ears=False)
+        inside = self._cap(rng.uniform(0.5, 0.8), rng.uniform(0.1, 0.4))
         crown = np.clip((self.place[:, 1] - BROW) / 1.0, 0, 1)
         return inside, rng.uniform(0.06, 0.15) + crown * rng.uniform(0, 0.5), random_cloth(rng)
 
     def _helmet(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Material]:
-        inside = self._cap(rng.uniform(-0.2, 0.6), rng.uniform(0.0, 0.4), ears=bool(rng.random() < 0.6))
+        inside = self._cap(rng.uniform(-0.2, 0.6), rng.uniform(0.0, 0.4))
+        if rng.random() > 0.6:  # ears stay free
+            mirrored = self.place * np.where(self.place[:, :1] < 0, (-1, 1, 1), 1)
+            off_ears = np.linalg.norm((mirrored - EAR) * (0.3, 1, 1), axis=1)
+            inside = np.minimum(inside, off_ears - EAR_ROOM)
         hard = replace(random_cloth(rng), shine=rng.uniform(0.1, 0.8), folds=(0.0, 1.0))
         return inside, np.full(len(inside), rng.uniform(0.15, 0.5)), hard
 

@@ -125,5 +125,7 @@ def drawn(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     share = 1.0 if style is _negative or rng.random() < 0.6 else rng.uniform(0.4, 1.0)
     mixed = np.clip(image + share * (np.clip(style(image, rng), 0, 255) - image), 0, 255)
     black = (image == 0).all(-1)
+    if black.all():
+        return image
     mixed[black] = 0
     return image if mixed[~black].std() < FAINTEST else mixed.astype(np.uint8)
