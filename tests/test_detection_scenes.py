@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.detection_toys import FAR, SIDE, toy_pool
+from training.data import run_lengths
 from training.data.wholebody import DataSource
 from training.detection import batches
-from training.detection.batches import Picture, draw_batch, mirrored, to_input
-from training.detection.labelled import LabelledPictures
+from training.detection.batches import Picture, draw_batch, mirrored, numbered, stacked, to_input
+from training.detection.labelled import LabelledPictures, read_mask
 from training.detection.pool import ScenePool
 from training.detection.scenes import Cut, Material, Scene, box_of, compose, cut_layer, on_mask, placement
 from training.synthetic.composite import lay_over
@@ -160,17 +163,28 @@ def test_place_moves_labels_with_their_pixels():
 def test_batches_depend_on_the_generator_alone_and_have_labels_on_their_pixels(monkeypatch):
     pool = toy_pool(8)
     drawings = [draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4)) for _ in range(2)]
-    assert np.array_equal(drawings[0].images, drawings[1].images)
+    assert all(map(torch.equal, *drawings))
     monkeypatch.setattr(batches, "DRAWN", 0.0)
     first = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
     second = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
-    assert np.array_equal(first.images, second.images) and first.images.shape == (16, SIDE, SIDE, 3)
-    for image, mask, boxes, points in zip(first.images, first.masks, first.boxes, first.points, strict=True):
-        bright = image.max(2) > 110
-        for x1, y1, x2, y2 in boxes.round().astype(int):
+    assert all(map(torch.equal, first, second)) and first.canvas.shape == (16, SIDE, SIDE, 4)
+    assert first.people[..., 2].gt(0).sum() > 16 and len(first.points) > 16
+    for n, (canvas, people) in enumerate(zip(first.canvas.numpy(), first.people.numpy(), strict=True)):
+        bright, mask = canvas[..., :3].max(2) > 110, canvas[..., 3]
+        points = first.points[first.points[:, 0] == n, 1:].numpy()
+        for x1, y1, x2, y2 in people[people[:, 2] > 0].round().astype(int):
             assert bright[y1:y2, x1:x2].mean() > 0.7 and (mask[y1:y2, x1:x2] > 128).mean() > 0.7
         for x, y, kind in points:
             assert kind == 0 and bright[max(int(y) - 1, 0) : int(y) + 2, max(int(x) - 1, 0) : int(x) + 2].any()
+
+
+def test_labels_travel_as_tensors():
+    boxes = [np.zeros((0, 4), np.float32), np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32)]
+    assert stacked(boxes).tolist() == [[[0] * 4, [0] * 4], boxes[1].tolist()]
+    assert stacked(boxes[:1]).shape == (1, 1, 4)  # a row for nobody, so that there is one
+    points = [np.array([[1.5, 2, 3]], np.float32), np.zeros((0, 3), np.float32), np.array([[4, 5, 6]], np.float32)]
+    assert numbered(points).tolist() == [[0, 1.5, 2, 3], [2, 4, 5, 6]]
+    assert numbered(points[1:2]).shape == (0, 4)
 
 
 def test_points_lie_on_their_own_visible_pixels():
@@ -184,6 +198,7 @@ def test_labelled_pictures_as_scenes(tmp_path):
     """A 40 x 20 picture at side 80: everything twice as large. Hidden points and pictures of crowds are left out."""
     import cv2
 
+    pytest.importorskip("pycocotools", reason="polygons need it")
     image = np.zeros((20, 40, 3), np.uint8)
     image[4:16, 10:18] = (10, 20, 200)  # BGR on disk
     keypoints = np.zeros((17, 3), int)
@@ -211,6 +226,36 @@ def test_labelled_pictures_as_scenes(tmp_path):
     with pytest.raises(ValueError, match="readable"):
         pictures.scene(1, 80)
     assert len(LabelledPictures(())) == 0
+
+
+def test_masks_of_run_lengths_are_read_without_pycocotools(tmp_path, monkeypatch):
+    import cv2
+
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    mask = np.zeros((20, 40), bool)
+    mask[4:16, 10:18] = True
+    lists = {"size": [20, 40], "counts": [10 * 20 + 4, 12, *(8, 12) * 7, 22 * 20 + 4]}
+    for number, segmentation in enumerate((run_lengths.encode(mask), lists)):
+        person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 4, 8, 12], "segmentation": segmentation}
+        entries = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [person]}
+        labels = tmp_path / f"{number}.json"
+        labels.write_text(json.dumps(entries))
+        cv2.imwrite(str(tmp_path / "1.png"), np.zeros((20, 40, 3), np.uint8))
+        scene = LabelledPictures((DataSource(str(labels), str(tmp_path)),)).scene(0, 40)
+        assert np.array_equal(scene.mask, mask * 255)
+    with pytest.raises(ImportError, match="polygons need pycocotools"):
+        read_mask([[10, 4, 18, 4, 18, 16]], (20, 40))
+
+
+def test_pycocotools_writes_and_reads_the_same_run_lengths():
+    coco = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 0.98, 1.0):
+        for _ in range(20):
+            mask = rng.random(rng.integers(1, 90, 2)) < share
+            mine, theirs = run_lengths.encode(mask), coco.encode(np.asfortranarray(mask, np.uint8))
+            assert mine == {"size": theirs["size"], "counts": theirs["counts"].decode("ascii")}
+            assert np.array_equal(run_lengths.decode(mine), mask) and np.array_equal(coco.decode(mine), mask)
 
 
 def test_pools_of_older_versions_are_refused(tmp_path):

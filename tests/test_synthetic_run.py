@@ -14,16 +14,18 @@ import torch
 from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
 from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, drawn_layers, generator, plain_surroundings
-from training import checkpoint, synthetic_run, synthetic_stage
+from training import checkpoint, synthetic_crops, synthetic_run, synthetic_stage
 from training.synthetic import torch_composite as batched
 from training.synthetic.background import Background, Foreground
 from training.synthetic.composite import MILD, QUIET, STRONG
+from training.synthetic.crop_bank import CropBank
 from training.synthetic.items import Item, Material
 from training.synthetic.layer_pool import Layers, Surroundings
 from training.synthetic.light import Light
 from training.synthetic.meshes import Mesh, View, light_row
 from training.synthetic.pool import CropPool
 from training.synthetic.torch_render import TorchRenderer, seen
+from training.synthetic_crops import Batches, CropSource, Mixture, Scenes
 from training.synthetic_stage import OutOfTime, Stage, as_batch, build_objective, phase_at, train_stage
 
 
@@ -92,8 +94,8 @@ def test_phases_and_levers():
     stage = Stage("teacher", "labels", "debug", 1.0, 4)
     assert synthetic_run.levers_of(stage, args) == {"people", "jpeg"}
     assert synthetic_run.levers_of(replace(stage, name="without-clothing"), args) == {"people", "jpeg", "clothing"}
-    assert synthetic_run.disturbance(0.0, {"people", "jpeg"}) == replace(early, people=False, jpeg=False)
-    assert synthetic_run.disturbance(0.0, {"clothing", "backgrounds"}) == early
+    assert synthetic_crops.lessened(early, {"people", "jpeg"}) == replace(early, people=False, jpeg=False)
+    assert synthetic_crops.lessened(early, {"clothing", "backgrounds"}) == early
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -112,7 +114,7 @@ def test_a_stopped_stage_goes_on(layers, around, tmp_path, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: next(ticks) * 0.1)  # a step looks at it four or five times
     monkeypatch.setattr(synthetic_stage, "time", clock)
     stage = Stage("teacher", "labels", "debug", 8.0, 8)
-    tests = {"strong": synthetic_run.test_pool(layers, around, (64, 64), STRONG, 0)}
+    tests = {"strong": synthetic_crops.test_pool(layers, around, (64, 64), STRONG, 0)}
 
     def attempt(deadline: float):
         torch.manual_seed(0)
@@ -170,24 +172,120 @@ def test_closing_does_not_wait_for_a_taker():
     assert not beside.thread.is_alive()
 
 
+class Rendered:
+    """Stands in for worker processes: scenes of two crops, grey, with all points in one place."""
+
+    def __init__(self):
+        self.number = 0
+
+    def __next__(self) -> tuple[np.ndarray, ...]:
+        self.number += 1
+        images = np.full((2, CROP[1], CROP[0], 3), 20 + self.number % 200, np.uint8)
+        points = np.full((2, 133, 2), 20 + self.number % 30, np.float32)
+        return images, points, np.full((2, 133), 2, np.uint8)
+
+
+def crop_source(layers, around, mixture: Mixture, scenes: Scenes | None = None) -> CropSource:
+    filler = SimpleNamespace(pool=SimpleNamespace(layers=layers), seconds=0.0)
+    return CropSource(mixture, filler, around, scenes, generator(3), False)
+
+
 def test_batches_are_cut_from_what_was_composited(layers, around):
-    crops = batched.composite_batch(layers, torch.arange(6), around, CROP, generator(0), QUIET)
-    parts = [batched.Crops(*(x[k : k + 3] for x in vars(crops).values())) for k in (0, 3)]
-    batches = synthetic_run.Batches(Foreground(lambda: list(parts)))
-    assert batches(0.25) is parts[1] and batches(0.5) is parts[0] and batches(0.75) is parts[1]
-    assert batches.progress == 0.75
+    source = crop_source(layers, around, Mixture(CROP, 3, at_once=2))
+    batches = Batches(source)
+    made: list[batched.Crops] = []
+    batches.maker = Foreground(lambda: made.extend(source.make()) or made[-2:])
+    for k, progress in enumerate((0.25, 0.5, 0.75)):
+        taken = batches(progress)
+        assert taken.image.shape == (3, CROP[1], CROP[0], 3) and source.progress == progress
+        assert taken is made[(1, 0, 3)[k]]
+
+
+def test_whole_scenes_are_their_share_and_are_rendered_as_they_are_used_up(layers, around):
+    scenes = Scenes(Rendered(), CropBank(64, CROP, "cpu"))
+    source = crop_source(layers, around, Mixture(CROP, 40, scenes=0.25), scenes)
+    for _ in range(20):
+        spread = source.make()[0].keypoints.std(1).amax(1)
+        assert int((spread < 1e-3).sum()) == 10
+    assert scenes.given == 200
+    made_for = scenes.bank.added * synthetic_crops.SEEN_AGAIN
+    assert 200 <= made_for <= 200 + 2 * synthetic_crops.SCENES_AT_ONCE * synthetic_crops.SEEN_AGAIN
+    assert scenes.taken == scenes.results.number == scenes.bank.added / 2
+
+
+def test_who_goes_on_meets_everything_at_once(layers, around):
+    source = crop_source(layers, around, Mixture(CROP, 4, fresh=False, without=frozenset({"jpeg"})))
+    met = [source.disturbance() for _ in range(300)]
+    assert {replace(d, jpeg=True) for d in met} == {d for d, _ in synthetic_stage.GOING_ON}
+    assert not any(d.jpeg for d in met)
+    source.progress = 1.0
+    assert len({source.disturbance() for _ in range(100)}) > 2
+
+
+def test_mixed_crops_name_their_device(layers, around):
+    scenes = Scenes(Rendered(), CropBank(64, CROP, "cpu"))
+    source = crop_source(layers, around, Mixture((64, 64), 32, scenes=0.5, drawings=0.8, fresh=False), scenes)
+    objective = build_objective("labels", create_model("debug"), None, fresh=False)
+    scenes.bank.add(scenes.take())  # from numpy, as from the workers
+    with NamesItsDevice():
+        loss = objective(as_batch(source.make()[0]))["loss"]
+        loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_the_same_network_goes_on_with_all_it_knows(tmp_path):
+    """Its scores as they were trained; another network only takes the backbone."""
+    net, start = create_model("debug"), tmp_path / "debug.safetensors"
+    torch.nn.init.normal_(net.head.cls_x.weight)
+    checkpoint.save_model(start, net, {"model": "debug"})
+    trained = net.head.cls_x.weight.clone()
+    with torch.no_grad():
+        net.head.cls_x.weight *= 2.5
+    scaled = tmp_path / "scaled.safetensors"
+    checkpoint.save_model(scaled, net, {"model": "debug", "score_factor": "2.5"})
+    command = ["--assets", "a", "--out", "b", "--minutes", "1", "--teacher", "none", "--students", "debug"]
+    for path in (start, scaled):
+        args = synthetic_run.parse([*command, "--start", str(path)])
+        (stage,) = synthetic_run.plan(args)
+        assert (stage.name, stage.fresh, stage.lr) == ("debug-more", False, Stage.lr * synthetic_run.GOING_ON_LR)
+        torch.testing.assert_close(synthetic_run.beginning(stage, path).head.cls_x.weight, trained)
+    (stage,) = synthetic_run.plan(synthetic_run.parse([*command[:-1], "dwpose-t", "--start", str(start)]))
+    assert stage.fresh and stage.lr == Stage.lr
+
+
+def test_who_goes_on_has_no_aid_and_learns_more_of_hands(layers, around):
+    crops = as_batch(batched.composite_batch(layers, torch.arange(6), around, (64, 64), generator(0), None))
+    net = create_model("debug")
+    fresh, more = (build_objective("labels", net, None, kind)(crops) for kind in (True, False))
+    assert fresh["loss"] > fresh["loss_task"] and more["loss"] == more["loss_task"]
+    assert not torch.isclose(fresh["loss_task"], more["loss_task"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--scenes", "1"], "--scenes is a share"), (["--drawings", "-0.1"], "--drawings is a share")]
+    + [(["--scenes", "0.3", *extra], "levers") for extra in (["--ablation"], ["--without", "jpeg"])],
+)
+def test_shares_that_cannot_be(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        synthetic_run.parse(["--assets", "a", "--out", "b", "--minutes", "1", *flags])
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_students_without_a_teacher_begin_from_a_backbone(assets, tmp_path):
+def test_a_network_goes_on_without_a_teacher_with_whole_scenes(assets, tmp_path):
     small = "--layers 6 --pictures 6 --things 4 --held-out 4 --workers 1 --at-once 1 --batch 4".split()
     checkpoint.save_model(tmp_path / "begun.safetensors", create_model("debug"), {})
     names = ["--teacher", "none", "--students", "debug", "--start", str(tmp_path / "begun.safetensors")]
+    more = ["--scenes", "0.5", "--close-ups", "0.5", "--drawings", "0.3", "--scene-crops", "50"]
     synthetic_run.main(
-        ["--assets", str(assets), "--out", str(tmp_path), "--minutes", "0.05", "--device", "cpu", *names, *small]
+        ["--assets", str(assets), "--out", str(tmp_path), "--minutes", "0.05", "--device", "cpu", *names, *more, *small]
     )
     assert load_pose(tmp_path / "debug.safetensors").name == "debug"
-    assert {row["stage"] for row in json.loads((tmp_path / "curves.json").read_text())["rows"]} == {"debug-labels"}
+    record = json.loads((tmp_path / "curves.json").read_text())
+    assert {row["stage"] for row in record["rows"]} == {"debug-more"}
+    taken = json.loads((tmp_path / "state" / "scenes.json").read_text())
+    assert record["scenes"] == taken > 0 and taken % synthetic_crops.SCENES_AT_ONCE == 0
 
 
 @pytest.mark.slow
@@ -247,7 +345,7 @@ def test_what_is_kept(layers, around, tmp_path, kind, score, ablation, file, str
 
 
 def test_test_pools_are_fixed(layers, around):
-    one, two = (synthetic_run.test_pool(layers, around, CROP, STRONG, 3) for _ in range(2))
+    one, two = (synthetic_crops.test_pool(layers, around, CROP, STRONG, 3) for _ in range(2))
     assert isinstance(one, CropPool) and len(one) == PEOPLE
     np.testing.assert_array_equal(one.images, two.images)
 

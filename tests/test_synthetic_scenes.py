@@ -322,6 +322,26 @@ def test_missing_assets_are_named(tmp_path):
         generate_scenes(tmp_path, tmp_path / "out", 1, 0, 1)
 
 
+def test_crops_without_a_folder_are_those_of_the_folder(assets, folder):
+    """Rendered and cut in one go: the same pictures and labels as from the files, but for the rounding of the json."""
+    from training.synthetic.scene_crops import SceneCropper, ScenePeople, scene_crop
+
+    people = ScenePeople(folder)
+    cropper, compared = SceneCropper(assets, (48, 64), 160, each=2), 0
+    for number in range(len(list((folder / "images").iterdir()))):
+        images, keypoints, visible = cropper.crops(SEED, number)
+        mine = [k for k, path in enumerate(people.paths) if path.stem == f"{SEED:04d}_{number:07d}"]
+        assert len(images) == len(keypoints) == len(visible) == 2 * len(mine)
+        rng = np.random.default_rng((SEED, number, 200))
+        crops = [scene_crop(people, k, (48, 64), rng) for k in mine for _ in range(2)]
+        for crop, image, points, flags in zip(crops, images, keypoints, visible, strict=True):
+            assert np.abs(crop.image.astype(int) - image).mean() < 0.5
+            np.testing.assert_allclose(crop.keypoints, points, atol=0.05)
+            assert (crop.visible != flags).mean() < 0.02  # one at the very border
+            compared += 1
+    assert compared >= 8
+
+
 def test_plans_cover_what_they_should():
     plans = [draw_plan(np.random.default_rng(k), 640) for k in range(400)]
     assert {plan.people for plan in plans} == set(range(7))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("scipy")  # of the extra "synthetic"
 
-from training.synthetic import styles
+from tests.synthetic_tools import generator
+from training.synthetic import styles, torch_styles
 from training.synthetic.styles import FAINTEST, STYLES, drawn
+from training.synthetic.torch_photometric import Dice
 
 EDGES = (30, 66)  # columns where the bright bar begins and ends
 
@@ -59,3 +62,40 @@ def test_no_empty_sheets(monkeypatch):
     for seed in range(20):
         drawing = drawn(night, np.random.default_rng(seed))
         assert drawing[20:].std() >= FAINTEST or np.array_equal(drawing, night)
+
+
+def batch_of(picture: np.ndarray, count: int) -> torch.Tensor:
+    return torch.from_numpy(picture).permute(2, 0, 1).float().repeat(count, 1, 1, 1)
+
+
+@pytest.mark.parametrize("number", range(len(STYLES)), ids=[s.__name__ for s in STYLES])
+def test_drawings_on_the_device_are_those_of_the_cpu(number, picture, monkeypatch):
+    """Places and borders stay, as above; how much a style changes a picture, and how bright it is, agree."""
+    style = list(STYLES)[number]
+    assert torch_styles.DRAW[number].__name__ == style.__name__
+    only(style, monkeypatch)
+    shares = {s: float(s is style) for s in STYLES}
+    monkeypatch.setattr(torch_styles, "STYLES", shares)
+    before = batch_of(picture, 40)
+    made = torch_styles.drawn(before.clone(), 1.0, Dice(generator(5))).permute(0, 2, 3, 1).numpy()
+    assert (made[:, :20] == 0).all() and made.min() >= 0 and made.max() <= 255
+    theirs = np.stack([drawn(picture, np.random.default_rng(seed)) for seed in range(40)]).astype(float)
+    change, brightness = (
+        [f(x[:, 20:].astype(float)).mean() for x in (made, theirs)]
+        for f in (lambda x: np.abs(x - picture[20:]), np.array)
+    )
+    assert change[0] == pytest.approx(change[1], abs=18) and brightness[0] == pytest.approx(brightness[1], abs=18)
+    for drawing in made[:6]:
+        step = np.abs(np.diff(drawing[24:].mean((0, 2))))
+        near = np.abs(np.arange(1, 96)[:, None] - EDGES).min(1) <= 4
+        assert step[near].mean() > 2 * step[~near].mean()
+
+
+def test_a_share_of_the_pictures_is_drawn_on_the_device(picture):
+    before = batch_of(picture, 200)
+    made = torch_styles.drawn(before.clone(), 0.3, Dice(generator(1)))
+    changed = (made - before).abs().amax((1, 2, 3)) > 0
+    assert 40 < int(changed.sum()) < 80
+    assert torch.equal(
+        torch_styles.drawn(torch.zeros(9, 3, 32, 24), 1.0, Dice(generator(0))), torch.zeros(9, 3, 32, 24)
+    )

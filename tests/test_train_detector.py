@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,17 @@ from dwpose_core.backends import TorchRunner
 from dwpose_core.models import catalogue
 from dwpose_core.models.infer import name_of
 from dwpose_core.models.weights import config_of, load_detector, load_pose
-from dwpose_core.models.yolox import create_detector, decode_people
+from dwpose_core.models.yolox import anchor_points, create_detector, decode_people
 from dwpose_core.pipeline import Options, find_boxes
 from tests.detection_toys import CELLS, FAR, SIDE, TINY, raw_output, save_pools, toy_pool
+from tests.synthetic_tools import NamesItsDevice
 from training import checkpoint, train_detector
-from training.detection import simota
-from training.detection.batches import draw_batch, to_input
+from training.detection import aid, loading, simota
+from training.detection.batches import draw_batch, stacked, to_input
 from training.detection.evaluate import find_in_pool, hits, photographs, recall_precision
 from training.detection.scenes import box_of, cut_layer
+from training.detection.tally import Tally
+from training.monitor import NonFiniteLoss
 from training.objectives import normalize
 from training.optim import build_optimizer
 from training.synthetic.composite import lay_over, similarity
@@ -51,7 +55,7 @@ def test_resume_is_exact(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return draw_batch(*args)
 
-    monkeypatch.setattr(train_detector, "draw_batch", draw_and_stop)
+    monkeypatch.setattr(loading, "draw_batch", draw_and_stop)
     with pytest.raises(SystemExit) as stopped:
         train(0, TINY, parts)
     assert stopped.value.code == 143
@@ -62,8 +66,84 @@ def test_resume_is_exact(tmp_path, monkeypatch):
     assert same_state(states[0]["both"], states[1]["both"]) and same_state(states[0]["average"], states[1]["average"])
     rows = [json.loads(line) for line in (parts.out / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4 and {"loss", "box", "l1", "mask", "parts", "ap50", "false_alarms"} <= rows[-1].keys()
+    assert rows[-1]["pictures_per_second"] > 0 and 0 < rows[-1]["waited"] < 1
     with pytest.raises(ValueError, match="same options"):
         train(0, dataclasses.replace(TINY, lr=1e-3), parts)
+
+
+def test_loaders_change_nothing_but_the_time(tmp_path, monkeypatch):
+    """Two beside the training until a SIGTERM, one after it: the same weights to the bit as with none at all."""
+    pools = save_pools(tmp_path / "pool")
+    alone, helped = (Job(pools, tmp_path / name) for name in ("alone", "helped"))
+    for job in (alone, helped):
+        job.out.mkdir()
+    train(0, TINY, alone)
+
+    learn, steps = aid.losses, []
+
+    def stop_in_the_second_step(*args):
+        steps.append(1)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return learn(*args)
+
+    monkeypatch.setattr(aid, "losses", stop_in_the_second_step)
+    with pytest.raises(SystemExit):
+        train(0, TINY, dataclasses.replace(helped, loaders=2))
+    assert checkpoint.load_state(helped.out / "last.pt")["step"] == 2
+    train(0, TINY, dataclasses.replace(helped, loaders=1))
+    states = [checkpoint.load_state(job.out / "last.pt") for job in (alone, helped)]
+    assert same_state(states[0]["both"], states[1]["both"])
+
+
+def test_a_broken_loss_is_named_and_never_saved(tmp_path, monkeypatch):
+    job = Job(save_pools(tmp_path / "pool"), tmp_path, save_every=1)
+    learn, steps = aid.losses, []
+
+    def broken_in_the_third_step(*args):
+        steps.append(1)
+        parts = learn(*args)
+        return parts | {"mask": parts["mask"] * float("nan")} if len(steps) == 3 else parts
+
+    monkeypatch.setattr(aid, "losses", broken_in_the_third_step)
+    with pytest.raises(NonFiniteLoss, match=r"step 2 .*last\.pt is sound"):
+        train(0, TINY, job)
+    state = checkpoint.load_state(tmp_path / "last.pt")
+    assert state["step"] == 2 and all(value.isfinite().all() for value in state["both"].values())
+
+
+def test_a_look_after_many_steps_names_the_first_that_broke():
+    tally, fine = Tally(torch.device("cpu")), torch.tensor(1.0)
+    for step in range(9):
+        loss = torch.tensor(float("nan") if step in (4, 6) else step)
+        tally.add(step, 3, {"loss": loss}, fine if step < 7 else fine * float("inf"))
+        if step == 3:
+            row = tally.row()
+            assert row["loss"] == 1.5 and row["pictures_per_second"] > 0 and row["waited"] == 0
+            assert not tally.check(False, 1) and tally.check(True, 1)
+    with pytest.raises(NonFiniteLoss, match="step 4 "):
+        tally.check(False, 1)
+
+
+def test_a_step_names_its_devices_and_never_reads_from_them():
+    """Tensors of the meta device have no values: what would make the host wait for a GPU fails with them."""
+    device = torch.device("meta")
+    net = begin(TINY)
+    both = torch.nn.ModuleList((net, aid.PartsAid(net))).to(device)
+    anchor_points.cache_clear()
+    batch = draw_batch(toy_pool(8), 4, SIDE, 0.5, np.random.default_rng(0)).to(device)
+    with NamesItsDevice():
+        tally = Tally(device)
+        maps = net.backbone(to_input(batch.canvas[..., :3], device))
+        parts = simota.losses(simota.logits(net.head, maps), batch.people, SIDE, with_l1=True)
+        parts |= aid.losses(both[1](maps), batch.canvas[..., 3], batch.points)
+        parts["loss"] = parts["loss"] + parts["mask"] + parts["parts"]
+        parts["loss"].backward()
+        tally.add(0, 4, parts, torch.nn.utils.clip_grad_norm_(both.parameters(), 10.0))
+    assert all(p.grad is not None and p.grad.device == device for p in both.parameters())
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        tally.check(False, 1)  # which does read
+    anchor_points.cache_clear()
 
 
 def test_result_loads_by_path_and_runs(tmp_path):
@@ -86,10 +166,10 @@ def test_calibration_puts_the_balanced_threshold_at_the_default():
     net = create(TINY).train()
     optimizer = build_optimizer(net, 4e-3, 0.0)
     images = to_input(pool.images[..., :3])
-    labels = [torch.from_numpy(pool.boxes_of(k)) for k in range(8)]
+    people = stacked([pool.boxes_of(k) for k in range(8)])
     for _ in range(70):
         optimizer.zero_grad()
-        simota.losses(raw_output(net, images), labels, SIDE, with_l1=False)["loss"].backward()
+        simota.losses(raw_output(net, images), people, SIDE, with_l1=False)["loss"].backward()
         optimizer.step()
     with torch.no_grad():
         for predictor in net.head.obj_preds:
@@ -115,40 +195,67 @@ def test_two_processes_share_their_gradients(tmp_path):
     assert not same_state(states[0]["both"], states[1]["both"])
 
 
-def test_cspnext_begins_with_the_pose_network_and_keeps_its_first_stages(tmp_path):
+@pytest.mark.parametrize("kind, weights", [("nano", "dwpose-nano"), ("s", "dwpose-s-synthetic")])
+def test_cspnext_begins_with_the_pose_network_and_keeps_its_first_stages(tmp_path, kind, weights):
     job = Job(save_pools(tmp_path / "pool"), tmp_path)
-    config = dataclasses.replace(TINY, network="yolox-cspnext-nano", steps=2)
-    pose = load_pose("dwpose-nano").backbone.state_dict()
+    config = dataclasses.replace(TINY, network=f"yolox-cspnext-{kind}", pose=weights, steps=2)
+    pose = load_pose(weights).backbone.state_dict()
     before = begin(config).backbone.backbone.pose.state_dict()
     assert same_state(pose, before)
     train(0, config, job)
     after = load_detector(finish(config, job, "mine"))
-    assert (after.name, after.config.num_classes) == ("yolox-cspnext-nano", 1)
+    assert (after.name, after.config.num_classes) == (config.network, 1)
     for key, value in after.backbone.backbone.pose.state_dict().items():
         kept = key.startswith(("stem.", "stage1."))
         assert torch.equal(value, before[key].half().to(value.dtype)) == kept or value.ndim == 0, key
+    with pytest.raises(ValueError, match=f"holds .*, not the backbone of {config.network}"):
+        begin(dataclasses.replace(config, pose={"nano": "dwpose-s-synthetic", "s": "dwpose-nano"}[kind]))
+
+
+def test_result_is_the_mean_with_earlier_parts(tmp_path):
+    job = Job(save_pools(tmp_path / "pool"), tmp_path)
+    config = dataclasses.replace(TINY, network="yolox-cspnext-nano", steps=2)
+    train(0, config, job)
+    after = load_detector(finish(config, job, "mine"))
     bundled = load_detector("yolox-cspnext-nano", local_files_only=True)
     mean = load_detector(finish(dataclasses.replace(config, side=320), job, "mean", ["yolox-cspnext-nano"]))
     ours, theirs, both = (net.backbone.C3_p4.conv1.conv.weight for net in (after, bundled, mean))
     torch.testing.assert_close(both, (ours + theirs) / 2, atol=2e-3, rtol=0)  # half precision
 
 
-def test_cspnext_takes_bgr_and_sees_what_the_pose_network_sees():
-    net = begin(dataclasses.replace(TINY, network="yolox-cspnext-nano")).eval()
-    backbone = load_pose("dwpose-nano").backbone
+@pytest.mark.parametrize("kind, weights, last", [("nano", "dwpose-nano", 3), ("s", "dwpose-s-synthetic", 4)])
+def test_cspnext_takes_bgr_and_sees_what_the_pose_network_sees(kind, weights, last):
+    net = begin(dataclasses.replace(TINY, network=f"yolox-cspnext-{kind}", pose=weights)).eval()
+    backbone = load_pose(weights).backbone
     rgb = np.random.default_rng(0).integers(0, 255, (1, SIDE, SIDE, 3), dtype=np.uint8)
     seen = []
-    net.backbone.backbone.pose.stage3.register_forward_hook(lambda *args: seen.append(args[2]))
+    stage = getattr(net.backbone.backbone.pose, f"stage{last}")
+    stage.register_forward_hook(lambda *args: seen.append(args[2]))
     with torch.no_grad():
         net(to_input(rgb))
         expected = backbone(normalize(torch.from_numpy(rgb)))
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_without_metadata_are_known_by_their_shapes():
-    net = create_detector("yolox-cspnext-nano")
-    config = config_of(net.state_dict(), "a file")
-    assert config == net.config and name_of(config) == "yolox-cspnext-nano"
+@pytest.mark.parametrize("name, megabytes", [("yolox-cspnext-nano", 7), ("yolox-cspnext-s", 16)])
+def test_weights_without_metadata_are_known_by_their_shapes(name, megabytes):
+    net = create_detector(name)
+    state = net.state_dict()
+    assert sum(value.numel() for value in state.values()) * 2 < megabytes * 1e6  # in half precision
+    config = config_of(state, "a file")
+    assert config == net.config and name_of(config) == name
+
+
+@pytest.mark.parametrize("flag", [[], ["--prepare-only"]])
+def test_preparing_may_be_all(tmp_path, monkeypatch, flag):
+    done = []
+    for name in ("prepare", "spawn", "finish"):
+        monkeypatch.setattr(train_detector, name, lambda *args, name=name: done.append(name))
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--assets", "none", "--out", str(tmp_path / "out"), "--device", "cpu", *flag]
+    )
+    train_detector.main()
+    assert done == (["prepare"] if flag else ["prepare", "spawn", "finish"])
 
 
 def test_sizes_grow_with_the_run():

@@ -88,10 +88,12 @@ def heatmap_loss(maps: torch.Tensor, points: torch.Tensor, weight: torch.Tensor,
     return -((rows * target_y).sum(-1) * weight).sum() / weight.sum()
 
 
-def loss_weights(visible: torch.Tensor, absent: float) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_weights(
+    visible: torch.Tensor, absent: float, parts: dict[str, float] = PART_WEIGHTS
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (N, K) of present keypoints and of flat rows. Hidden body joints are taught in full, other parts less."""
     part = torch.empty(NUM_KEYPOINTS)
-    for name, value in PART_WEIGHTS.items():
+    for name, value in parts.items():
         part[PARTS[name]] = value
     hidden = torch.full((NUM_KEYPOINTS,), 0.5)
     hidden[PARTS["body"]] = 0.8

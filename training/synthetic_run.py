@@ -4,13 +4,16 @@
     python -m training.synthetic_run --assets DIR --out DIR --minutes 25 --ablation
     python -m training.synthetic_run --assets DIR --out DIR --minutes 4 --teacher dwpose-nano --students dwpose-nano
     python -m training.synthetic_run --assets DIR --out DIR --minutes 9 --teacher none --students dwpose-s \\
-        --start dwpose_core/bundled/dwpose-nano.safetensors
+        --start dwpose_core/bundled/dwpose-s-synthetic.safetensors --scenes 0.3 --close-ups 0.4 --drawings 0.15
 
 1. People: worker processes shape, pose and dress bodies, the device draws them as layers and keeps them (no OpenGL, no
    files read while training). More of them follow while the networks train.
 2. Teacher from the labels alone, with the heat-map aid; 3. per student DWPose's stage 1 and stage 2. With `--teacher
    none` the students learn from the labels alone: where a GPU is lent by the minute, a teacher costs them too many.
-Crops are composited on the device. A GPU draws people and composites in streams beside the training.
+Crops are composited on the device. A GPU draws people and composites in streams beside the training. `--scenes` cuts
+a share of the crops from scenes that worker processes render as a whole, through OpenGL; `--drawings` turns a share of
+all crops into drawings. `--start` begins a network with another one's backbone, or, where it is the same network, goes
+on with all that it has learnt: no aid, a lower rate, all disturbances at once.
 
 OUT receives NAME.safetensors (fp16, loads by path) per student and curves.json. STATE (default OUT/state) holds what a
 second start needs: after `--stop-after` minutes, or a kill, the same command goes on. `--without` leaves levers of
@@ -31,7 +34,8 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -41,35 +45,28 @@ from dwpose_core.models.weights import load_pose
 
 from . import checkpoint
 from .growth import begin_backbone
-from .starter_score import calibrate
-from .synthetic.background import Background, Foreground
+from .starter_score import calibrate, uncalibrated
 from .synthetic.body import check_assets
-from .synthetic.composite import STRONG, Disturbance
+from .synthetic.composite import STRONG
+from .synthetic.crop_bank import CropBank
 from .synthetic.filling import Filler, restore
 from .synthetic.layer_pool import LayerPool, Layers, Surroundings, draw_people, prepare_surroundings
-from .synthetic.pool import CropPool
+from .synthetic.scene_crops import SceneCropper
 from .synthetic.subjects import SubjectGenerator, stream, texture_files
-from .synthetic.torch_composite import Crops, composite_batch
 from .synthetic.torch_render import TorchRenderer
-from .synthetic_stage import OnDevice, OutOfTime, Stage, as_batch, build_objective, phase_at, train_stage
+from .synthetic_crops import BATCHES_AT_ONCE, LEVERS, Batches, CropSource, Mixture, Scenes, flat, test_pool
+from .synthetic_stage import OnDevice, OutOfTime, Stage, build_objective, train_stage
 
 LAYER_SIZE = (192, 256)  # (W, H) of drawn people, margin included
 # Shares of the minutes for people and for training, which on a GPU goes on beside the drawing of most people; what is
 # left covers the start of the workers, surroundings, measuring and saving.
 SHARES, SHARES_BESIDE = (0.14, 0.79), (0.04, 0.88)
 TEACHER_SHARE, STAGE1_SHARE, STAGE2_SHARE = 0.43, 0.47, 0.1  # of the training
-REFRESH_SHARE = 0.06  # of the time of training goes into new people on a CPU
 LARGEST_FACTOR = 100.0  # of scores
-BATCHES_AT_ONCE = 3  # composited; fewer and larger steps keep a GPU busy
-# What each lever takes out of a Disturbance. "backgrounds" and "clothing" are matters of what is drawn.
-LEVERS = {
-    "backgrounds": {},
-    "occluders": {"things": False},
-    "people": {"people": False},
-    "clothing": {},
-    "photometric": {"light": False, "camera": False},
-    "jpeg": {"jpeg": False},
-}
+GOING_ON_LR = 0.5  # of the learning rate, for a network that goes on
+SCENE_SIDE = 400  # longer side of scenes, px; most people in them are smaller than a crop
+CROPS_EACH = 2  # of each person in a scene
+SCENE_WORKERS = 0.75  # of the processes, where there are scenes; people are made faster than they are drawn
 
 
 def beside(args: argparse.Namespace) -> bool:
@@ -81,6 +78,11 @@ def shares(args: argparse.Namespace) -> tuple[float, float]:
     return SHARES_BESIDE if beside(args) else SHARES
 
 
+@lru_cache(1)
+def read_start(path: Path) -> DWPose:
+    return uncalibrated(path)
+
+
 def beginning(stage: Stage, start: Path | None) -> DWPose:
     """The network of a stage before its first step.
 
@@ -88,20 +90,28 @@ def beginning(stage: Stage, start: Path | None) -> DWPose:
         ValueError: where `start` is of another width.
     """
     net = create_model(stage.model)
-    if start and stage.kind == "labels":
-        begin_backbone(net, load_pose(start))
+    if not stage.fresh:
+        net.load_state_dict(read_start(start).state_dict())
+    elif start and stage.kind == "labels":
+        begin_backbone(net, read_start(start))
     return net
 
 
 def plan(args: argparse.Namespace) -> list[Stage]:
     """The stages and their seconds."""
     total = args.minutes * 60 * shares(args)[1]
+    learnt = read_start(args.start).name if args.start else None
     if args.ablation:
         names = ["everything", *(f"without-{lever}" for lever in LEVERS)]
         return [Stage(name, "labels", args.students[0], total / len(names), args.batch) for name in names]
     if args.teacher == "none":
         seconds = total / len(args.students)
-        return [Stage(f"{student}-labels", "labels", student, seconds, args.batch) for student in args.students]
+        return [
+            Stage(f"{student}-labels", "labels", student, seconds, args.batch)
+            if student != learnt
+            else Stage(f"{student}-more", "labels", student, seconds, args.batch, Stage.lr * GOING_ON_LR, fresh=False)
+            for student in args.students
+        ]
     stages = [Stage("teacher", "labels", args.teacher, total * TEACHER_SHARE, args.batch)]
     for student in args.students:
         seconds = total * STAGE1_SHARE / len(args.students)
@@ -115,56 +125,6 @@ def levers_of(stage: Stage, args: argparse.Namespace) -> set[str]:
     """What this stage does without."""
     mine = stage.name.removeprefix("without-")
     return set(args.without) | ({mine} if mine in LEVERS else set())
-
-
-def disturbance(progress: float, without: set[str]) -> Disturbance:
-    changes: dict[str, bool] = {}
-    for lever in without:
-        changes |= LEVERS[lever]
-    return replace(phase_at(progress)[0], **changes)
-
-
-def flat(around: Surroundings, generator: torch.Generator) -> Surroundings:
-    """The same surroundings with backgrounds of one colour each."""
-    colors = torch.randint(256, (len(around.backgrounds), 1, 1, 3), generator=generator, device=generator.device)
-    backgrounds = colors.to(torch.uint8).expand_as(around.backgrounds)
-    return replace(around, backgrounds=backgrounds)
-
-
-def test_pool(
-    held_out: Layers, around: Surroundings, size: tuple[int, int], disturb: Disturbance | None, seed: int
-) -> CropPool:
-    """One fixed crop per held-out layer, on the CPU, as starter_score.measure takes them. `size` is (W, H)."""
-    generator = torch.Generator(held_out.rgba.device)
-    generator.manual_seed(seed)
-    parts = []
-    for start in range(0, len(held_out), 128):
-        index = torch.arange(start, min(start + 128, len(held_out)), device=held_out.rgba.device)
-        parts.append(composite_batch(held_out, index, around, size, generator, disturb))
-    columns = (torch.cat([getattr(p, name) for p in parts]) for name in ("image", "keypoints", "visible"))
-    return CropPool(*(column.cpu().numpy() for column in columns))
-
-
-def settle(objective: torch.nn.Module, crops: Crops) -> None:
-    """A step without consequences: cuDNN looks for its fastest ways while nothing else is on the GPU."""
-    with torch.autocast(crops.image.device.type, torch.bfloat16):
-        objective(as_batch(crops))["loss"].backward()
-    objective.zero_grad(set_to_none=True)
-
-
-class Batches:
-    """Crops for train_stage, a few batches composited at a time."""
-
-    def __init__(self, source: Foreground | Background):
-        self.source = source
-        self.progress = 0.0
-        self.waiting: list[Crops] = []
-
-    def __call__(self, progress: float) -> Crops:
-        self.progress = progress
-        if not self.waiting:
-            self.waiting = self.source.take()
-        return self.waiting.pop()
 
 
 class Run:
@@ -185,9 +145,25 @@ class Run:
         needed = {False, True} if args.ablation else {"clothing" in args.without}
         with ThreadPoolExecutor(1) as painter:  # all worker processes start at once
             around = painter.submit(self._kept, "surroundings", Surroundings, self._surroundings)
+            self.scenes = self._scenes(leave) if args.scenes else None
             self.held_out = self._kept("held_out", Layers, self._held_out)
             self.fillers = {grey: self._people(grey, len(needed), leave) for grey in sorted(needed)}
             self.around = around.result()
+
+    def _scenes(self, leave: ExitStack) -> Scenes:
+        """Scenes rendered as a whole, from where an earlier process stopped."""
+        args, file = self.args, self.state / "scenes.json"
+        first = json.loads(file.read_text()) if file.is_file() else 0
+        arguments = (args.assets, LAYER_SIZE, SCENE_SIDE, CROPS_EACH, args.captured)
+        workers = self.scene_workers
+        results = leave.enter_context(stream(SceneCropper, arguments, "crops", args.seed, first, 10**9, workers))
+        scenes = Scenes(results, CropBank(args.scene_crops, LAYER_SIZE, self.device))
+        leave.callback(lambda: write_json(file, first + scenes.taken))
+        return scenes
+
+    @property
+    def scene_workers(self) -> int:
+        return max(1, round(self.args.workers * SCENE_WORKERS)) if self.args.scenes else 0
 
     def _kept(self, name: str, kind: type, make):
         """Tensors from the state folder, or made and stored there."""
@@ -214,9 +190,10 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         pool = LayerPool(self.args.layers, LAYER_SIZE, self.device)
         drawn = restore(pool, folder)
-        arguments = (self.args.assets, LAYER_SIZE, self.args.views, grey, self.args.captured, True)
-        workers = max(1, self.args.workers // kinds)
-        subjects = leave.enter_context(stream(SubjectGenerator, arguments, "subject", 1, drawn, 10**9, workers))
+        args = self.args
+        arguments = (args.assets, LAYER_SIZE, args.views, grey, args.captured, True, args.close_ups)
+        workers = max(1, (args.workers - self.scene_workers) // kinds)
+        subjects = leave.enter_context(stream(SubjectGenerator, arguments, "subject", args.seed, drawn, 10**9, workers))
         filler = Filler(pool, self.renderer, subjects, self.args.at_once, drawn)
         leave.callback(filler.close)
         if not (folder / "done").is_file():
@@ -231,31 +208,24 @@ class Run:
         torch.manual_seed(self.args.seed)
         student = beginning(stage, self.args.start)
         size = student.config.input_size[::-1]
-        objective = build_objective(stage.kind, student, teacher).to(self.device, memory_format=torch.channels_last)
-        objective.train()
+        objective = build_objective(stage.kind, student, teacher, stage.fresh)
+        objective = objective.to(self.device, memory_format=torch.channels_last).train()
         tests = {
             name: test_pool(self.held_out, self.around, size, disturb, seed=5)
             for name, disturb in (("strong", STRONG), ("plain", None))
         }
-        began, before = time.monotonic(), filler.seconds
-
-        def composited() -> list[Crops]:
-            if new:
-                for people in new.take_all():
-                    filler.pool.add(people)
-            elif self.refresh and filler.seconds - before < REFRESH_SHARE * (time.monotonic() - began):
-                filler.step()
-            layers, disturb = filler.pool.layers, disturbance(batches.progress, without)
-            count = stage.batch * (BATCHES_AT_ONCE if self.beside else 1)
-            index = torch.randint(len(layers), (count,), generator=self.generator, device=self.device)
-            crops = composite_batch(layers, index, around, size, self.generator, disturb)
-            return [Crops(*parts) for parts in zip(*(x.split(stage.batch) for x in vars(crops).values()), strict=True)]
-
-        new, batches = None, Batches(Foreground(composited))
+        mixture = Mixture(
+            size,
+            stage.batch,
+            BATCHES_AT_ONCE if self.beside else 1,
+            self.args.scenes,
+            self.args.drawings,
+            frozenset(without),
+            stage.fresh,
+        )
+        batches = Batches(CropSource(mixture, filler, around, self.scenes, self.generator, self.refresh))
         if self.beside:
-            settle(objective, batches(0.0))
-            batches.source = Background(composited, 1, self.device)
-            new = Background(filler.paced, 2, self.device) if self.refresh else None
+            batches.work_beside(objective, self.device)
 
         def report(net: DWPose, rows: list[dict]) -> None:
             self.keep(stage, net, rows[-1])
@@ -265,9 +235,7 @@ class Run:
         try:
             net, rows = train_stage(stage, objective, batches, tests, self.generator, file, self.deadline, report)
         finally:
-            batches.source.close()
-            if new:
-                new.close()
+            batches.close()
         self.curves += rows
         write_json(self.state / "curves.json", self.curves)
         return net
@@ -301,6 +269,7 @@ class Run:
             "options": options,
             "stages": [asdict(stage) for stage in plan(self.args)],
             "people": {"grey" if grey else "dressed": filler.drawn for grey, filler in self.fillers.items()},
+            "scenes": self.scenes.taken if self.scenes else 0,
             "rows": [*self.curves, *rows],
         }
         write_json(self.args.out / "curves.json", record)
@@ -351,12 +320,25 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--teacher", default="dwpose-m", help='a network, or "none": students from the labels alone')
     parser.add_argument("--students", nargs="+", default=["dwpose-t", "dwpose-s"])
     parser.add_argument(
-        "--start", type=Path, help="trained network of the same width; its backbone begins those learnt from labels"
+        "--start",
+        type=Path,
+        help="a trained network: the same one goes on, one of the same width begins the backbone of those learnt from "
+        "labels",
     )
+    parser.add_argument(
+        "--scenes", type=float, default=0.0, metavar="SHARE", help="of crops from scenes rendered as a whole (OpenGL)"
+    )
+    parser.add_argument(
+        "--close-ups", type=float, default=0.0, metavar="SHARE", help="of a person's further views, mostly face or hand"
+    )
+    parser.add_argument("--drawings", type=float, default=0.0, metavar="SHARE", help="of crops turned into drawings")
     parser.add_argument("--without", nargs="+", choices=LEVERS, default=[], metavar="LEVER", help=", ".join(LEVERS))
     parser.add_argument("--ablation", action="store_true", help="the table of levers instead of teacher and students")
     parser.add_argument(
         "--layers", type=int, default=100_000 if on_gpu else 4000, help="kept on the device, 0.2 MB each"
+    )
+    parser.add_argument(
+        "--scene-crops", type=int, default=60_000 if on_gpu else 2000, help="kept on the device, 0.15 MB each"
     )
     parser.add_argument("--views", type=int, default=4, help="per posed and dressed body")
     parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
@@ -371,7 +353,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-refresh", dest="refresh", action="store_false", help="no new people while training")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ("scenes", "close_ups", "drawings"):
+        if not 0 <= getattr(args, name) <= 0.9:
+            parser.error(f"--{name.replace('_', '-')} is a share between 0 and 0.9, not {getattr(args, name)}")
+    if args.scenes and (args.ablation or args.without):
+        parser.error("whole scenes have all levers of realism in them: leave out --scenes to compare levers")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:

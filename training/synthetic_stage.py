@@ -26,9 +26,9 @@ from . import checkpoint
 from .muon import MuonAdamW
 from .objectives import SimCCObjective, Stage1Distillation, Stage2Distillation, normalize
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
-from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
+from .small_simcc import PART_WEIGHTS, HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
 from .starter_score import measure
-from .synthetic.composite import MILD, QUIET, STRONG, Disturbance
+from .synthetic.composite import MILD, QUIET, STRONG, TUMBLING, VACANT, Disturbance
 from .synthetic.labels import OUTSIDE
 from .synthetic.pool import CropPool
 from .synthetic.torch_composite import Crops
@@ -37,6 +37,11 @@ TICKS = 1000  # a stage's progress in whole numbers, for what is written in step
 AID_UNTIL = 0.5  # as in the starter: SimCC alone hardly leaves the mean pose at first, later the aid is in the way
 # Until, disturbance, weight of flat rows.
 PHASES = ((0.6, replace(STRONG, crowded=0.25), 0.15), (0.92, MILD, 0.15), (1.0, QUIET, 0.3))
+# For a network that goes on: disturbances and their shares all along, as the starter's, the weight of flat rows, and
+# hands that count for more, since they are what is still to be learnt.
+GOING_ON = ((replace(STRONG, crowded=0.35), 3.0), (TUMBLING, 0.8), (MILD, 0.7), (QUIET, 0.3), (VACANT, 0.8))
+GOING_ON_ABSENT = 0.25
+GOING_ON_PARTS = PART_WEIGHTS | {"left_hand": 0.8, "right_hand": 0.8}
 WEIGHT_DECAY = 0.05
 EVALUATIONS = 6  # per stage, evenly spaced
 SAVE_EVERY = 60.0  # seconds
@@ -45,7 +50,7 @@ MOST_BROKEN = 20  # steps in a row whose gradient is not finite; single ones are
 
 @dataclass(frozen=True)
 class Stage:
-    """`kind` is "labels" (from scratch, with the aid), "stage1" or "stage2"."""
+    """`kind` is "labels", "stage1" or "stage2". From labels a network is `fresh`, or goes on with what it knows."""
 
     name: str
     kind: str
@@ -53,6 +58,7 @@ class Stage:
     seconds: float
     batch: int
     lr: float = 2e-3
+    fresh: bool = True
 
 
 class RatedAdamW:
@@ -91,10 +97,11 @@ def phase_at(progress: float) -> tuple[Disturbance, float]:
 
 
 class LabelObjective(SimCCObjective):
-    """SimCC cross entropy with flat rows for points outside, and the heat-map aid for the first part of the stage."""
+    """SimCC cross entropy with flat rows for points outside; a fresh network has the heat-map aid at first."""
 
-    def __init__(self, student: DWPose):
+    def __init__(self, student: DWPose, fresh: bool = True):
         super().__init__(student)
+        self.fresh = fresh
         self.aid = HeatmapAid(student)
         size = student.config.input_size
         for axis, (length, sigma) in enumerate(zip(size[::-1], label_sigma(size), strict=True)):
@@ -107,19 +114,21 @@ class LabelObjective(SimCCObjective):
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         features = stage_features(self.student, normalize(batch["image"]))
         logits = self.student.head(features[-1])
-        maps = self.aid(features) if self.progress < AID_UNTIL else None
+        maps = self.aid(features) if self.fresh and self.progress < AID_UNTIL else None
         device = batch["image"].device
         # The small tensors these functions make belong on the device, and their sums in full precision.
         with torch.autocast(device.type, enabled=False), torch.device(device):
-            weight, absent = loss_weights(batch["flags"], phase_at(self.progress)[1])
+            absent = phase_at(self.progress)[1] if self.fresh else GOING_ON_ABSENT
+            parts = PART_WEIGHTS if self.fresh else GOING_ON_PARTS
+            weight, absent = loss_weights(batch["flags"], absent, parts)
             task = simcc_loss(logits, (self.table_0, self.table_1), batch["keypoints"], weight, absent)
             loss = task if maps is None else task + heatmap_loss(maps, batch["keypoints"], weight)
         return {"loss": loss, "loss_task": task.detach()}
 
 
-def build_objective(kind: str, student: DWPose, teacher: DWPose | None) -> SimCCObjective:
+def build_objective(kind: str, student: DWPose, teacher: DWPose | None, fresh: bool = True) -> SimCCObjective:
     if kind == "labels":
-        return LabelObjective(student)
+        return LabelObjective(student, fresh)
     if teacher is None:
         raise ValueError(f"{kind} needs a teacher")
     if kind == "stage1":

@@ -9,14 +9,17 @@ so that 0.3, the default threshold, is the balanced one; OUT/NAME.safetensors (f
 result exists are skipped.
 
 The run folder holds last.pt (all a resume needs, replaced every --save-every steps and on SIGTERM) and log.jsonl. The
-same command goes on where a run stopped, bit for bit: batches depend on seed and step alone, not on what ran before.
+same command goes on where a run stopped, on CPUs bit for bit: batches depend on seed and step alone, not on what ran
+before or how many loaders draw them.
 
 What differs from the YOLOX paper (arXiv 2107.08430), because the run is short and the data are made: Muon and AdamW
 (muon.py) instead of SGD, mosaic on a part of the pictures only, no MixUp; a mask and heat maps of keypoints are learnt
 beside the boxes (detection/aid.py). The default network has the backbone of dwpose-nano, which has seen the same people
-(docs/synthetic.md: what that is worth). As in the paper the input size varies, here from small to
-large, and mosaic ends and the L1 loss begins in the last part of the run (--tail). On CPUs, --workers processes with
-one thread each train on their own batches; gradients are averaged.
+(docs/synthetic.md: what that is worth); yolox-cspnext-s takes --pose dwpose-s-synthetic. As in the paper the input size
+varies, here from small to large, and mosaic ends and the L1 loss begins in the last part of the run (--tail). On CPUs,
+--workers processes with one thread each train on their own batches; gradients are averaged. On GPUs, one process each,
+--loaders more draw the batches. log.jsonl tells pictures_per_second, and waited, the share of the time spent waiting
+for batches: from these comes the --steps that fit into a given time.
 """
 
 from __future__ import annotations
@@ -44,11 +47,13 @@ from dwpose_core.models.yolox import VARIANTS, YOLOX
 from . import checkpoint
 from .data.wholebody import DataSource
 from .detection import aid, simota
-from .detection.batches import draw_batch, to_input
+from .detection.batches import to_input
 from .detection.evaluate import balanced_threshold, find_in_pool, measure
+from .detection.loading import StepBatches, batches
 from .detection.pool import ScenePool, build_pool
+from .detection.tally import Tally
 from .growth import hold_pixels, mean_weights
-from .monitor import NonFiniteLoss, StopOnSignal
+from .monitor import StopOnSignal
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage, Schedule
 from .starter import HELD_OUT, LAYER_SIZE, OBJECTS, average_gradients
@@ -57,6 +62,7 @@ from .synthetic.objects import generate_objects
 from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import limit_threads
 
+LOG_EVERY = 50  # steps; a GPU is also looked at as rarely, because it has to finish its work first
 DEFAULT_THRESHOLD = 0.3  # of Options.detector_threshold and of all DWPose front ends
 # Scenes of held-out people, pictures without anybody, close-ups: name, count, people in each, close-up.
 TESTS = (("test", 800, None, False), ("test_empty", 400, 0, False), ("test_close", 300, 1, True))
@@ -109,6 +115,7 @@ class Job:
     device: str = "cpu"
     save_every: int = 200
     report_every: int = 1000
+    loaders: int = 0  # processes that draw batches for each training one; 0: it draws them itself
 
 
 def create(config: DetectorConfig) -> YOLOX:
@@ -123,7 +130,7 @@ def begin(config: DetectorConfig) -> YOLOX:
     """In training mode. A CSPNeXt backbone begins with the pose network's; its stem and first stage stay so.
 
     Raises:
-        ValueError: when `config.start` holds another network.
+        ValueError: when `config.start` or `config.pose` holds another network.
     """
     net = create(config).train()
     if config.start:
@@ -135,7 +142,10 @@ def begin(config: DetectorConfig) -> YOLOX:
     if net.config.cspnext:
         backbone = net.backbone.backbone.pose
         if not config.start:
-            backbone.load_state_dict(load_pose(config.pose).backbone.state_dict())
+            pose = load_pose(config.pose)
+            if (pose.config.deepen, pose.config.widen, pose.config.stages) != (*net.config.cspnext, net.config.stages):
+                raise ValueError(f"--pose {config.pose} holds {pose.name}, not the backbone of {config.network}")
+            backbone.load_state_dict(pose.backbone.state_dict())
         hold_pixels(backbone)
     return net
 
@@ -152,6 +162,8 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
     device = torch.device(job.device if job.device == "cpu" else f"{job.device}:{rank}")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where the batches are pinned for
     if config.workers > 1:
         dist.init_process_group(
             "gloo" if device.type == "cpu" else "nccl",
@@ -161,65 +173,70 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
             timeout=datetime.timedelta(hours=3),  # a run may be stopped for a while to let others pass
         )
     torch.manual_seed(config.seed)
-    pool = ScenePool.load(job.pool, "train")
+    side = ScenePool.load(job.pool, "train").side
     tests = [ScenePool.load(job.pool, name) for name, *_ in TESTS]
-    if pool.side != config.side:
-        raise ValueError(f"the scenes of {job.pool} have side {pool.side}, not {config.side}: use another")
+    if side != config.side:
+        raise ValueError(f"the scenes of {job.pool} have side {side}, not {config.side}: use another")
+    state = _saved(job.out / "last.pt", config)
+    step = state["step"] if state else 0
+    source = batches(StepBatches(job.pool, config, rank), step, job.loaders, pin=device.type == "cuda")
     net = begin(config)
+    # Sides change from step to step: cudnn.benchmark would try all algorithms anew for each, longer than it saves.
     both = nn.ModuleList((net, aid.PartsAid(net))).to(device, memory_format=torch.channels_last)
     average = ExponentialMovingAverage(net, momentum=0.002, gamma=300.0)
     optimizer = MuonAdamW(both, config.lr, config.muon_lr, config.weight_decay)
-    step = _restore(job.out / "last.pt", config, both, average, optimizer)
+    if state:
+        both.load_state_dict(state["both"])
+        average.module.load_state_dict(state["average"])
+        average.step = state["average_step"]
+        optimizer.load_state_dict(state["optimizer"])
+        del state
     if config.workers > 1:
         dist.barrier()  # nobody writes the file before everybody has read it
-    schedule = config.schedule()
-    losses: dict[str, list[float]] = {}
+    schedule, tally = config.schedule(), Tally(device)
+    look_every = 1 if device.type == "cpu" else LOG_EVERY
     started = time.time()
     bar = tqdm(total=config.steps, initial=step, unit="step", desc=config.network, disable=rank > 0)
     with StopOnSignal() as stop:
         while step < config.steps:
-            rng = np.random.default_rng((config.seed, step, rank))
-            side, in_tail = config.side_at(step), step >= config.tail_start
-            batch = draw_batch(pool, config.batch, side, 0.0 if in_tail else config.mosaic, rng)
+            with tally.waiting():
+                batch = next(source)
+            batch, in_tail = batch.to(device), step >= config.tail_start
             with torch.autocast(device.type, torch.bfloat16):
-                maps = net.backbone(to_input(batch.images, device))
+                maps = net.backbone(to_input(batch.canvas[..., :3], device))
                 raw, more = simota.logits(net.head, maps), both[1](maps)
-            boxes, points = ([torch.from_numpy(x).to(device) for x in column] for column in (batch.boxes, batch.points))
-            parts = simota.losses(raw.float(), boxes, side, with_l1=in_tail)
-            parts |= aid.losses(more, torch.from_numpy(batch.masks).to(device), points)
+            parts = simota.losses(raw, batch.people, batch.canvas.shape[1], with_l1=in_tail)
+            parts |= aid.losses(more, batch.canvas[..., 3], batch.points)
             parts["loss"] = parts["loss"] + config.aid * (parts["mask"] + parts["parts"])
-            if not parts["loss"].isfinite():
-                raise NonFiniteLoss(f"the loss of step {step} is {parts['loss'].item()}; last.pt is sound, lower --lr")
             both.zero_grad(set_to_none=True)
             parts["loss"].backward()
-            leave = torch.tensor(float(stop.requested), device=device)
             if config.workers > 1:
                 average_gradients(both, config.workers)
-                dist.all_reduce(leave)  # all processes stop at the same step
-            nn.utils.clip_grad_norm_(both.parameters(), 10.0)
+            norm = nn.utils.clip_grad_norm_(both.parameters(), 10.0)
             optimizer.step(schedule.at(step))
+            tally.add(step, config.batch * config.workers, parts, norm)
             step += 1
             bar.update(1)
-            last = step == config.steps
             if rank == 0:
                 average.update(net)
-                for name, value in parts.items():
-                    losses.setdefault(name, []).append(value.item())
-                if step % 50 == 0 or last:
-                    row = {"step": step, "pictures": step * config.batch * config.workers}
-                    row |= {name: float(np.mean(values)) for name, values in losses.items()}
-                    losses.clear()
-                    if last or step % job.report_every == 0:
-                        row |= measure(average.module, *tests)
-                        tqdm.write(json.dumps(row))
-                    bar.set_postfix(loss=f"{row['loss']:.3f}")
-                    with open(job.out / "log.jsonl", "a") as file:
-                        file.write(json.dumps(row | {"seconds": round(time.time() - started)}) + "\n")
-                if last or leave.item() or step % job.save_every == 0:
-                    state = {"config": dataclasses.asdict(config), "step": step, "both": both.state_dict()}
-                    state |= {"average": average.module.state_dict(), "average_step": average.step}
-                    checkpoint.save_state(job.out / "last.pt", state | {"optimizer": optimizer.state_dict()})
-            if leave.item() and not last:
+            last, save, leave = step == config.steps, step % job.save_every == 0, False
+            if last or save or step % look_every == 0 or (config.workers == 1 and stop.requested):
+                leave = tally.check(stop.requested, config.workers)  # all processes stop at the same step
+            log = rank == 0 and (last or step % LOG_EVERY == 0)
+            row = {"step": step, "pictures": step * config.batch * config.workers} | tally.row() if log else {}
+            if rank == 0 and (last or leave or save):  # before measuring, which takes a while
+                state = {"config": dataclasses.asdict(config), "step": step, "both": both.state_dict()}
+                state |= {"average": average.module.state_dict(), "average_step": average.step}
+                checkpoint.save_state(job.out / "last.pt", state | {"optimizer": optimizer.state_dict()})
+            if log:
+                if last or step % job.report_every == 0:
+                    row |= measure(average.module, *tests)
+                    tqdm.write(json.dumps(row))
+                tally.restart()
+                bar.set_postfix(loss=f"{row['loss']:.3f}", pictures_per_second=row["pictures_per_second"])
+                with open(job.out / "log.jsonl", "a") as file:
+                    file.write(json.dumps(row | {"seconds": round(time.time() - started)}) + "\n")
+            if leave and not last:
                 raise SystemExit(143)  # 128 + SIGTERM
     bar.close()
     if config.workers > 1:
@@ -227,24 +244,14 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
         dist.destroy_process_group()
 
 
-def _restore(
-    path: Path,
-    config: DetectorConfig,
-    both: nn.Module,
-    average: ExponentialMovingAverage,
-    optimizer: MuonAdamW,
-) -> int:
-    """Continue from `path` where it exists; returns the steps done."""
+def _saved(path: Path, config: DetectorConfig) -> dict | None:
+    """The state to go on from, where there is one."""
     if not path.is_file():
-        return 0
+        return None
     state = checkpoint.load_state(path)
     if state["config"] != dataclasses.asdict(config):
         raise ValueError(f"{path} belongs to a run with {state['config']}; choose another --out or the same options")
-    both.load_state_dict(state["both"])
-    average.module.load_state_dict(state["average"])
-    average.step = state["average_step"]
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
+    return state
 
 
 @torch.no_grad()
@@ -277,18 +284,18 @@ def finish(config: DetectorConfig, job: Job, name: str, earlier: Sequence[str] =
     """
     net = create(config).eval()
     net.load_state_dict(checkpoint.load_state(job.out / "last.pt")["average"])
-    net = mean_weights([*(load_detector(weights) for weights in earlier), net])
+    net = mean_weights([*(load_detector(weights) for weights in earlier), net]).to(job.device)
     tests = [ScenePool.load(job.pool, part) for part, *_ in TESTS]
     shift = calibrate(net, tests[:2])  # close-ups would be too many
     path = job.out / f"{name}.safetensors"
     how = f"training.train_detector, {config.steps} steps, seed {config.seed}; mean of {1 + len(earlier)}"
     note = {"training": how, "licence": "Apache-2.0"}
-    save_safetensors(copy.deepcopy(net).half(), path, note)
+    save_safetensors(copy.deepcopy(net).half().cpu(), path, note)
     figures = {
         "config": dataclasses.asdict(config),
         "mean_of": 1 + len(earlier),
         "score_shift": shift,
-        **measure(load_detector(path), *tests),
+        **measure(load_detector(path).to(job.device), *tests),
     }
     (job.out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures))
@@ -319,6 +326,19 @@ def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None
         build_pool(sources, pool, "train", args.scenes, args.seed, *shape, labelled=labelled)
 
 
+def spawn(config: DetectorConfig, job: Job) -> None:
+    """`train` in processes of its own."""
+    (job.out / "rendezvous").unlink(missing_ok=True)
+    running = torch.multiprocessing.spawn(train, (config, job), nprocs=config.workers, join=False)
+    # Asked to stop, ask the processes: they save at the end of their step.
+    signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in running.pids()])
+    try:
+        while not running.join():
+            pass
+    except torch.multiprocessing.ProcessExitedException as end:
+        raise SystemExit(end.exit_code) from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
@@ -342,12 +362,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--save-every", type=int, default=200, help="steps")
     parser.add_argument("--report-every", type=int, default=1000, help="steps")
+    note = "processes that draw batches for each training one; if not given none on CPUs, on GPUs a core each but one"
+    parser.add_argument("--loaders", type=int, help=note)
+    parser.add_argument("--prepare-only", action="store_true", help="render and compose, and stop before the training")
     for field in dataclasses.fields(DetectorConfig):
         flag = f"--{field.name.replace('_', '-')}"
         choices = sorted(VARIANTS) if field.name == "network" else None
         parser.add_argument(flag, type=type(field.default), default=field.default, choices=choices)
     args = parser.parse_args()
-    if args.device == "cuda" and torch.cuda.device_count() < args.workers:
+    if args.device == "cuda" and not args.prepare_only and torch.cuda.device_count() < args.workers:
         parser.error(f"--workers {args.workers}: one process per GPU, and {torch.cuda.device_count()} are here")
     config = DetectorConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(DetectorConfig)})
     net = begin(config)  # unusable weights are reported before an hour of rendering
@@ -355,17 +378,17 @@ def main() -> None:
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     prepare(args, config, out)
-    job = Job(out / "pool", out, args.device, args.save_every, args.report_every)
-    (out / "rendezvous").unlink(missing_ok=True)
+    if args.prepare_only:
+        return
+    loaders = args.loaders
+    if loaders is None:
+        loaders = 0 if args.device == "cpu" else max(1, os.cpu_count() // args.workers - 1)
+    job = Job(out / "pool", out, args.device, args.save_every, args.report_every, loaders)
     limit_threads()
-    running = torch.multiprocessing.spawn(train, (config, job), nprocs=config.workers, join=False)
-    # Asked to stop, ask the processes: they save at the end of their step.
-    signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in running.pids()])
-    try:
-        while not running.join():
-            pass
-    except torch.multiprocessing.ProcessExitedException as end:
-        raise SystemExit(end.exit_code) from None
+    if args.device != "cpu" and config.workers == 1:  # in this process: another takes seconds to start
+        train(0, config, job)
+    else:
+        spawn(config, job)
     finish(config, job, args.name or f"{config.network}-synthetic", args.mean)
 
 

@@ -3,8 +3,8 @@
 * Parameter names are those of the official Megvii checkpoints; BatchNorm uses eps 1e-3 and momentum 0.03 as there.
 * Input is BGR in 0..255 without mean or std; the letterbox value is 114.
 * The raw output is that of the official ONNX export; `decode_people` turns it into boxes.
-* yolox-cspnext-nano is ours: the same pyramid and head on the backbone of the pose network dwpose-nano, whose features
-  know people already (docs/synthetic.md has what that is worth).
+* yolox-cspnext-nano and -s are ours: the same pyramid and head on the backbone of the pose networks dwpose-nano and
+  dwpose-s, whose features know people already (docs/synthetic.md has what that is worth).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NUM_CLASSES = 80  # COCO; class 0 is person
 class YOLOXConfig:
     """One detector. `input_size` is the (H, W) it was published for; any multiple of 32 works.
 
-    `cspnext` (deepen, widen) puts `CSPNeXtBackbone` in the place of CSPDarknet.
+    `cspnext` (deepen, widen) puts `CSPNeXtBackbone` in the place of CSPDarknet, a CSPNeXt of `stages` stages in it.
     """
 
     depth: float
@@ -38,6 +38,7 @@ class YOLOXConfig:
     input_size: tuple[int, int] = (640, 640)
     num_classes: int = NUM_CLASSES
     cspnext: tuple[float, float] | None = None
+    stages: int = 3
 
 
 VARIANTS: dict[str, YOLOXConfig] = {
@@ -48,6 +49,7 @@ VARIANTS: dict[str, YOLOXConfig] = {
     "yolox-l": YOLOXConfig(depth=1.0, width=1.0),
     "yolox-x": YOLOXConfig(depth=1.33, width=1.25),
     "yolox-cspnext-nano": YOLOXConfig(0.33, 0.25, input_size=(320, 320), cspnext=(0.167, 0.5)),
+    "yolox-cspnext-s": YOLOXConfig(0.33, 0.375, input_size=(416, 416), cspnext=(0.33, 0.5), stages=4),
 }
 
 
@@ -155,22 +157,27 @@ class CSPDarknet(nn.Module):
 
 
 class CSPNeXtBackbone(nn.Module):
-    """The three stages of a small pose network's CSPNeXt and a fourth of YOLOX's kind; maps as CSPDarknet's.
+    """A pose network's CSPNeXt with maps of CSPDarknet's widths.
 
+    Where the pose network has three stages, a fourth of YOLOX's kind follows them (dark5).
     Images are BGR in 0..255 as for every YOLOX, and normalised here as the pose network's are.
     """
 
     def __init__(self, config: YOLOXConfig):
         super().__init__()
-        self.pose = CSPNeXt(*config.cspnext, stages=3)
+        self.pose = CSPNeXt(*config.cspnext, config.stages)
         c3, c4, c5 = (int(c * config.width) for c in (256, 512, 1024))
-        self.reduce3 = BaseConv(self.pose.out_channels // 2, c3, 1)
-        self.reduce4 = BaseConv(self.pose.out_channels, c4, 1)
-        self.dark5 = nn.Sequential(
-            BaseConv(self.pose.out_channels, c5, 3, 2),
-            SPPBottleneck(c5),
-            CSPLayer(c5, c5, 1, False, BaseConv),
-        )
+        third = self.pose.out_channels // 2 ** (self.pose.num_stages - 3)
+        self.reduce3 = BaseConv(third // 2, c3, 1)
+        self.reduce4 = BaseConv(third, c4, 1)
+        if self.pose.num_stages == 4:
+            self.reduce5 = BaseConv(self.pose.out_channels, c5, 1)
+        else:
+            self.dark5 = nn.Sequential(
+                BaseConv(third, c5, 3, 2),
+                SPPBottleneck(c5),
+                CSPLayer(c5, c5, 1, False, BaseConv),
+            )
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -178,7 +185,8 @@ class CSPNeXtBackbone(nn.Module):
         x = (x.flip(1) - self.mean) / self.std  # RGB
         c3 = self.pose.stage2(self.pose.stage1(self.pose.stem(x)))
         c4 = self.pose.stage3(c3)
-        return self.reduce3(c3), self.reduce4(c4), self.dark5(c4)
+        c5 = self.reduce5(self.pose.stage4(c4)) if self.pose.num_stages == 4 else self.dark5(c4)
+        return self.reduce3(c3), self.reduce4(c4), c5
 
 
 class YOLOPAFPN(nn.Module):
@@ -271,17 +279,16 @@ def create_detector(name: str) -> YOLOX:
     return YOLOX(VARIANTS[name], name)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)  # a training meets ten sizes
 def anchor_points(input_size: tuple[int, int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Grid cells of all levels for an input of (H, W) pixels: xy in cells (A, 2) and stride in pixels (A, 1)."""
     cells, strides = [], []
     for stride in STRIDES:
-        ys, xs = torch.meshgrid(
-            torch.arange(input_size[0] // stride), torch.arange(input_size[1] // stride), indexing="ij"
-        )
+        rows, columns = (torch.arange(side // stride, device=device) for side in input_size)
+        ys, xs = torch.meshgrid(rows, columns, indexing="ij")
         cells.append(torch.stack((xs, ys), dim=-1).reshape(-1, 2).float())
-        strides.append(torch.full((len(cells[-1]), 1), float(stride)))
-    return torch.cat(cells).to(device), torch.cat(strides).to(device)
+        strides.append(torch.full((len(cells[-1]), 1), float(stride), device=device))
+    return torch.cat(cells), torch.cat(strides)
 
 
 def decode_people(

@@ -18,10 +18,11 @@ from dwpose_core.models.yolox import STRIDES, YOLOX, BaseConv
 
 from .scenes import KINDS
 
-# Legend: N pictures, h and w cells of stride 8, Q points of one picture.
+# Legend: N pictures, h and w cells of stride 8, Q points of all pictures.
 
 STRIDE = STRIDES[0]
 SPREAD = 0.8  # cells, of the Gaussian around a point
+REACH = 4  # cells; farther from it the Gaussian is so small that in float32 1 - target is 1
 PRIOR = 0.02  # of an untrained cell being a point
 
 
@@ -39,26 +40,29 @@ class PartsAid(nn.Module):
         return self.predict(self.conv(maps[0]))
 
 
-def heatmaps(points: list[torch.Tensor], height: int, width: int) -> torch.Tensor:
-    """Targets (N, KINDS, h, w) of points (Q, 3) px: Gaussians whose peak is the cell that holds the point, 1 there."""
-    target = torch.zeros(len(points), KINDS, height * width, device=points[0].device)
-    rows, columns = (torch.arange(n, device=target.device) for n in (height, width))
-    for n, them in enumerate(points):
-        cell = (them[:, :2] / STRIDE).floor()
-        across = (columns - cell[:, :1]) ** 2
-        down = (rows - cell[:, 1:2]) ** 2
-        bump = (-(down[:, :, None] + across[:, None]) / (2 * SPREAD**2)).exp().flatten(1)
-        kind = them[:, 2:].long().expand(-1, height * width)
-        target[n].scatter_reduce_(0, kind, bump, "amax")
-    return target.unflatten(2, (height, width))
+def heatmaps(points: torch.Tensor, pictures: int, height: int, width: int) -> torch.Tensor:
+    """Targets (N, KINDS, h, w) of points (Q, 4), number of the picture, x, y in px and kind.
+
+    Gaussians whose peak is the cell that holds the point, 1 there; where several meet, the highest.
+    """
+    reach = torch.arange(-REACH, REACH + 1, device=points.device)
+    bump = (-(reach[:, None] ** 2 + reach**2) / (2 * SPREAD**2)).exp()
+    columns, rows = (points[:, 1:3].T / STRIDE).floor().long()[..., None] + reach  # (Q, 2 REACH + 1) each
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+    of_kind = (points[:, 0] * KINDS + points[:, 3]).long() * height * width
+    down, across = rows.clamp(0, height - 1) * width, columns.clamp(0, width - 1)
+    cell = of_kind[:, None, None] + down[:, :, None] + across[:, None]
+    target = torch.zeros(pictures * KINDS * height * width, device=points.device)
+    target.scatter_reduce_(0, cell.flatten(), (bump * inside).flatten(), "amax")
+    return target.view(pictures, KINDS, height, width)
 
 
-def losses(logits: torch.Tensor, masks: torch.Tensor, points: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+def losses(logits: torch.Tensor, masks: torch.Tensor, points: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of the output of `PartsAid`.
 
     Args:
         masks: (N, S, S) uint8.
-        points: per picture (Q, 3) float32 x, y in px and kind.
+        points: (Q, 4) float32 number of the picture, x, y in px and kind.
 
     Returns:
         mask, the mean cross entropy over all cells; parts, the focal loss divided by the number of points.
@@ -66,7 +70,7 @@ def losses(logits: torch.Tensor, masks: torch.Tensor, points: list[torch.Tensor]
     logits = logits.float()
     share = F.avg_pool2d(masks[:, None].float() / 255, STRIDE)
     mask = F.binary_cross_entropy_with_logits(logits[:, :1], share)
-    target = heatmaps(points, *logits.shape[2:])
+    target = heatmaps(points, len(logits), *logits.shape[2:])
     logits = logits[:, 1:]
     probability = logits.sigmoid()
     at_points = target == 1

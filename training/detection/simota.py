@@ -8,12 +8,14 @@ a point that several people claim goes to the cheapest.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 from dwpose_core.models.yolox import YOLOX, YOLOXHead, anchor_points
 
-# Legend: N pictures, A anchor points over all levels, P people of one picture, M points assigned.
+# Legend: N pictures, A anchor points over all levels, P rows for the people of a picture.
 
 CENTER_RADIUS = 2.5  # strides
 CANDIDATES = 10  # best IoUs whose sum is k
@@ -52,84 +54,90 @@ def decode(raw: torch.Tensor, cells: torch.Tensor, strides: torch.Tensor) -> tor
 
 def paired_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """IoU of boxes (..., 4) xyxy, with broadcasting."""
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (a, b)]
-    return overlap / (areas[0] + areas[1] - overlap).clamp(min=1e-9)
+    (left, top, right, bottom), (other_left, other_top, other_right, other_bottom) = a.unbind(-1), b.unbind(-1)
+    width = (torch.minimum(right, other_right) - torch.maximum(left, other_left)).clamp(min=0)
+    height = (torch.minimum(bottom, other_bottom) - torch.maximum(top, other_top)).clamp(min=0)
+    overlap = width * height
+    area = (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
+    other = (other_right - other_left).clamp(min=0) * (other_bottom - other_top).clamp(min=0)
+    return overlap / (area + other - overlap).clamp(min=1e-9)
+
+
+class Assignment(NamedTuple):
+    """Per anchor point: taken (N, A) bool; the row of its person (N, A), 0 where not taken; their IoU (N, A)."""
+
+    taken: torch.Tensor
+    person: torch.Tensor
+    iou: torch.Tensor
 
 
 @torch.no_grad()
 def assign(
     people: torch.Tensor, boxes: torch.Tensor, score: torch.Tensor, cells: torch.Tensor, strides: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Which anchor points answer for which person of one picture.
+) -> Assignment:
+    """Which anchor points answer for which person, in all pictures at once and without a wait for the device.
 
     Args:
-        people: (P, 4) labelled boxes xyxy px; P > 0.
-        boxes: (A, 4) predicted boxes xyxy px.
-        score: (A,) objectness x person probability.
+        people: (N, P, 4) labelled boxes xyxy px; rows without extent are nobody; P > 0.
+        boxes: (N, A, 4) predicted boxes xyxy px.
+        score: (N, A) objectness x person probability.
         cells: (A, 2) grid cell of each point; `strides`: (A, 1) px.
-
-    Returns:
-        points (M,), the person of each (M,), and the IoU of its predicted box with that person's (M,).
     """
-    points = (cells + 0.5) * strides
-    inside = ((points > people[:, None, :2]) & (points < people[:, None, 2:])).all(-1)  # (P, A)
-    centers = (people[:, :2] + people[:, 2:]) / 2
-    near = ((points - centers[:, None]).abs() < CENTER_RADIUS * strides).all(-1)
-    candidate = (inside | near).any(0)
-    iou = paired_iou(people[:, None], boxes) * candidate
+    x, y = ((cells + 0.5) * strides).unbind(1)
+    radius = CENTER_RADIUS * strides[:, 0]
+    left, top, right, bottom = people[..., None].unbind(2)  # (N, P, 1) each
+    real = right > left
+    inside = (x > left) & (x < right) & (y > top) & (y < bottom)  # (N, P, A)
+    near = ((x - (left + right) / 2).abs() < radius) & ((y - (top + bottom) / 2).abs() < radius)
+    candidate = ((inside | near) & real).any(1, keepdim=True) & real
+    iou = paired_iou(people[:, :, None], boxes[:, None]) * candidate
     class_cost = -0.5 * score.clamp(min=1e-12).log()  # cross entropy of sqrt(score) against 1
-    cost = class_cost - IOU_COST * (iou + 1e-8).log() + OUTSIDE_COST * ~(inside & near)
+    cost = class_cost[:, None] - IOU_COST * (iou + 1e-8).log() + OUTSIDE_COST * ~(inside & near)
     cost = cost.masked_fill(~candidate, float("inf"))
-    best = iou.topk(min(CANDIDATES, iou.shape[1]), dim=1).values
-    k = best.sum(1).int().clamp(min=1)
-    chosen = (cost.argsort(dim=1, stable=True).argsort(dim=1) < k[:, None]) & candidate
-    cheapest = cost.argmin(0)
-    several = chosen.sum(0) > 1
-    chosen[:, several] = F.one_hot(cheapest[several], len(people)).T.bool()
-    person, point = chosen.nonzero(as_tuple=True)
-    return point, person, iou[person, point]
+    most = min(CANDIDATES, len(cells))
+    k = iou.topk(most, dim=2).values.sum(2, keepdim=True).int().clamp(min=1)
+    # No IoU exceeds 1, so k does not exceed `most` and the k cheapest are among as many.
+    cheapest = cost.topk(most, dim=2, largest=False).indices
+    wins = (torch.arange(most, device=k.device) < k).expand_as(cheapest)
+    chosen = torch.zeros_like(candidate).scatter(2, cheapest, wins) & candidate
+    person = torch.where(chosen.sum(1) > 1, cost.argmin(1), chosen.byte().argmax(1))
+    return Assignment(chosen.any(1), person, iou.gather(1, person[:, None])[:, 0])
 
 
-def losses(raw: torch.Tensor, labels: list[torch.Tensor], size: int, with_l1: bool) -> dict[str, torch.Tensor]:
+def losses(raw: torch.Tensor, people: torch.Tensor, size: int, with_l1: bool) -> dict[str, torch.Tensor]:
     """YOLOX's losses, each a sum over the batch divided by the number of assigned points.
 
     Args:
         raw: (N, A, 6) from `logits`.
-        labels: per picture boxes (P, 4) xyxy px.
+        people: (N, P, 4) labelled boxes xyxy px; rows of zeros are nobody.
         size: side of the square input, pixels.
         with_l1: add the distance of the raw box outputs, as YOLOX does in the last part of its training.
 
     Returns:
-        loss, and its parts box (1 - IoU^2), objectness, person (target: the IoU), l1; and people, points per picture.
+        loss, and its parts box (1 - IoU^2), objectness, person (target: the IoU), l1; and points per picture.
     """
     cells, strides = anchor_points((size, size), raw.device)
     boxes = decode(raw, cells, strides)
     probability = raw[..., 4].detach().sigmoid() * raw[..., 5].detach().sigmoid()
-    picture, point, truth, overlap = [], [], [], []
-    for n, people in enumerate(labels):
-        if not len(people):
-            continue
-        chosen, person, iou = assign(people, boxes[n].detach(), probability[n], cells, strides)
-        picture.append(torch.full_like(chosen, n))
-        point.append(chosen)
-        truth.append(people[person])
-        overlap.append(iou)
-    target = torch.zeros_like(raw[..., 4])
-    parts = {name: raw[..., :4].sum() * 0.0 for name in ("box", "person", "l1")}
-    if picture:
-        where = torch.cat(picture), torch.cat(point)
-        boxes_true, iou = torch.cat(truth), torch.cat(overlap)
-        target[where] = 1.0
-        parts["box"] = (1 - paired_iou(boxes[where], boxes_true) ** 2).sum()
-        parts["person"] = F.binary_cross_entropy_with_logits(raw[..., 5][where], iou, reduction="sum")
-        if with_l1:
-            cell, stride = cells[where[1]], strides[where[1]]
-            center = (boxes_true[:, :2] + boxes_true[:, 2:]) / 2 / stride - cell
-            extent = ((boxes_true[:, 2:] - boxes_true[:, :2]) / stride + 1e-8).log()
-            parts["l1"] = (raw[..., :4][where] - torch.cat((center, extent), dim=1)).abs().sum()
-    parts["objectness"] = F.binary_cross_entropy_with_logits(raw[..., 4], target, reduction="sum")
-    count = target.sum().clamp(min=1)
-    parts = {name: value / count for name, value in parts.items()}
-    total = BOX_WEIGHT * parts["box"] + parts["objectness"] + parts["person"] + parts["l1"]
-    return {"loss": total, **parts, "points": target.sum() / len(raw)}
+    taken, person, iou = assign(people, boxes.detach(), probability, cells, strides)
+    truth = people.gather(1, person[..., None].expand(-1, -1, 4))  # (N, A, 4)
+
+    # Everywhere, and zero where no person is: fewer rows would have to be counted first, for which the host waits.
+    def total(values: torch.Tensor) -> torch.Tensor:
+        return values.masked_fill(~taken, 0.0).sum()
+
+    parts = {
+        "box": total(1 - paired_iou(boxes, truth) ** 2),
+        "person": total(F.binary_cross_entropy_with_logits(raw[..., 5], iou, reduction="none")),
+        "objectness": F.binary_cross_entropy_with_logits(raw[..., 4], taken.float(), reduction="sum"),
+    }
+    if with_l1:
+        center = (truth[..., :2] + truth[..., 2:]) / 2 / strides - cells
+        extent = ((truth[..., 2:] - truth[..., :2]) / strides + 1e-8).log()
+        parts["l1"] = total((raw[..., :4] - torch.cat((center, extent), dim=-1)).abs().sum(-1))
+    else:
+        parts["l1"] = raw.new_zeros(())
+    points = taken.sum()
+    parts = {name: value / points.clamp(min=1) for name, value in parts.items()}
+    loss = BOX_WEIGHT * parts["box"] + parts["objectness"] + parts["person"] + parts["l1"]
+    return {"loss": loss, **parts, "points": points / len(raw)}

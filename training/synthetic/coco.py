@@ -20,6 +20,7 @@ import numpy as np
 
 from dwpose_core.skeleton import KEYPOINT_NAMES, PARTS
 
+from ..data import run_lengths
 from .labels import OUTSIDE, VISIBLE
 from .scenes import PersonLabel
 
@@ -48,16 +49,6 @@ CATEGORY = {
 MAX_PEOPLE = 10  # in one picture; annotation ids are picture id * 10 + place
 
 
-def encode_mask(mask: np.ndarray) -> dict:
-    """(h, w) bool -> compressed run lengths as COCO json holds them."""
-    try:
-        from pycocotools.mask import encode
-    except ImportError as error:
-        raise ImportError('masks need pycocotools: pip install "dwpose-torch[synthetic]"') from error
-    rle = encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
 def _rounded(values: np.ndarray) -> list[float]:
     return [round(float(v), 2) for v in np.ravel(values)]
 
@@ -70,11 +61,15 @@ def _part_box(points: np.ndarray, size: tuple[int, int]) -> list[float]:
     return _rounded((*low, *(high - low)))
 
 
+def seen_box(mask: np.ndarray) -> list[int]:
+    """x, y, width, height in pixels of a mask (h, w) that is not empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    left, top = int(columns[0]), int(rows[0])
+    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+
+
 def annotation(person: PersonLabel, size: tuple[int, int], image_id: int, place: int) -> dict:
     """One entry of `annotations` for a person in a picture of `size` (width, height)."""
-    rows, columns = (np.flatnonzero(person.mask.any(axis)) for axis in (1, 0))
-    left, top = int(columns[0]), int(rows[0])
-    width, height = int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
     value = np.where(person.state == VISIBLE, 2, np.where(person.state == OUTSIDE, 0, 1))
     labelled = np.column_stack((np.where(value[:, None] > 0, person.keypoints, 0), value))
     entry = {
@@ -82,9 +77,9 @@ def annotation(person: PersonLabel, size: tuple[int, int], image_id: int, place:
         "image_id": image_id,
         "category_id": 1,
         "iscrowd": 0,
-        "bbox": [left, top, width, height],
+        "bbox": seen_box(person.mask),
         "area": int(person.mask.sum()),
-        "segmentation": encode_mask(person.mask),
+        "segmentation": run_lengths.encode(person.mask),
         "num_keypoints": int((value[:17] > 0).sum()),
     }
     for field, part in PART_FIELDS.items():

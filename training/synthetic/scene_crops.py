@@ -4,6 +4,7 @@
 
 DIR is a folder written by training.synthetic.generate (annotations.json, images). Writes a pool like
 training.synthetic.pool's: OUT/NAME.npy and OUT/NAME.npz. Crop k is the same for any number of workers.
+`SceneCropper` renders and cuts in one go, for training that has no folder.
 
 A box is that of what is seen of a person, as a detector gives it, or, sometimes, of the whole person, as some data sets
 label it. Rotation, scale and shift are those of composite.py's tight crops. Light, colour and camera are the scene's.
@@ -21,9 +22,12 @@ import numpy as np
 
 from dwpose_core.skeleton import FLIP_INDICES, NUM_KEYPOINTS
 
+from .coco import seen_box
 from .composite import BOX_PADDING, Crop, draw_jitter, similarity, warp
 from .labels import HIDDEN, OUTSIDE, VISIBLE
 from .pool import fill_pool
+from .scene_set import jpeg
+from .scenes import SceneGenerator
 
 SMALLEST = 48  # px of a box's longer side
 FEWEST = 3  # keypoints of the body that are seen
@@ -66,8 +70,26 @@ def scene_crop(people: ScenePeople, index: int, size: tuple[int, int], rng: np.r
     picture = cv2.imread(str(people.paths[index]))
     if picture is None:
         raise ValueError(f"{people.paths[index]} is not a readable picture")
-    whole = rng.random() < WHOLE_BOX
-    left, top, width, height = people.whole_box[index] if whole else people.seen_box[index]
+    boxes = people.seen_box[index], people.whole_box[index]
+    return cut(picture, boxes, people.keypoints[index], people.visible[index], size, rng)
+
+
+def cut(
+    picture: np.ndarray,
+    boxes: tuple[np.ndarray, np.ndarray],
+    keypoints: np.ndarray,
+    visible: np.ndarray,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+) -> Crop:
+    """A crop of `size` (width, height) around one of two boxes.
+
+    Args:
+        picture: (h, w, 3) uint8 BGR.
+        boxes: of what is seen of the person and of all of it, (4,) x, y, width, height in px.
+        keypoints: (133, 2) px of the picture; `visible` (133,), no OCCLUDED among them.
+    """
+    left, top, width, height = boxes[int(rng.random() < WHOLE_BOX)]
     low = np.maximum((left, top), 0)
     high = np.minimum((left + width, top + height), picture.shape[1::-1])
     scale = (np.array(size) / (BOX_PADDING * (high - low))).min()
@@ -75,13 +97,47 @@ def scene_crop(people: ScenePeople, index: int, size: tuple[int, int], rng: np.r
     target = (np.array(size) - 1) / 2 + shift
     matrix = similarity(angle, scale * factor, (low + high) / 2 - 0.5, target)
     image = cv2.cvtColor(warp(picture, matrix, size), cv2.COLOR_BGR2RGB)
-    points = people.keypoints[index] @ matrix[:, :2].T + matrix[:, 2]
+    points = keypoints @ matrix[:, :2].T + matrix[:, 2]
     inside = ((points > -0.5) & (points < np.array(size) - 0.5)).all(1)
-    visible = np.where(inside, people.visible[index], OUTSIDE)
+    visible = np.where(inside, visible, OUTSIDE)
     if rng.random() < 0.5:
         image, visible = image[:, ::-1], visible[FLIP_INDICES]
         points = ((size[0] - 1, 0) + points * (-1, 1))[FLIP_INDICES]
     return Crop(np.ascontiguousarray(image), points.astype(np.float32), visible.astype(np.uint8))
+
+
+class SceneCropper:
+    """Worker side of `subjects.stream`: renders scenes and cuts `each` crops of `size` (w, h) of everybody in them.
+
+    Args:
+        assets: folder of packed body assets.
+        longest: longer side of the scenes in pixels.
+        captured: share of poses from motion capture, which is not CC0.
+    """
+
+    def __init__(self, assets: Path, size: tuple[int, int], longest: int, each: int, captured: float = 0.0):
+        self.scenes = SceneGenerator(assets, longest, captured=captured)
+        self.size, self.each = size, each
+
+    def crops(self, seed: int, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pictures (n, h, w, 3) uint8 RGB, keypoints (n, 133, 2) px, visible (n, 133) of scene `number`; n may be 0."""
+        scene = self.scenes.scene(seed, number)
+        picture = cv2.imdecode(np.frombuffer(jpeg(scene.image, seed, number), np.uint8), cv2.IMREAD_COLOR)
+        rng = np.random.default_rng((seed, number, 200))
+        crops = []
+        for person in scene.people:
+            box, (left, top, right, bottom) = np.array(seen_box(person.mask)), person.full_box
+            if box[2:].max() < SMALLEST or (person.state[:17] == VISIBLE).sum() < FEWEST:
+                continue
+            whole = np.array((left + 0.5, top + 0.5, right - left, bottom - top))
+            visible = np.where(person.state > VISIBLE, HIDDEN, person.state)
+            crops += [cut(picture, (box, whole), person.keypoints, visible, self.size, rng) for _ in range(self.each)]
+        images = np.empty((len(crops), self.size[1], self.size[0], 3), np.uint8)
+        keypoints = np.empty((len(crops), NUM_KEYPOINTS, 2), np.float32)
+        flags = np.empty((len(crops), NUM_KEYPOINTS), np.uint8)
+        for k, crop in enumerate(crops):
+            images[k], keypoints[k], flags[k] = crop.image, crop.keypoints, crop.visible
+        return images, keypoints, flags
 
 
 def _start(folder: Path, picture: Path, seed: int, size: tuple[int, int]) -> None:

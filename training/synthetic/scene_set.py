@@ -47,16 +47,21 @@ def _start(assets: Path, longest: int, captured: float) -> None:
     _generator = SceneGenerator(assets, longest, captured=captured)
 
 
+def jpeg(image: np.ndarray, seed: int, number: int) -> bytes:
+    """The file of scene `number`, an RGB picture (h, w, 3), in a quality of its own."""
+    quality = int(np.random.default_rng((seed, number, 100)).integers(60, 97))
+    picture = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    ok, code = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    if not ok:
+        raise OSError(f"cannot encode scene {number} of seed {seed}")
+    return code.tobytes()
+
+
 def _draw(task: tuple[Path, int, int]) -> None:
     out, seed, number = task
     name = f"{seed:04d}_{number:07d}"
     scene = _generator.scene(seed, number)
-    quality = int(np.random.default_rng((seed, number, 100)).integers(60, 97))
-    picture = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-    ok, code = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
-    if not ok:
-        raise OSError(f"cannot encode scene {name}")
-    _write(out / "images" / f"{name}.jpg", code.tobytes())
+    _write(out / "images" / f"{name}.jpg", jpeg(scene.image, seed, number))
     width, height = scene.plan.size
     image = {"id": number + 1, "file_name": f"{name}.jpg", "width": width, "height": height}
     people = [annotation(p, scene.plan.size, number + 1, k) for k, p in enumerate(scene.people)]

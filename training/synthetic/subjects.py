@@ -72,6 +72,7 @@ class SubjectGenerator:
         assets, size, captured, with_accessories: as PersonGenerator takes them.
         views: cameras per posed and dressed body.
         grey: cloth without colour, pattern and picture.
+        close_ups: share of the views after the first that are framed by `camera.CLOSE_UPS`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class SubjectGenerator:
         grey: bool = False,
         captured: float = 0.0,
         with_accessories: bool = False,
+        close_ups: float = 0.0,
     ):
         self.people = PersonGenerator(
             assets, size, renderer=Recorder(size), captured=captured, with_accessories=with_accessories
@@ -89,6 +91,7 @@ class SubjectGenerator:
         self.textures = {path: number for number, path in enumerate(texture_files(assets))}
         self.views = views
         self.grey = grey
+        self.close_ups = close_ups
         self._body = (None, None)
 
     def subject(self, seed: int, number: int) -> Subject:
@@ -104,7 +107,9 @@ class SubjectGenerator:
         skin = posed.vertices[model.skin_vertices]
         rows = []
         for view in range(self.views):
-            framing = cam.choose_framing(rng) if view else framing
+            if view:
+                close = self.close_ups > 0 and rng.random() < self.close_ups
+                framing = cam.choose_framing(rng, cam.CLOSE_UPS if close else cam.FRAMINGS)
             camera = cam.random_camera(skin, points, framing, rng)
             aspect = people.size[0] / people.size[1]
             camera, border = cam.frame_photo(camera, skin, points, framing, aspect, rng)

@@ -134,6 +134,17 @@ def loose(layers: Layers, size: tuple[int, int], dice: Dice) -> tuple[torch.Tens
     return matrix, torch.cat((low, high), dim=1)
 
 
+def mirrored(
+    image: torch.Tensor, points: torch.Tensor, visible: torch.Tensor, flip: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pictures (N, 3, H, W) and labels with left and right exchanged where `flip` (N,)."""
+    swap = torch.as_tensor(FLIP_INDICES, device=image.device)
+    image = torch.where(flip.view(-1, 1, 1, 1), image.flip(3), image)
+    other = points * points.new_tensor((-1, 1)) + points.new_tensor((image.shape[3] - 1, 0))
+    points = torch.where(flip[:, None, None], other[:, swap], points)
+    return image, points, torch.where(flip[:, None], visible[:, swap], visible)
+
+
 def mirrored_in_part(rgba: torch.Tensor, dice: Dice) -> tuple[torch.Tensor, torch.Tensor]:
     """Half of the layers mirrored, and which."""
     flip = dice.chance(0.5, len(rgba))
@@ -273,12 +284,7 @@ def composite_batch(
     points = layers.keypoints @ matrix[:, :, :2].transpose(1, 2) + matrix[:, None, :, 2]
     visible = relabel(points, visible, outside, over)
     if disturb is not None:
-        flip = dice.chance(0.5, count)
-        swap = torch.as_tensor(FLIP_INDICES, device=device)
-        image = torch.where(flip.view(-1, 1, 1, 1), image.flip(3), image)
-        mirrored = points * points.new_tensor((-1, 1)) + points.new_tensor((size[0] - 1, 0))
-        points = torch.where(flip[:, None, None], mirrored[:, swap], points)
-        visible = torch.where(flip[:, None], visible[:, swap], visible)
+        image, points, visible = mirrored(image, points, visible, dice.chance(0.5, count))
     return Crops(image.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous(), points, visible)
 
 
