@@ -18,6 +18,8 @@ from .synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 LABEL_MARGIN = 64  # bins beyond either border that have a label row of their own
 # Loss weight of a seen keypoint. The body decides what the picture says; faces have four times as many points.
 PART_WEIGHTS = {"body": 2.0, "foot": 1.0, "face": 0.35, "left_hand": 0.5, "right_hand": 0.5}
+# Once the rest is learnt: hands are what is left.
+MORE_HANDS = PART_WEIGHTS | {"left_hand": 0.8, "right_hand": 0.8}
 
 
 def stage_features(net: DWPose, images: torch.Tensor) -> list[torch.Tensor]:

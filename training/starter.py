@@ -29,7 +29,7 @@ import argparse
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -47,7 +47,16 @@ from dwpose_core.simcc import label_sigma
 from .growth import enlarged, hold_pixels, mean_weights, widened
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage, Schedule
-from .small_simcc import HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
+from .small_simcc import (
+    MORE_HANDS,
+    PART_WEIGHTS,
+    HeatmapAid,
+    heatmap_loss,
+    label_table,
+    loss_weights,
+    simcc_loss,
+    stage_features,
+)
 from .starter_batches import draw_batch
 from .starter_score import calibrate, measure
 from .synthetic.composite import CLOSE, CROWDED, MILD, QUIET, STRONG, TUMBLING, VACANT
@@ -73,8 +82,9 @@ class Phase:
     """A stretch of training of the catalogue's `network`, with the heat-map aid for its first `aid` steps.
 
     `size` (H, W) is that of the crops; `pools` are (name, share of the batches); `schedule` has rate 1 and scales both
-    learning rates; `absent` is the weight of flat rows relative to a seen keypoint of the same part. Where `frozen`,
-    stem and first stage stay as they were at the start, which saves a dwpose-s a quarter of its time.
+    learning rates; `absent` is the weight of flat rows relative to a seen keypoint of the same part, `parts` those of
+    the parts. Where `frozen`, stem and first stage stay as they were at the start, which saves a dwpose-s a quarter of
+    its time.
     """
 
     network: str
@@ -85,20 +95,21 @@ class Phase:
     schedule: Schedule
     absent: float = 0.15
     frozen: bool = False
+    parts: dict[str, float] = field(default_factory=PART_WEIGHTS.copy)
 
 
 MOSTLY = (("strong", 2.0), ("crowded", 1.2), ("scenes", 1.0), ("mild", 0.7), ("close", 1.3))
 SMALL = (*MOSTLY, ("quiet", 0.25))
 # Pictures without a person: until then scores tell hidden from seen, but not somebody from nobody.
 LARGE = (*MOSTLY, ("quiet", 0.3), ("vacant", 0.9))
-# For who has learnt the others: hidden limbs, people who lie or hang, neighbours.
+# For who has learnt the others: hidden limbs, people who lie or hang, neighbours, hands.
 HARD = (
     ("scenes", 3.0),
     ("strong", 1.5),
     ("crowded", 1.0),
     ("tumbling", 0.8),
     ("mild", 0.5),
-    ("close", 1.3),
+    ("close", 2.0),
     ("quiet", 0.3),
     ("vacant", 0.8),
 )
@@ -118,7 +129,7 @@ MORE = {
         Phase(NARROW, (192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
     ),
     WIDE: PHASES[WIDE][1:],
-    LARGEST: (Phase(LARGEST, (256, 192), HARD, 3600, 0, Schedule(0.3, 200, 0, 3600, 0.01), 0.25, True),),
+    LARGEST: (Phase(LARGEST, (256, 192), HARD, 3600, 0, Schedule(0.3, 200, 0, 3600, 0.01), 0.25, True, MORE_HANDS),),
 }
 
 
@@ -177,7 +188,7 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
         disable=rank > 0,
     ):
         images, points, visible = draw_batch(sources[turns[step]], BATCH, phase.size, rng)
-        weight, absent = loss_weights(visible, phase.absent)
+        weight, absent = loss_weights(visible, phase.absent, phase.parts)
         with torch.autocast("cpu", torch.bfloat16):
             features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
             logits = net.head(features[-1])
@@ -321,7 +332,7 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         ("quiet", "layers", args.crops // 20, args.seed + 2, QUIET),
         ("vacant", "layers", args.crops // 6, args.seed + 3, VACANT),
         ("tumbling", "layers", args.crops // 5, args.seed + 7, TUMBLING),
-        ("close", "close_layers", args.crops * 3 // 10, args.seed + 4, CLOSE),
+        ("close", "close_layers", args.crops // 2, args.seed + 4, CLOSE),
         ("test_strong", "held_out", HELD_OUT, args.seed, STRONG),
         ("test_plain", "held_out", HELD_OUT, args.seed, None),
         ("test_close", "close_held_out", close, args.seed + 4, None),

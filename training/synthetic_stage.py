@@ -26,7 +26,16 @@ from . import checkpoint
 from .muon import MuonAdamW
 from .objectives import SimCCObjective, Stage1Distillation, Stage2Distillation, normalize
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
-from .small_simcc import PART_WEIGHTS, HeatmapAid, heatmap_loss, label_table, loss_weights, simcc_loss, stage_features
+from .small_simcc import (
+    MORE_HANDS,
+    PART_WEIGHTS,
+    HeatmapAid,
+    heatmap_loss,
+    label_table,
+    loss_weights,
+    simcc_loss,
+    stage_features,
+)
 from .starter_score import measure
 from .synthetic.composite import MILD, QUIET, STRONG, TUMBLING, VACANT, Disturbance
 from .synthetic.labels import OUTSIDE
@@ -37,11 +46,9 @@ TICKS = 1000  # a stage's progress in whole numbers, for what is written in step
 AID_UNTIL = 0.5  # as in the starter: SimCC alone hardly leaves the mean pose at first, later the aid is in the way
 # Until, disturbance, weight of flat rows.
 PHASES = ((0.6, replace(STRONG, crowded=0.25), 0.15), (0.92, MILD, 0.15), (1.0, QUIET, 0.3))
-# For a network that goes on: disturbances and their shares all along, as the starter's, the weight of flat rows, and
-# hands that count for more, since they are what is still to be learnt.
+# For a network that goes on: disturbances and their shares all along, as the starter's, and the weight of flat rows.
 GOING_ON = ((replace(STRONG, crowded=0.35), 3.0), (TUMBLING, 0.8), (MILD, 0.7), (QUIET, 0.3), (VACANT, 0.8))
 GOING_ON_ABSENT = 0.25
-GOING_ON_PARTS = PART_WEIGHTS | {"left_hand": 0.8, "right_hand": 0.8}
 WEIGHT_DECAY = 0.05
 EVALUATIONS = 6  # per stage, evenly spaced
 SAVE_EVERY = 60.0  # seconds
@@ -119,7 +126,7 @@ class LabelObjective(SimCCObjective):
         # The small tensors these functions make belong on the device, and their sums in full precision.
         with torch.autocast(device.type, enabled=False), torch.device(device):
             absent = phase_at(self.progress)[1] if self.fresh else GOING_ON_ABSENT
-            parts = PART_WEIGHTS if self.fresh else GOING_ON_PARTS
+            parts = PART_WEIGHTS if self.fresh else MORE_HANDS
             weight, absent = loss_weights(batch["flags"], absent, parts)
             task = simcc_loss(logits, (self.table_0, self.table_1), batch["keypoints"], weight, absent)
             loss = task if maps is None else task + heatmap_loss(maps, batch["keypoints"], weight)
