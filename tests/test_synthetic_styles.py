@@ -99,3 +99,14 @@ def test_a_share_of_the_pictures_is_drawn_on_the_device(picture):
     assert torch.equal(
         torch_styles.drawn(torch.zeros(9, 3, 32, 24), 1.0, Dice(generator(0))), torch.zeros(9, 3, 32, 24)
     )
+
+
+@pytest.mark.parametrize("reach", [1, 2])
+def test_medians_are_those_of_rows_and_columns(reach):
+    image = torch.rand(2, 3, 9, 8, generator=generator(2))
+    expected = image
+    for axis in (3, 2):
+        padding = (reach, reach, 0, 0) if axis == 3 else (0, 0, reach, reach)
+        windows = torch.nn.functional.pad(expected, padding, "reflect").unfold(axis, 2 * reach + 1, 1)
+        expected = windows.median(-1).values
+    torch.testing.assert_close(torch_styles.median(image, reach), expected)
