@@ -10,9 +10,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 from benchmarks.photographs import matches
 from tests.detection_toys import CELLS, POINTS, SIDE, STRIDES, TINY, boxes_around, raw_output, toy_pool
 from training.detection import aid, simota
-from training.detection.average_precision import average_precision
 from training.detection.batches import numbered, stacked, to_input
-from training.detection.evaluate import balanced_threshold, find_in_pool, hits, recall_precision
+from training.detection.evaluate import average_precision, balanced_threshold, find_in_pool, hits, recall_precision
 from training.detection.scenes import KINDS
 from training.optim import build_optimizer
 from training.train_detector import create
@@ -318,50 +317,6 @@ def test_people_found_in_photographs_belong_to_the_best_box():
     found = np.array([[50, 50, 60, 54], [2, 0, 12, 10], [1, 0, 11, 10]], np.float32)
     assert matches(truth, found) == [(1, 1), (0, 2)]  # each once, and IoU 0.4 is too little
     assert matches(truth, np.zeros((0, 4), np.float32)) == []
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_average_precision_is_that_of_pycocotools(seed):
-    """On pictures with doubles, misses, equal scores and more than a hundred boxes."""
-    coco_module = pytest.importorskip("pycocotools.coco")
-    from pycocotools.cocoeval import COCOeval
-
-    rng = np.random.default_rng(seed)
-    truth, found = [], []
-    for count in rng.integers(0, 6, 30):
-        corner, side = rng.uniform(0, 200, (count, 2)), rng.uniform(10, 90, (count, 2))
-        labelled = np.concatenate((corner, corner + side), axis=1)
-        near = np.concatenate([labelled + rng.normal(0, spread, labelled.shape) for spread in (2, 4, 9)])
-        wrong = rng.uniform(0, 100, (rng.integers(0, 110), 4)) + np.array((0, 0, 101, 101))
-        scores = np.concatenate((rng.uniform(0.3, 1, len(near)), rng.uniform(0, 0.6, len(wrong)))).round(2)
-        boxes = np.concatenate((near, wrong))
-        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
-        order = np.argsort(-scores, kind="stable")
-        truth.append(labelled)
-        found.append((boxes[order], scores[order]))
-
-    def rows(boxes, picture):
-        sides = boxes[:, 2:] - boxes[:, :2]
-        pairs = zip(np.concatenate((boxes[:, :2], sides), axis=1).tolist(), sides.prod(1).tolist(), strict=True)
-        return [{"image_id": picture, "category_id": 1, "bbox": box, "area": area} for box, area in pairs]
-
-    people = [row for k, boxes in enumerate(truth) for row in rows(boxes, k)]
-    scored = [zip(rows(boxes, k), scores.tolist(), strict=True) for k, (boxes, scores) in enumerate(found)]
-    coco = coco_module.COCO()
-    coco.dataset = {
-        "images": [{"id": k} for k in range(len(truth))],
-        "categories": [{"id": 1, "name": "person"}],
-        "annotations": [row | {"id": k, "iscrowd": 0} for k, row in enumerate(people, 1)],
-    }
-    coco.createIndex()
-    results = coco.loadRes([row | {"score": score} for part in scored for row, score in part])
-    evaluation = COCOeval(coco, results, "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    figures = average_precision(truth, found)
-    assert 0.1 < figures["ap"] < 0.9
-    assert list(figures.values()) == pytest.approx(evaluation.stats[:2].tolist(), abs=1e-9)
 
 
 def test_average_precision_of_perfect_and_of_nothing():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,10 @@ import pytest
 import torch
 
 from tests.detection_toys import FAR, SIDE, toy_pool
-from training.data import run_lengths
 from training.data.wholebody import DataSource
 from training.detection import batches
 from training.detection.batches import Picture, draw_batch, mirrored, numbered, stacked, to_input
-from training.detection.labelled import LabelledPictures, read_mask
+from training.detection.labelled import LabelledPictures
 from training.detection.pool import ScenePool
 from training.detection.scenes import Cut, Material, Scene, box_of, compose, cut_layer, on_mask, placement
 from training.synthetic.composite import lay_over
@@ -198,7 +196,6 @@ def test_labelled_pictures_as_scenes(tmp_path):
     """A 40 x 20 picture at side 80: everything twice as large. Hidden points and pictures of crowds are left out."""
     import cv2
 
-    pytest.importorskip("pycocotools", reason="polygons need it")
     image = np.zeros((20, 40, 3), np.uint8)
     image[4:16, 10:18] = (10, 20, 200)  # BGR on disk
     keypoints = np.zeros((17, 3), int)
@@ -226,36 +223,6 @@ def test_labelled_pictures_as_scenes(tmp_path):
     with pytest.raises(ValueError, match="readable"):
         pictures.scene(1, 80)
     assert len(LabelledPictures(())) == 0
-
-
-def test_masks_of_run_lengths_are_read_without_pycocotools(tmp_path, monkeypatch):
-    import cv2
-
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
-    mask = np.zeros((20, 40), bool)
-    mask[4:16, 10:18] = True
-    lists = {"size": [20, 40], "counts": [10 * 20 + 4, 12, *(8, 12) * 7, 22 * 20 + 4]}
-    for number, segmentation in enumerate((run_lengths.encode(mask), lists)):
-        person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 4, 8, 12], "segmentation": segmentation}
-        entries = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [person]}
-        labels = tmp_path / f"{number}.json"
-        labels.write_text(json.dumps(entries))
-        cv2.imwrite(str(tmp_path / "1.png"), np.zeros((20, 40, 3), np.uint8))
-        scene = LabelledPictures((DataSource(str(labels), str(tmp_path)),)).scene(0, 40)
-        assert np.array_equal(scene.mask, mask * 255)
-    with pytest.raises(ImportError, match="polygons need pycocotools"):
-        read_mask([[10, 4, 18, 4, 18, 16]], (20, 40))
-
-
-def test_pycocotools_writes_and_reads_the_same_run_lengths():
-    coco = pytest.importorskip("pycocotools.mask")
-    rng = np.random.default_rng(0)
-    for share in (0.0, 0.02, 0.5, 0.98, 1.0):
-        for _ in range(20):
-            mask = rng.random(rng.integers(1, 90, 2)) < share
-            mine, theirs = run_lengths.encode(mask), coco.encode(np.asfortranarray(mask, np.uint8))
-            assert mine == {"size": theirs["size"], "counts": theirs["counts"].decode("ascii")}
-            assert np.array_equal(run_lengths.decode(mine), mask) and np.array_equal(coco.decode(mine), mask)
 
 
 def test_pools_of_older_versions_are_refused(tmp_path):

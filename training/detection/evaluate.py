@@ -12,6 +12,8 @@ neither right nor wrong.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -26,7 +28,6 @@ from dwpose_core.models.weights import load_detector
 from dwpose_core.models.yolox import decode_people
 from dwpose_core.pipeline import Options, find_boxes
 
-from .average_precision import average_precision
 from .batches import to_input
 from .pool import ScenePool
 
@@ -49,6 +50,43 @@ def find_in_pool(net: nn.Module, pool: ScenePool, threshold: float = LOWEST, bat
             keep = geometry.nms(boxes, scores, Options.nms_threshold)
             found.append((boxes[keep], scores[keep]))
     return found
+
+
+def average_precision(truth: list[np.ndarray], found: list[Found]) -> dict[str, float]:
+    """COCO box AP over IoU 0.5:0.95 and at 0.5 (pycocotools), of boxes xyxy per picture."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def rows(boxes: np.ndarray, picture: int) -> list[dict]:
+        corners = np.asarray(boxes, float)
+        sides = corners[:, 2:] - corners[:, :2]
+        shared = {"image_id": picture, "category_id": 1}
+        return [
+            shared | {"bbox": [*corner[:2].tolist(), *side.tolist()], "area": float(side.prod())}
+            for corner, side in zip(corners, sides, strict=True)
+        ]
+
+    people = [row for k, boxes in enumerate(truth, 1) for row in rows(boxes, k)]
+    results = [
+        row | {"score": float(score)}
+        for k, (boxes, scores) in enumerate(found, 1)
+        for row, score in zip(rows(boxes, k), scores, strict=True)
+    ]
+    if not results:
+        return {"ap": 0.0, "ap50": 0.0}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": k} for k in range(1, len(truth) + 1)],
+            "categories": [{"id": 1, "name": "person"}],
+            "annotations": [row | {"id": k, "iscrowd": 0} for k, row in enumerate(people, 1)],
+        }
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {"ap": float(evaluation.stats[0]), "ap50": float(evaluation.stats[1])}
 
 
 def hits(truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -20,7 +20,6 @@ import numpy as np
 
 from dwpose_core.skeleton import KEYPOINT_NAMES, PARTS
 
-from ..data import run_lengths
 from .labels import OUTSIDE, VISIBLE
 from .scenes import PersonLabel
 
@@ -47,6 +46,16 @@ CATEGORY = {
     "skeleton": [list(pair) for pair in SKELETON],
 }
 MAX_PEOPLE = 10  # in one picture; annotation ids are picture id * 10 + place
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """(h, w) bool -> compressed run lengths as COCO json holds them."""
+    try:
+        from pycocotools.mask import encode
+    except ImportError as error:
+        raise ImportError('masks need pycocotools: pip install "dwpose-torch[synthetic]"') from error
+    rle = encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def _rounded(values: np.ndarray) -> list[float]:
@@ -79,7 +88,7 @@ def annotation(person: PersonLabel, size: tuple[int, int], image_id: int, place:
         "iscrowd": 0,
         "bbox": seen_box(person.mask),
         "area": int(person.mask.sum()),
-        "segmentation": run_lengths.encode(person.mask),
+        "segmentation": encode_mask(person.mask),
         "num_keypoints": int((value[:17] > 0).sum()),
     }
     for field, part in PART_FIELDS.items():
