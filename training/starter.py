@@ -109,7 +109,7 @@ HARD = (
     ("crowded", 1.0),
     ("tumbling", 0.8),
     ("mild", 0.5),
-    ("close", 2.0),
+    ("close", 3.0),
     ("quiet", 0.3),
     ("vacant", 0.8),
 )
