@@ -14,8 +14,9 @@ from .synthetic.background import Background, Foreground
 from .synthetic.composite import Disturbance
 from .synthetic.crop_bank import CropBank
 from .synthetic.filling import Filler
-from .synthetic.layer_pool import LayerPool, Layers, Surroundings
+from .synthetic.layer_pool import Layers, Surroundings
 from .synthetic.pool import CropPool
+from .synthetic.ring import Ring
 from .synthetic.torch_composite import Crops, composite_batch
 from .synthetic.torch_photometric import Dice
 from .synthetic.torch_styles import drawn
@@ -136,7 +137,7 @@ class CropSource:
         self.generator, self.refresh = generator, refresh
         self.progress = 0.0
         self.began, self.before = time.monotonic(), filler.seconds
-        self.beside: list[tuple[Background, LayerPool | CropBank]] = []
+        self.beside: list[tuple[Background, Ring]] = []
         self.turns = np.random.default_rng(generator.initial_seed())
 
     def work_beside(self, device: torch.device) -> None:

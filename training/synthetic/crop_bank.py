@@ -1,54 +1,40 @@
 """Finished crops on the training device, varied anew each time they are drawn: starter_batches for whole batches.
 
-A scene rendered as a whole takes a core 0.1 to 0.4 s, so its crops are seen several times: zoomed, covered, recoloured
+A scene rendered as a whole takes a core 0.3 to 0.4 s, so its crops are seen several times: zoomed, covered, recoloured
 and mirrored differently each time.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import torch
 import torch.nn.functional as F
 
 from dwpose_core.skeleton import NUM_KEYPOINTS
+from training.starter_batches import GAINED, GREY, PATCHED, SHIFTED, ZOOMED
 
 from .labels import HIDDEN, OUTSIDE, VISIBLE
+from .ring import Ring
 from .torch_composite import Crops, mirrored
 from .torch_photometric import Dice
 from .torch_styles import grey_of
 
-# Shares of all crops, as in starter_batches.
-ZOOMED, PATCHED, GREY, GAINED, SHIFTED = 0.5, 0.2, 0.08, 0.6, 0.5
 
-
-class CropBank:
-    """A ring of at most `capacity` crops of `size` (W, H) on one device; `crops` is the filled part."""
+class CropBank(Ring[Crops]):
+    """A ring of at most `capacity` crops of `size` (W, H) on one device."""
 
     def __init__(self, capacity: int, size: tuple[int, int], device: torch.device | str):
-        self.whole = Crops(
+        whole = Crops(
             image=torch.zeros((capacity, size[1], size[0], 3), dtype=torch.uint8, device=device),
             keypoints=torch.zeros((capacity, NUM_KEYPOINTS, 2), device=device),
             visible=torch.zeros((capacity, NUM_KEYPOINTS), dtype=torch.uint8, device=device),
         )
-        self.capacity = capacity
-        self.added = 0
-
-    def __len__(self) -> int:
-        return min(self.added, self.capacity)
-
-    def add(self, new: Crops) -> None:
-        place = (torch.arange(len(new.image), device=new.image.device) + self.added) % self.capacity
-        for field in fields(Crops):
-            getattr(self.whole, field.name)[place] = getattr(new, field.name)
-        self.added += len(new.image)
+        super().__init__(whole)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Crops:
         """`count` random crops, varied, at `size` (W, H)."""
         dice = Dice(generator)
         index, others = dice.below(len(self), count), dice.below(len(self), count)
-        chosen = Crops(*(getattr(self.whole, field.name)[index] for field in fields(Crops)))
-        return vary(chosen, self.whole.image[others], size, dice)
+        return vary(self.rows(index), self.whole.image[others], size, dice)
 
 
 def vary(crops: Crops, others: torch.Tensor, size: tuple[int, int], dice: Dice) -> Crops:

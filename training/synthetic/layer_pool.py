@@ -16,6 +16,7 @@ from dwpose_core.skeleton import NUM_KEYPOINTS, PARTS
 from .backgrounds import Backgrounds
 from .labels import OUTSIDE, VISIBLE
 from .objects import SIZE as THING_SIZE
+from .ring import Ring
 from .subjects import Subject, ThingGenerator, stream, texture_files
 from .torch_render import TorchRenderer, seen
 
@@ -44,30 +45,23 @@ class Layers:
         return Layers(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-class LayerPool:
-    """A ring of at most `capacity` layers on one device; `layers` is the filled part."""
+class LayerPool(Ring[Layers]):
+    """A ring of at most `capacity` layers of `size` (W, H) on one device; `layers` is the filled part."""
 
     def __init__(self, capacity: int, size: tuple[int, int], device: torch.device | str):
         width, height = size
-        self.whole = Layers(
+        whole = Layers(
             rgba=torch.zeros((capacity, height, width, 4), dtype=torch.uint8, device=device),
             keypoints=torch.zeros((capacity, NUM_KEYPOINTS, 2), device=device),
             visible=torch.zeros((capacity, NUM_KEYPOINTS), dtype=torch.uint8, device=device),
             frame=torch.zeros((capacity, 4), device=device),
             box=torch.zeros((capacity, 4), device=device),
         )
-        self.capacity = capacity
-        self.added = 0
+        super().__init__(whole)
 
     @property
     def layers(self) -> Layers:
-        return self.whole[: min(self.added, self.capacity)]
-
-    def add(self, new: Layers) -> None:
-        place = (torch.arange(len(new), device=new.rgba.device) + self.added) % self.capacity
-        for field in fields(Layers):
-            getattr(self.whole, field.name)[place] = getattr(new, field.name)
-        self.added += len(new)
+        return self.rows(slice(len(self)))
 
 
 def boxes_of(rgba: torch.Tensor, alpha: int) -> torch.Tensor:

@@ -11,10 +11,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+from training.starter_batches import LUMA
+
 from .styles import FAINTEST, STYLES
 from .torch_photometric import Dice, blur, rows_of
-
-LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 # Legend: n pictures of one style, H and W in pixels.
 
