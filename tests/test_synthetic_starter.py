@@ -17,9 +17,10 @@ from training.growth import begin_backbone, enlarged, hold_pixels, mean_weights,
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.small_simcc import LABEL_MARGIN, heatmap_loss, label_table, loss_weights, simcc_loss
-from training.starter import build_network, check_start, pool_size, read_weights, save
+from training.starter import check_start, pool_size
 from training.starter_batches import draw_batch, resized
 from training.starter_score import calibrate, predict
+from training.starter_weights import begin, build_network, read_weights, save
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from training.synthetic.pool import CropPool
 
@@ -221,15 +222,17 @@ def test_a_run_has_one_beginning(tmp_path):
         if content:
             start.write_bytes(content)
         with pytest.raises(ValueError, match="holds none of dwpose-nano, dwpose-micro, dwpose-s"):
-            check_start("dwpose-nano", start, out)
+            check_start("dwpose-nano", [start], out)
     assert not out.exists()
     save(build_network("dwpose-micro", (64, 64)), start)
     with pytest.raises(ValueError, match="only grow"):
-        check_start("dwpose-nano", start, out)
-    check_start("dwpose-micro", start, out)
-    check_start("dwpose-micro", start, out)  # the same command goes on
+        check_start("dwpose-nano", [start], out)
+    check_start("dwpose-micro", [start], out)
+    check_start("dwpose-micro", [start], out)  # the same command goes on
     with pytest.raises(ValueError, match="choose another --out"):
-        check_start("dwpose-micro", None, out)
+        check_start("dwpose-micro", [start, start], out)
+    with pytest.raises(ValueError, match="choose another --out"):
+        check_start("dwpose-micro", [], out)
 
 
 def test_muon_moves_matrices_and_adamw_the_rest():
@@ -303,11 +306,11 @@ def test_calibration_balances_at_the_usual_threshold(pool):
 
 def test_the_largest_goes_on_from_a_gpu_run_only(tmp_path):
     with pytest.raises(ValueError, match="give --start"):
-        check_start("dwpose-s", None, tmp_path)
+        check_start("dwpose-s", [], tmp_path)
     net = create_model("dwpose-s")
     note = {"model": "dwpose-s", "score_factor": "2.0"}
     checkpoint.save_model(tmp_path / "gpu.safetensors", net, note)  # as synthetic_run writes it
-    check_start("dwpose-s", tmp_path / "gpu.safetensors", tmp_path)
+    check_start("dwpose-s", [tmp_path / "gpu.safetensors"], tmp_path)
     again = read_weights(tmp_path / "gpu.safetensors", "dwpose-s", (256, 192))
     torch.testing.assert_close(again.head.cls_x.weight, net.head.cls_x.weight / 2)
     assert pool_size("dwpose-s") == (192, 256)
@@ -361,3 +364,19 @@ def test_stretches_of_one_training_are_averaged():
 def test_only_the_same_width_begins_a_backbone():
     with pytest.raises(ValueError, match="same width"):
         begin_backbone(create_model("dwpose-t"), create_model("dwpose-nano"))
+
+
+def test_a_run_goes_on_from_the_mean_of_several(tmp_path):
+    """Scores as they were trained, whatever each file was scaled by."""
+    nets = [build_network("dwpose-nano", (64, 64)) for _ in range(2)]
+    for k, net in enumerate(nets):
+        torch.nn.init.constant_(net.head.cls_x.weight, 1.0 + k)
+        save(net, tmp_path / f"{k}.safetensors")
+    with torch.no_grad():
+        nets[1].head.cls_x.weight *= 4
+    save(nets[1], tmp_path / "1.safetensors", 4.0)
+    paths = [tmp_path / f"{k}.safetensors" for k in range(2)]
+    both = begin(paths, "dwpose-nano", (64, 64)).head.cls_x.weight
+    torch.testing.assert_close(both, torch.full_like(both, 1.5))
+    one = begin(paths[1:], "dwpose-nano", (64, 64)).head.cls_x.weight
+    torch.testing.assert_close(one, torch.full_like(one, 2.0))

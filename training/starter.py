@@ -5,11 +5,11 @@
 1. layers: rendered people and scenes (training.synthetic.generate) and objects; 2. pools: training crops made from them
 (training.synthetic.pool, scene_crops); 3. training; 4. OUT/dwpose-micro.safetensors (fp16) and OUT/metrics.json.
 Stages whose result exists are skipped, and training goes on at its last report, so a run may be interrupted.
-`--start FILE` trains on from weights of an earlier run, with new pictures if the seed or the assets are; a dwpose-nano
-goes on as a dwpose-micro. `--network dwpose-nano` makes the narrow one, `--network dwpose-s --start FILE` goes on where
-training.synthetic_run left a dwpose-s on a GPU, or an earlier run of this: with close-ups, crowds, people turned by any
-angle and, above all, people in scenes rendered as a whole. `--mean FILE` averages the result
-with the weights of earlier parts.
+`--start FILE` trains on from weights of an earlier run, or from the mean of several, with new pictures if the seed or
+the assets are; a dwpose-nano goes on as a dwpose-micro. `--network dwpose-nano` makes the narrow one. `--network
+dwpose-s --start FILE` goes on where training.synthetic_run left a dwpose-s on a GPU, or an earlier run of this: with
+close-ups, crowds, people turned by any angle and, above all, people in scenes rendered as a whole. `--mean FILE`
+averages the result with the weights of earlier parts.
 
 What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled, docs/synthetic.md):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
@@ -29,22 +29,21 @@ import argparse
 import json
 import os
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from dwpose_core.models.rtmcc import VARIANTS, DWPose
+from dwpose_core.models.rtmcc import VARIANTS
 from dwpose_core.simcc import label_sigma
 
-from .growth import enlarged, hold_pixels, mean_weights, widened
+from .growth import hold_pixels, mean_weights
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage, Schedule
 from .small_simcc import (
@@ -59,6 +58,7 @@ from .small_simcc import (
 )
 from .starter_batches import draw_batch
 from .starter_score import calibrate, measure
+from .starter_weights import LARGEST, NARROW, WIDE, begin, read_weights, save
 from .synthetic.composite import CLOSE, CROWDED, MILD, QUIET, STRONG, TUMBLING, VACANT
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
@@ -67,7 +67,6 @@ from .synthetic.scene_crops import build_scene_pool
 from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import limit_threads
 
-NARROW, WIDE, LARGEST = "dwpose-nano", "dwpose-micro", "dwpose-s"
 BATCH = 32  # per process
 REPORT_EVERY = 1000  # steps
 LEARNING_RATE, MUON_RATE, WEIGHT_DECAY = 2e-3, 3e-3, 0.05
@@ -138,16 +137,12 @@ def pool_size(network: str) -> tuple[int, int]:
     return max(phase.size for phase in MORE[network])[::-1]
 
 
-def build_network(name: str, size: tuple[int, int]) -> DWPose:
-    return DWPose(replace(VARIANTS[name], input_size=size), name)
-
-
-def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path, out: Path, seed: int) -> None:
+def train(rank: int, workers: int, phase: Phase, start: Sequence[Path], pools: Path, out: Path, seed: int) -> None:
     """One of `workers` equal processes; the first one keeps the average of the weights, measures and saves.
 
-    With `start` (weights of an earlier phase or run) training goes on from them, with their size-bound layers
-    interpolated where the crops were of another size, and widened where the network was narrower. OUT/metrics.json
-    grows; OUT/state.pt is for going on after a stop.
+    With `start` (weights of an earlier phase or run, or of several) training goes on from their mean, with size-bound
+    layers interpolated where the crops were of another size, and widened where the network was narrower.
+    OUT/metrics.json grows; OUT/state.pt is for going on after a stop.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -158,10 +153,7 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
     shares = np.array([share for _, share in phase.pools])
     turns = np.random.default_rng(seed).choice(list(sources), phase.steps, p=shares / shares.sum())
     tests = {path.stem: CropPool.load(pools, path.stem) for path in sorted(pools.glob("test_*.npz"))}
-    if start is None:
-        net = build_network(phase.network, phase.size)
-    else:
-        net = read_weights(start, phase.network, phase.size)
+    net = begin(start, phase.network, phase.size)
     if phase.frozen:
         hold_pixels(net.backbone)
     net = net.to(memory_format=torch.channels_last)
@@ -170,7 +162,7 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
     both = nn.ModuleList((net, aid)).to(memory_format=torch.channels_last)
     optimizer = MuonAdamW(both, LEARNING_RATE, MUON_RATE, WEIGHT_DECAY)
     average = ExponentialMovingAverage(net, momentum=0.002, gamma=200.0)
-    done, losses, begin = 0, [], time.time()
+    done, losses, began = 0, [], time.time()
     metrics, checkpoint = out / "metrics.json", out / "state.pt"
     history = json.loads(metrics.read_text()) if metrics.is_file() else []
     if checkpoint.is_file():
@@ -211,7 +203,7 @@ def train(rank: int, workers: int, phase: Phase, start: Path | None, pools: Path
                 "pictures": (step + 1) * BATCH * workers,
                 "loss": float(np.mean(losses)),
             }
-            row["seconds"] = round(time.time() - begin)
+            row["seconds"] = round(time.time() - began)
             row |= {name.removeprefix("test_"): measure(average.module, pool) for name, pool in tests.items()}
             history.append(row)
             losses.clear()
@@ -234,52 +226,21 @@ def average_gradients(module: nn.Module, workers: int) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def read_weights(path: Path, name: str, size: tuple[int, int]) -> DWPose:
-    """The network `name` for crops of `size` (H, W) from a file written by `save`, its scores as they were trained.
-
-    Raises:
-        ValueError: for a file that is no such network and can't become one.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            note = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}
-        state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-        for axis in "xy":
-            state[f"head.cls_{axis}.weight"] /= float(note.get("score_factor", 1.0))
-        width, height = (state[f"head.cls_{axis}.weight"].shape[0] // 2 for axis in "xy")
-        net = build_network(note.get("model", name), (height, width))
-        net.load_state_dict(state)
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} holds none of {', '.join(MORE)}; give a file of training.starter") from error
-    if (height, width) != size:
-        net = enlarged(net, size)
-    return net if net.name == name else widened(net, replace(VARIANTS[name], input_size=size), name)
-
-
-def check_start(network: str, start: Path | None, out: Path) -> None:
+def check_start(network: str, start: Sequence[Path], out: Path) -> None:
     """Make or recognise the folder of a run, which has one beginning.
 
     Raises:
         ValueError: when `start` can't become the `network` or is missing, or `out` was begun otherwise.
     """
-    if start is not None:
-        read_weights(start, network, pool_size(network)[::-1])
-    elif network not in PHASES:
+    if not start and network not in PHASES:
         raise ValueError(f"{network} is more than CPUs learn from nothing: give --start, a file of synthetic_run")
-    origin = f"{network} from {'nothing' if start is None else start.resolve()}"
+    begin(start, network, pool_size(network)[::-1])
+    origin = f"{network} from {', '.join(str(path.resolve()) for path in start) or 'nothing'}"
     begun = out / "begun.txt"
     if begun.is_file() and (found := begun.read_text()) != origin:
         raise ValueError(f"{out} was begun as {found}, this run is {origin}; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     begun.write_text(origin)
-
-
-def save(net: DWPose, path: Path, factor: float = 1.0) -> None:
-    """fp16 safetensors, counters left out of the halving. `factor` is what scores were multiplied by since training."""
-    state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
-    note = {"model": net.name, "score_factor": repr(factor)}
-    save_file({k: v.contiguous() for k, v in state.items()}, path, metadata=note)
 
 
 def finish(network: str, out: Path, earlier: list[Path]) -> None:
@@ -354,7 +315,14 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--network", choices=MORE, default=WIDE, help=f"what to make (default {WIDE})")
-    parser.add_argument("--start", type=Path, help="train on from the weights of an earlier run (.safetensors)")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="train on from the weights of an earlier run (.safetensors), or from the mean of several",
+    )
     parser.add_argument(
         "--mean",
         type=Path,
@@ -387,7 +355,7 @@ def main() -> None:
             torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
             (out / "state.pt").unlink()
             (out / f"phase{number}.done").touch()
-        start = out / f"{phase.network}.safetensors"
+        start = [out / f"{phase.network}.safetensors"]
     finish(args.network, out, args.mean)
 
 
