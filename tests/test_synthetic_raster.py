@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,3 +214,17 @@ def test_seen_table():
     flags = seen(points, depth, surface, (4, 4), frame)
     assert flags[:, 0].tolist() == [VISIBLE, 1, 0, 0] and (flags == flags[:, :1]).all()
     assert SEEN_WITHIN.max() < 4
+
+
+def test_what_rendering_lacks_is_named(monkeypatch):
+    from training.synthetic.render import Renderer
+
+    def refuse(**_):
+        raise Exception("(standalone) XOpenDisplay: cannot open display")
+
+    monkeypatch.setitem(sys.modules, "moderngl", SimpleNamespace(create_context=refuse))
+    with pytest.raises(RuntimeError, match="no OpenGL through EGL .*cannot open display.*libgl1-mesa-dri"):
+        Renderer((8, 8))
+    monkeypatch.setitem(sys.modules, "moderngl", None)
+    with pytest.raises(ImportError, match=r"dwpose-torch\[synthetic\]"):
+        Renderer((8, 8))
