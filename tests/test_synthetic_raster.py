@@ -223,7 +223,7 @@ def test_what_rendering_lacks_is_named(monkeypatch):
         raise Exception("(standalone) XOpenDisplay: cannot open display")
 
     monkeypatch.setitem(sys.modules, "moderngl", SimpleNamespace(create_context=refuse))
-    with pytest.raises(RuntimeError, match="no OpenGL through EGL .*cannot open display.*libgl1-mesa-dri"):
+    with pytest.raises(RuntimeError, match=r"no OpenGL through EGL .*cannot open display.*libgl1-mesa-dri"):
         Renderer((8, 8))
     monkeypatch.setitem(sys.modules, "moderngl", None)
     with pytest.raises(ImportError, match=r"dwpose-torch\[synthetic\]"):
