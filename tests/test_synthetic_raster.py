@@ -216,7 +216,8 @@ def test_seen_table():
     assert SEEN_WITHIN.max() < 4
 
 
-def test_what_rendering_lacks_is_named(monkeypatch):
+def test_what_rendering_lacks_is_named(tmp_path, monkeypatch):
+    from training.synthetic.objects import generate_objects
     from training.synthetic.render import Renderer
 
     def refuse(**_):
@@ -228,3 +229,6 @@ def test_what_rendering_lacks_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "moderngl", None)
     with pytest.raises(ImportError, match=r"dwpose-torch\[synthetic\]"):
         Renderer((8, 8))
+    with pytest.raises(ImportError, match="moderngl"):  # here, before workers fail unheard
+        generate_objects(tmp_path, tmp_path / "out", 1, 1, 1)
+    assert not (tmp_path / "out").exists()

@@ -51,6 +51,7 @@ from .synthetic.composite import STRONG
 from .synthetic.crop_bank import CropBank
 from .synthetic.filling import Filler, restore
 from .synthetic.layer_pool import LayerPool, Layers, Surroundings, draw_people, prepare_surroundings
+from .synthetic.render import check_opengl
 from .synthetic.scene_crops import SceneCropper
 from .synthetic.subjects import SubjectGenerator, stream, texture_files
 from .synthetic.torch_render import TorchRenderer
@@ -365,6 +366,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     check_assets(args.assets)
+    if args.scenes:
+        check_opengl()
     if args.device == "cpu":
         torch.set_flush_denormal(True)
     else:

@@ -36,7 +36,7 @@ from .labels import OUTSIDE, VISIBLE, KeypointRules, visibility
 from .light import LightSampler
 from .poses import PoseSampler
 from .props import moved
-from .render import Renderer
+from .render import Renderer, check_opengl
 from .scene_set import generate_scenes
 from .workers import worker_pool
 
@@ -165,6 +165,7 @@ def generate(
 ) -> None:
     """Render `people` layers into `out` with `workers` processes; the rest is `PersonGenerator`'s."""
     check_assets(assets)
+    check_opengl()
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(people)]
     with worker_pool(workers, _start, (assets, size, captured, with_accessories, close_ups)) as pool:

@@ -23,7 +23,7 @@ from .camera import Camera
 from .fabrics import random_cloth
 from .items import Item, Material
 from .light import LightSampler
-from .render import Renderer
+from .render import Renderer, check_opengl
 from .rotations import X, Y, Z, frame, turn, unit
 from .workers import worker_pool
 
@@ -201,6 +201,7 @@ def _draw(task: tuple[Path, int, int]) -> None:
 
 def generate_objects(assets: Path, out: Path, count: int, seed: int, workers: int) -> None:
     """Render `count` objects into `out`; the file `done` marks a complete folder."""
+    check_opengl()
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(count)]
     with worker_pool(workers, _start, (assets,)) as pool:

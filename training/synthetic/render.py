@@ -126,28 +126,41 @@ void main() {
 """
 
 
-class Renderer:
-    """Draws items into a `size` (width, height) layer, averaging `supersample` squared samples per pixel.
+def open_context() -> tuple:
+    """The module moderngl and a context of it that draws offscreen.
 
     Raises:
         ImportError: without moderngl.
         RuntimeError: where OpenGL cannot be had through EGL.
     """
+    try:
+        import moderngl
+    except ImportError as error:
+        raise ImportError('rendering needs moderngl: pip install "dwpose-torch[synthetic]"') from error
+    try:
+        return moderngl, moderngl.create_context(standalone=True, backend="egl")
+    except Exception as error:  # glcontext raises nothing narrower
+        cure = "install a GPU driver with EGL, or Mesa (Debian: libegl1 libgl1-mesa-dri)"
+        raise RuntimeError(f"no OpenGL through EGL ({error}): {cure}") from error
+
+
+def check_opengl() -> None:
+    """Raise what workers would: a pool starts a worker that fails again and again, and nobody hears of it."""
+    open_context()[1].release()
+
+
+class Renderer:
+    """Draws items into a `size` (width, height) layer, averaging `supersample` squared samples per pixel.
+
+    Raises:
+        ImportError, RuntimeError: those of `open_context`.
+    """
 
     def __init__(self, size: tuple[int, int], supersample: int = 2):
-        try:
-            import moderngl
-        except ImportError as error:
-            raise ImportError('rendering needs moderngl: pip install "dwpose-torch[synthetic]"') from error
-        self.gl = moderngl
+        self.gl, self.context = open_context()
         self.size = size
         self.supersample = supersample
         self.full = (size[0] * supersample, size[1] * supersample)
-        try:
-            self.context = moderngl.create_context(standalone=True, backend="egl")
-        except Exception as error:  # glcontext raises nothing narrower
-            cure = "install a GPU driver with EGL, or Mesa (Debian: libegl1 libgl1-mesa-dri)"
-            raise RuntimeError(f"no OpenGL through EGL ({error}): {cure}") from error
         self.program = self.context.program(VERTEX_SHADER, FRAGMENT_SHADER)
         self.color = self.context.texture(self.full, 4)
         self.depth = self.context.depth_texture(self.full)

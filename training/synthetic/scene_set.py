@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from .body import check_assets
 from .coco import CATEGORY, annotation
+from .render import check_opengl
 from .scenes import SCENES_PER_CAST, SceneGenerator
 from .staging import draw_plan
 from .workers import worker_pool
@@ -82,6 +83,7 @@ def generate_scenes(
         ValueError: without assets, or when `out` was begun with other settings.
     """
     check_assets(assets)
+    check_opengl()
     for folder in (out / "images", out / "labels"):
         folder.mkdir(parents=True, exist_ok=True)
     for unfinished in out.rglob("*.part"):  # of a killed run
