@@ -244,6 +244,9 @@ def test_the_same_network_goes_on_with_all_it_knows(tmp_path):
     scaled = tmp_path / "scaled.safetensors"
     checkpoint.save_model(scaled, net, {"model": "debug", "score_factor": "2.5"})
     command = ["--assets", "a", "--out", "b", "--minutes", "1", "--teacher", "none", "--students", "debug"]
+    official = tmp_path / "debug.pth"
+    torch.save({"state_dict": create_model("debug").state_dict()}, official)
+    assert synthetic_run.read_start(official).name == "debug"
     for path in (start, scaled):
         args = synthetic_run.parse([*command, "--start", str(path)])
         (stage,) = synthetic_run.plan(args)

@@ -57,10 +57,11 @@ def measure(net: DWPose, pool: CropPool) -> dict[str, float]:
 
 
 def uncalibrated(path: Path) -> DWPose:
-    """The network of a file of ours with its scores as they were trained: `calibrate`'s factor is taken out."""
-    net = load_pose(path)
-    with safe_open(path, "pt") as file:
-        factor = float((file.metadata() or {}).get("score_factor", 1.0))
+    """The network of a file with its scores as they were trained: what `calibrate` did to a file of ours is undone."""
+    net, factor = load_pose(path), 1.0
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            factor = float((file.metadata() or {}).get("score_factor", 1.0))
     with torch.no_grad():
         net.head.cls_x.weight /= factor
         net.head.cls_y.weight /= factor
