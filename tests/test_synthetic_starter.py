@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from training import checkpoint, starter_batches
 from training.growth import begin_backbone, enlarged, hold_pixels, mean_weights, widened
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
-from training.small_simcc import LABEL_MARGIN, heatmap_loss, label_table, loss_weights, simcc_loss
-from training.starter import check_start, pool_size
+from training.optim import Schedule
+from training.small_simcc import LABEL_MARGIN, MORE_HANDS, heatmap_loss, label_table, loss_weights, simcc_loss
+from training.starter import Phase, check_start, finish, pool_size, train
 from training.starter_batches import draw_batch, resized
 from training.starter_score import calibrate, predict
 from training.starter_weights import begin, build_network, read_weights, save
@@ -380,3 +383,40 @@ def test_a_run_goes_on_from_the_mean_of_several(tmp_path):
     torch.testing.assert_close(both, torch.full_like(both, 1.5))
     one = begin(paths[1:], "dwpose-nano", (64, 64)).head.cls_x.weight
     torch.testing.assert_close(one, torch.full_like(one, 2.0))
+
+
+def write_pool(pool: CropPool, folder: Path, name: str) -> None:
+    folder.mkdir(exist_ok=True)
+    np.save(folder / f"{name}.npy", pool.images)
+    np.savez(folder / f"{name}.npz", keypoints=pool.keypoints, visible=pool.visible)
+
+
+def test_training_goes_on_from_the_mean_of_files_and_where_it_stopped(pool, tmp_path):
+    """A held stem stays at the mean, the rest learns; a finished run is not begun again; the result is averaged."""
+    for name in ("crops", "test_strong", "test_plain"):
+        write_pool(pool, tmp_path / "pool", name)
+    starts = [tmp_path / f"{k}.safetensors" for k in range(2)]
+    for k, path in enumerate(starts):
+        torch.manual_seed(k)
+        save(build_network("debug", (64, 64)), path)
+    phase = Phase("debug", (64, 64), (("crops", 1.0),), 2, 0, Schedule(0.3, 1, 0, 2, 0.01), 0.25, True, MORE_HANDS)
+    arguments = (0, 1, phase, starts, tmp_path / "pool", tmp_path, 5)
+    before = torch.get_num_threads()
+    try:
+        train(*arguments)
+        (tmp_path / "rendezvous").unlink(missing_ok=True)
+        first = (tmp_path / "debug.safetensors").read_bytes()
+        train(*arguments)
+    finally:
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(False)
+    assert (tmp_path / "debug.safetensors").read_bytes() == first
+    (row,) = json.loads((tmp_path / "metrics.json").read_text())
+    assert row["pictures"] == 64 and {"strong", "plain"} <= row.keys() and np.isfinite(row["loss"])
+    mean, trained = begin(starts, "debug", (64, 64)).half(), load_pose(tmp_path / "debug.safetensors")
+    pairs = zip(mean.state_dict().values(), trained.state_dict().items(), strict=True)
+    moved = {key for old, (key, new) in pairs if not torch.equal(new, old.to(new.dtype))}
+    assert "head.cls_x.weight" in moved and not any(key.startswith("backbone.stem") for key in moved)
+    finish("debug", tmp_path, starts)
+    assert json.loads((tmp_path / "metrics.json").read_text())[-1]["mean_of"] == 3
+    assert load_pose(tmp_path / "trained.safetensors").name == "debug"
