@@ -250,10 +250,13 @@ def test_the_same_network_goes_on_with_all_it_knows(tmp_path):
     for path in (start, scaled):
         args = synthetic_run.parse([*command, "--start", str(path)])
         (stage,) = synthetic_run.plan(args)
-        assert (stage.name, stage.fresh, stage.lr) == ("debug-more", False, Stage.lr * synthetic_run.GOING_ON_LR)
+        assert (stage.name, stage.fresh, stage.lr) == ("debug-labels", False, Stage.lr * synthetic_run.GOING_ON_LR)
         torch.testing.assert_close(synthetic_run.beginning(stage, path).head.cls_x.weight, trained)
     (stage,) = synthetic_run.plan(synthetic_run.parse([*command[:-1], "dwpose-t", "--start", str(start)]))
     assert stage.fresh and stage.lr == Stage.lr
+    taught = ["debug" if word == "none" else word for word in command]
+    teacher, *others = synthetic_run.plan(synthetic_run.parse([*taught, "--start", str(start)]))
+    assert not teacher.fresh and all(stage.fresh for stage in others)
 
 
 def test_who_goes_on_has_no_aid_and_learns_more_of_hands(layers, around):
@@ -286,7 +289,7 @@ def test_a_network_goes_on_without_a_teacher_with_whole_scenes(assets, tmp_path)
     )
     assert load_pose(tmp_path / "debug.safetensors").name == "debug"
     record = json.loads((tmp_path / "curves.json").read_text())
-    assert {row["stage"] for row in record["rows"]} == {"debug-more"}
+    assert {row["stage"] for row in record["rows"]} == {"debug-labels"}
     taken = json.loads((tmp_path / "state" / "scenes.json").read_text())
     assert record["scenes"] == taken > 0 and taken % synthetic_crops.SCENES_AT_ONCE == 0
 

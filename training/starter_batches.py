@@ -13,13 +13,13 @@ import torch
 from dwpose_core.skeleton import FLIP_INDICES
 
 from .objectives import normalize
+from .synthetic.crop_bank import GAINED, GREY, PATCHED, SHIFTED, ZOOMED
 from .synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from .synthetic.pool import CropPool
 from .synthetic.styles import drawn
+from .synthetic.torch_photometric import LUMA
 
-LUMA = (0.299, 0.587, 0.114)  # BT.601
-# Shares of all crops.
-ZOOMED, PATCHED, DRAWN, GREY, GAINED, SHIFTED = 0.5, 0.2, 0.15, 0.08, 0.6, 0.5
+DRAWN = 0.15  # of all crops
 
 
 def resized(images: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from dwpose_core.models.rtmcc import DWPose
-from dwpose_core.models.weights import load_pose
 from dwpose_core.simcc import decode
 from dwpose_core.skeleton import PARTS
 
@@ -54,18 +50,6 @@ def measure(net: DWPose, pool: CropPool) -> dict[str, float]:
     auc = np.searchsorted(np.sort(outside), inside).mean() / len(outside) if len(outside) else float("nan")
     medians = {f"{name}_nme": float(np.median(values)) for name, values in errors.items()}
     return {"body_pck": float(np.mean(hits)), **medians, "score_auc": float(auc)}
-
-
-def uncalibrated(path: Path) -> DWPose:
-    """The network of a file with its scores as they were trained: what `calibrate` did to a file of ours is undone."""
-    net, factor = load_pose(path), 1.0
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            factor = float((file.metadata() or {}).get("score_factor", 1.0))
-    with torch.no_grad():
-        net.head.cls_x.weight /= factor
-        net.head.cls_y.weight /= factor
-    return net
 
 
 def calibrate(net: DWPose, pool: CropPool) -> float:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dwpose_core.models.rtmcc import VARIANTS, DWPose
+from dwpose_core.models.weights import load_pose
 
 from .growth import enlarged, mean_weights, widened
 
@@ -27,29 +29,35 @@ def save(net: DWPose, path: Path, factor: float = 1.0) -> None:
     save_file({k: v.contiguous() for k, v in state.items()}, path, metadata=note)
 
 
+def as_trained(path: Path) -> DWPose:
+    """The network of a file, of ours or official, without the factor that `starter_score.calibrate` put on its scores.
+
+    Raises:
+        ValueError, FileNotFoundError: those of `load_pose`.
+    """
+    net, factor = load_pose(path), 1.0
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            factor = float((file.metadata() or {}).get("score_factor", 1.0))
+    with torch.no_grad():
+        net.head.cls_x.weight /= factor
+        net.head.cls_y.weight /= factor
+    return net.train()
+
+
 def read_weights(path: Path, name: str, size: tuple[int, int]) -> DWPose:
-    """The network `name` for crops of `size` (H, W) from a file written by `save`, its scores as they were trained.
+    """The network `name` for crops of `size` (H, W) from a file, its scores as they were trained.
 
     Raises:
         ValueError: for a file that is no such network and can't become one.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            note = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}
-        state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-        for axis in "xy":
-            state[f"head.cls_{axis}.weight"] /= float(note.get("score_factor", 1.0))
-        width, height = (state[f"head.cls_{axis}.weight"].shape[0] // 2 for axis in "xy")
-        net = build_network(note.get("model", name), (height, width))
-        net.load_state_dict(state)
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} holds none of {NARROW}, {WIDE}, {LARGEST}; give a file of training.starter"
-        ) from error
-    if (height, width) != size:
+    net, config = as_trained(path), replace(VARIANTS[name], input_size=size)
+    if net.config.input_size != size:
         net = enlarged(net, size)
-    return net if net.name == name else widened(net, replace(VARIANTS[name], input_size=size), name)
+    if net.config != config:
+        return widened(net, config, name)
+    net.name = name  # a size that is not the catalogue's has no name of its own
+    return net
 
 
 def begin(start: Sequence[Path], name: str, size: tuple[int, int]) -> DWPose:

@@ -45,7 +45,8 @@ from dwpose_core.models.weights import load_pose
 
 from . import checkpoint
 from .growth import begin_backbone
-from .starter_score import calibrate, uncalibrated
+from .starter_score import calibrate
+from .starter_weights import as_trained
 from .synthetic.body import check_assets
 from .synthetic.composite import STRONG
 from .synthetic.crop_bank import CropBank
@@ -81,7 +82,7 @@ def shares(args: argparse.Namespace) -> tuple[float, float]:
 
 @lru_cache(1)
 def read_start(path: Path) -> DWPose:
-    return uncalibrated(path)
+    return as_trained(path)
 
 
 def beginning(stage: Stage, start: Path | None) -> DWPose:
@@ -102,18 +103,17 @@ def plan(args: argparse.Namespace) -> list[Stage]:
     """The stages and their seconds."""
     total = args.minutes * 60 * shares(args)[1]
     learnt = read_start(args.start).name if args.start else None
+
+    def from_labels(name: str, model: str, seconds: float) -> Stage:
+        fresh = model != learnt
+        return Stage(name, "labels", model, seconds, args.batch, Stage.lr * (1 if fresh else GOING_ON_LR), fresh)
+
     if args.ablation:
         names = ["everything", *(f"without-{lever}" for lever in LEVERS)]
-        return [Stage(name, "labels", args.students[0], total / len(names), args.batch) for name in names]
+        return [from_labels(name, args.students[0], total / len(names)) for name in names]
     if args.teacher == "none":
-        seconds = total / len(args.students)
-        return [
-            Stage(f"{student}-labels", "labels", student, seconds, args.batch)
-            if student != learnt
-            else Stage(f"{student}-more", "labels", student, seconds, args.batch, Stage.lr * GOING_ON_LR, fresh=False)
-            for student in args.students
-        ]
-    stages = [Stage("teacher", "labels", args.teacher, total * TEACHER_SHARE, args.batch)]
+        return [from_labels(f"{student}-labels", student, total / len(args.students)) for student in args.students]
+    stages = [from_labels("teacher", args.teacher, total * TEACHER_SHARE)]
     for student in args.students:
         seconds = total * STAGE1_SHARE / len(args.students)
         stages.append(Stage(f"{student}-stage1", "stage1", student, seconds, args.batch))
@@ -187,18 +187,17 @@ class Run:
 
     def _people(self, grey: bool, kinds: int, leave: ExitStack) -> Filler:
         """A filled pool, and the stream that goes on filling it."""
-        folder = self.state / ("people_grey" if grey else "people")
+        args, folder = self.args, self.state / ("people_grey" if grey else "people")
         folder.mkdir(parents=True, exist_ok=True)
-        pool = LayerPool(self.args.layers, LAYER_SIZE, self.device)
+        pool = LayerPool(args.layers, LAYER_SIZE, self.device)
         drawn = restore(pool, folder)
-        args = self.args
         arguments = (args.assets, LAYER_SIZE, args.views, grey, args.captured, True, args.close_ups)
         workers = max(1, (args.workers - self.scene_workers) // kinds)
         subjects = leave.enter_context(stream(SubjectGenerator, arguments, "subject", args.seed, drawn, 10**9, workers))
-        filler = Filler(pool, self.renderer, subjects, self.args.at_once, drawn)
+        filler = Filler(pool, self.renderer, subjects, args.at_once, drawn)
         leave.callback(filler.close)
         if not (folder / "done").is_file():
-            filler.fill(self.args.minutes * 60 * shares(self.args)[0] / kinds, folder)
+            filler.fill(args.minutes * 60 * shares(args)[0] / kinds, folder)
             print(f"{filler.drawn} people, {len(pool.layers) / filler.seconds:.1f} layers per second")
         return filler
 

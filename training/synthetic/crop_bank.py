@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from dwpose_core.skeleton import NUM_KEYPOINTS
-from training.starter_batches import GAINED, GREY, PATCHED, SHIFTED, ZOOMED
 
 from .labels import HIDDEN, OUTSIDE, VISIBLE
 from .ring import Ring
 from .torch_composite import Crops, mirrored
-from .torch_photometric import Dice
-from .torch_styles import grey_of
+from .torch_photometric import Dice, grey_of
+
+# Shares of all crops; the starter's batches have them too.
+ZOOMED, PATCHED, GREY, GAINED, SHIFTED = 0.5, 0.2, 0.08, 0.6, 0.5
 
 
 class CropBank(Ring[Crops]):

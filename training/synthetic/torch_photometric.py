@@ -24,6 +24,7 @@ CHROMINANCE = (
     *(17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99),
     *(47, 66, 99, 99, 99, 99, 99, 99, *(99,) * 32),
 )
+LUMA = (0.299, 0.587, 0.114)  # BT.601
 LOW_RESOLUTIONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -57,6 +58,11 @@ class Dice:
 
 def rows_of(mask: torch.Tensor) -> torch.Tensor:
     return mask.nonzero()[:, 0]
+
+
+def grey_of(image: torch.Tensor) -> torch.Tensor:
+    """(N, 1, H, W)."""
+    return (image * torch.tensor(LUMA, device=image.device).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def blur(image: torch.Tensor, sigma: torch.Tensor, largest: float) -> torch.Tensor:
@@ -187,8 +193,8 @@ def jpeg(image: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     k = torch.arange(8, device=image.device)
     cosine = torch.cos((2 * k + 1) * k[:, None] * torch.pi / 16) / 2
     cosine[0] /= 2**0.5
-    red, green, blue = image.unbind(1)
-    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    red, _, blue = image.unbind(1)
+    luma = grey_of(image)[:, 0]
     chroma = torch.stack(((blue - luma) / 1.772, (red - luma) / 1.402), dim=1)
     planes = []
     for plane, table in ((luma[:, None] - 128, LUMINANCE), (F.avg_pool2d(chroma, 2), CHROMINANCE)):

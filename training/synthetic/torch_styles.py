@@ -11,17 +11,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-from training.starter_batches import LUMA
-
 from .styles import FAINTEST, STYLES
-from .torch_photometric import Dice, blur, rows_of
+from .torch_photometric import Dice, blur, grey_of, rows_of
 
 # Legend: n pictures of one style, H and W in pixels.
-
-
-def grey_of(image: torch.Tensor) -> torch.Tensor:
-    """(n, 1, H, W)."""
-    return (image * torch.tensor(LUMA, device=image.device).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def neighbours(image: torch.Tensor, reach: int) -> torch.Tensor:
