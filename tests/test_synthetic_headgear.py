@@ -53,7 +53,7 @@ def test_faces_stay_free_of_caps_and_masks_cover_them(headgear, rest, kind, seed
     vertices, points = rest
     cloth = covered(headgear.wear(kind, vertices, np.random.default_rng(seed))[0])
     nose, mouth, eye = points[23 + 30], points[23 + 51], points[1]
-    crown = vertices[headgear.base][:, 1].max()
+    crown = vertices[headgear.patch.base][:, 1].max()
     if kind == "mask":
         assert distance(cloth, nose) < 0.25 and distance(cloth, mouth) < 0.25 and distance(cloth, eye) > 0.2
     elif kind == "goggles":
@@ -62,7 +62,7 @@ def test_faces_stay_free_of_caps_and_masks_cover_them(headgear, rest, kind, seed
         assert cloth[:, 1].max() > crown and distance(cloth, eye) > 0.1
         if kind != "hood":
             assert distance(cloth, nose) > 0.4 and distance(cloth, mouth) > 0.4
-    inside_head = (cloth - vertices[headgear.base].mean(0)) / 3
+    inside_head = (cloth - vertices[headgear.patch.base].mean(0)) / 3
     assert (np.linalg.norm(inside_head, axis=1) < 1).all()  # nothing flies off
 
 

@@ -15,7 +15,8 @@ from .camera import Camera
 from .rotations import X, turn
 
 LONGEST = 720  # photographs are held at this longer side
-KINDS = {"photo": 0.3, "view": 0.27, "room": 0.2, "clutter": 0.18, "plain": 0.05}
+KINDS = {"photo": 0.29, "view": 0.26, "room": 0.18, "clutter": 0.17, "plain": 0.1}
+STUDIO = {"white": 0.4, "black": 0.1}  # of the plain ones: photographs from a studio, cut-outs
 SKIN = np.array(((235, 200, 175), (215, 165, 135), (170, 115, 85), (110, 70, 50), (75, 48, 36)), np.float32)
 
 
@@ -54,7 +55,12 @@ class Backgrounds:
 
     def plain(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """One colour, or a ramp from one to another, (h, w, 3) uint8."""
-        top, bottom = random_rgb(rng), random_rgb(rng)
+        kind = rng.random()
+        if kind < sum(STUDIO.values()):
+            grey = 255 - rng.uniform(0, 25) if kind < STUDIO["white"] else rng.uniform(0, 25)
+            top, bottom = np.clip(grey + rng.normal(0, 3, (2, 3)), 0, 255)
+        else:
+            top, bottom = random_rgb(rng), random_rgb(rng)
         ramp = np.linspace(0, rng.choice((0, 0.3, 1.0)), size[1])[:, None, None]
         return np.broadcast_to(top * (1 - ramp) + bottom * ramp, (size[1], size[0], 3)).astype(np.uint8)
 

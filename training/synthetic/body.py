@@ -17,6 +17,8 @@ EXPRESSION = "expression/units/caucasian/"
 FACE_DETAILS = ("chin", "cheek", "nose", "mouth", "eyes", "eyebrows", "forehead", "ears", "head", "neck")
 BODY_DETAILS = ("armslegs", "torso", "stomach", "hip", "buttocks", "pelvis")
 
+Local = dict[str, np.ndarray]  # bone -> rotation relative to its parent
+
 
 class Mesh:
     """Triangles over shared vertices, with one drawn vertex per (vertex, texture coordinate) pair."""
@@ -228,7 +230,7 @@ class BodyModel:
         return self.shape_of(self.morph(weights, shape.vertices), shape.male)
 
     def forward_kinematics(
-        self, shape: Shape, local: dict[str, np.ndarray], world: dict[str, np.ndarray]
+        self, shape: Shape, local: Local, world: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bone rotations (163, 3, 3) and start points (163, 3). `world` wins over `local`; other bones follow."""
         rotations = np.empty((len(self.bones), 3, 3))
@@ -243,7 +245,7 @@ class BodyModel:
                 positions[i] = positions[parent] + above @ (shape.heads[i] - shape.heads[parent])
         return rotations, positions
 
-    def pose(self, shape: Shape, local: dict[str, np.ndarray], world: dict[str, np.ndarray]) -> Posed:
+    def pose(self, shape: Shape, local: Local, world: dict[str, np.ndarray]) -> Posed:
         """Linear blend skinning of the whole mesh."""
         rotations, positions = self.forward_kinematics(shape, local, world)
         shift = positions - np.einsum("nij,nj->ni", rotations, shape.heads)

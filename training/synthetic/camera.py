@@ -71,10 +71,14 @@ def choose_framing(rng: np.random.Generator, shares: dict[str, float] = FRAMINGS
 
 def random_camera(skin: np.ndarray, keypoints: np.ndarray, framing: str, rng: np.random.Generator) -> Camera:
     """A camera that looks at the person (skin (n, 3), keypoints (133, 3), dm); the window is not set yet."""
-    frontal = framing == "face" or rng.random() < 0.6
-    yaw = rng.normal(0, 0.65) if frontal else rng.uniform(-np.pi, np.pi)
-    pitch = rng.normal(0.06, 0.16) if rng.random() < 0.85 else rng.uniform(-0.6, 1.2)
-    rotation = turn(Z, rng.normal(0, 0.05)) @ turn(X, pitch) @ turn(Y, yaw)
+    if framing == "hand":  # neither front nor up
+        yaw, pitch, roll = rng.uniform(-np.pi, np.pi), np.arcsin(rng.uniform(-0.9, 0.9)), rng.uniform(-np.pi, np.pi)
+    else:
+        frontal = framing == "face" or rng.random() < 0.6
+        yaw = rng.normal(0, 0.65) if frontal else rng.uniform(-np.pi, np.pi)
+        pitch = rng.normal(0.06, 0.16) if rng.random() < 0.85 else rng.uniform(-0.6, 1.2)
+        roll = rng.normal(0, 0.05)
+    rotation = turn(Z, roll) @ turn(X, pitch) @ turn(Y, yaw)
     close = framing in ("waist", "bust", "face", "hand")
     near, far = (8, 45) if close else (20, 120)
     distance = np.exp(rng.uniform(np.log(near), np.log(far)))

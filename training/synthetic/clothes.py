@@ -11,12 +11,14 @@ import numpy as np
 from .body import BodyModel, Posed, Shape
 from .fabrics import printed, random_cloth, random_color
 from .garments import HEM, SKIRT, TIGHTS, Drape, Fabric, Fit, Tailor
+from .gloves import Gloves
 from .headgear import KINDS, Headgear
 from .items import Item, Material
 from .rotations import Y
 
 HIDE_FROM = 0.15  # dm inside a tight garment from where on skin is not drawn
 HEAD_COVERED = 0.18  # of people: caps, helmets, hoods, masks, goggles
+GLOVED = 0.06  # of people
 DARK_SKIN = 1 / 3  # of people; the textures at hand are mostly of light skin
 # Factors on the hair textures, which are medium brown: brown, dark blond, near black, red, grey, blond.
 HAIR_TINTS = ((0.9, 0.85, 0.8), (1.9, 1.4, 0.8), (0.3, 0.28, 0.26), (1.3, 0.6, 0.35), (2.2, 2.2, 2.2), (2.3, 1.8, 1.0))
@@ -55,6 +57,7 @@ class Wardrobe:
         self.prints = sorted((assets / "backgrounds").glob("*.jpg"))
         self.tailor = Tailor(model)
         self.headgear = Headgear(model)
+        self.gloves = Gloves(model)
 
     def _file(self, name: str | None) -> Path | None:
         return self.folder / name if name else None
@@ -154,6 +157,8 @@ class Wardrobe:
         v = skin_mesh.vertex
         shown = ~hidden[skin_mesh.triangles].all(1)
         body = Item(vertices[v], skin_mesh.normals(vertices)[v], skin_mesh.uv, skin_mesh.index[shown], skin)
+        if rng.random() < GLOVED:
+            items += self.gloves.wear(vertices, rng)
         return [body, *items, *self._head(worn, vertices, rng)]
 
     def _head(

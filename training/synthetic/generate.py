@@ -42,6 +42,7 @@ from .workers import worker_pool
 
 POSES_PER_BODY = 6  # morphing is a sixth of the cost of a layer
 ATTEMPTS = 8
+REACHING = 0.5  # of the photographs of a hand: it is held away from the body
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class PersonGenerator:
 
     def _attempt(self, body, framing: str, rng: np.random.Generator) -> Layer:
         shape = self.model.random_expression(body, rng)
-        local, world, pose = self.poses.sample(shape, rng)
+        reaching = framing == "hand" and rng.random() < REACHING
+        local, world, pose = self.poses.sample(shape, rng, reaching)
         posed = self.model.pose(shape, local, world)
         points = self.rules.locate(shape, posed)
         skin = posed.vertices[self.model.skin_vertices]

@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from .body import BodyModel, Mesh
+from .body import BodyModel
 from .fabrics import random_cloth, random_color
-from .garments import HEM, averaging
+from .garments import HEM
 from .items import Item, Material
 from .objects import Solid
 from .rotations import unit
+from .skin_patch import SkinPatch
 
 # Share, and whether it takes the place of hair (which would poke through).
 KINDS = {
@@ -39,16 +40,9 @@ class Headgear:
     """Makes head coverings for posed bodies of one model."""
 
     def __init__(self, model: BodyModel):
-        skin = model.meshes["body"].triangles
         above = (model.base[:, 1] > CHIN - 0.9) & (np.abs(model.base[:, 0]) < 1.5)
-        self.base, triangles = np.unique(skin[above[skin].all(1)], return_inverse=True)
-        triangles = triangles.reshape(-1, 3)
-        self.place = model.base[self.base]
-        self.mesh = Mesh(triangles, triangles, self.place[:, :2] / 10, len(self.base))
-        smooth = averaging(triangles)
-        self.smooth = smooth
-        for _ in range(SMOOTHED - 1):
-            self.smooth = self.smooth @ smooth
+        self.patch = SkinPatch(model, above, SMOOTHED)
+        self.place = self.patch.place
         marks = {"left": (0.9, 7.1, 0.4), "right": (-0.9, 7.1, 0.4), "front": (0, 7.5, 1.5), "back": (0, 7.5, -0.4)}
         self.mark = {name: int(np.linalg.norm(self.place - at, axis=1).argmin()) for name, at in marks.items()}
         self.azimuth = np.arctan2(self.place[:, 0], self.place[:, 2] - 0.5)  # 0 in front, positive to the left
@@ -56,21 +50,11 @@ class Headgear:
     def wear(self, kind: str, vertices: np.ndarray, rng: np.random.Generator) -> list[Item]:
         """Items of one of `KINDS`, for the posed body's `vertices` (body vertices, 3) in any axes, dm."""
         inside, out, material = getattr(self, f"_{kind}")(rng)
-        skin = vertices[self.base]
-        normals = self.smooth @ self.mesh.normals(skin)
-        normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
-        level = skin if kind in ("mask", "goggles") else self.smooth @ skin
-        # Averaging shrinks a head: never let it dip below the skin.
-        dip = np.clip(np.einsum("ij,ij->i", skin - level, normals), 0, 0.25)
-        placed = level + normals * (dip + out)[:, None]
-        normals = self.mesh.normals(placed)
-        inside = np.clip(inside, -HEM, HEM)
-        v = self.mesh.vertex
-        keep = (inside[v][self.mesh.index] > 0).any(1)
-        items = [Item(placed[v], normals[v], self.mesh.uv, self.mesh.index[keep], material, inside[v])]
+        item, placed = self.patch.cover(vertices, inside, out, material, level=kind not in ("mask", "goggles"))
+        items = [item]
         peak = {"peaked": 1.1, "brimmed": np.pi, "helmet": 0.9 * (rng.random() < 0.3)}.get(kind, 0.0)
         if peak:
-            items.append(self._brim(placed, inside, peak, material, rng))
+            items.append(self._brim(placed, np.clip(inside, -HEM, HEM), peak, material, rng))
         return items
 
     def _brim(

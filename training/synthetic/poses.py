@@ -1,4 +1,4 @@
-"""Random poses: trunk and legs by joint angles, arms by inverse kinematics to a target, fingers by curl.
+"""Random poses: trunk and legs by joint angles, arms by inverse kinematics to a target; hands are from hands.py.
 
 Hands are placed by where they go (hip, face, opposite elbow, lap, overhead, ...), so self-contact is common, as it is
 in photographs. A share of the poses starts from the CC0 poses of the asset folder (fighting, running, sitting, ...),
@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .body import BodyModel, Shape
+from .body import BodyModel, Local, Shape
+from .hands import draw_hand, pick, pose_hand
 from .motion import MotionLibrary
-from .rotations import X, Y, Z, euler_degrees, frame, turn, two_bone, unit
-
-Local = dict[str, np.ndarray]  # bone -> rotation relative to its parent
+from .rotations import X, Y, Z, euler_degrees, frame, turn, two_bone
 
 SIDES = (("L", 1.0), ("R", -1.0))  # the left is +X
 SPINE = ("spine05", "spine04", "spine03", "spine02", "spine01")
@@ -66,21 +65,8 @@ ARM_STYLES = {
     "back": (0.02, "hips", (0.2, 1.2, -1.5), 0.4, (1.0, 0.3, -0.6)),
     "any": (0.06, "shoulder", (0.45, -0.05, 0.35), 0.45, (0.7, -0.6, -0.6)),
 }
+AWAY = ("forward", "sideways", "wave", "overhead", "face", "any")  # arms that hold a hand away from the body
 LAP_SHARE = 0.4  # of arms in seated poses that rest on the own thigh
-# Hands: (share, curl of the finger joints in radians, spread between fingers, curl of the thumb).
-HAND_STYLES = {
-    "relaxed": (0.40, (0.30, 0.45, 0.25), 0.10, 0.2),
-    "open": (0.17, (-0.02, 0.06, 0.04), 0.15, -0.1),
-    "grip": (0.14, (0.75, 0.85, 0.50), 0.15, 0.4),
-    "fist": (0.14, (1.30, 1.55, 0.90), 0.10, 0.7),
-    "loose": (0.15, (0.50, 0.60, 0.40), 0.45, 0.3),
-}
-
-
-def pick(table: dict[str, tuple], rng: np.random.Generator) -> str:
-    """A key of a style table, drawn with the shares in its first column."""
-    share = np.array([row[0] for row in table.values()])
-    return list(table)[rng.choice(len(table), p=share / share.sum())]
 
 
 def read_pose_file(path: Path) -> Local:
@@ -130,10 +116,11 @@ class PoseSampler:
         self.motion = MotionLibrary(model, assets) if captured else None
         self.files = {path.stem: read_pose_file(path) for path in sorted((assets / "bvh").glob("*.bvh"))}
 
-    def sample(self, shape: Shape, rng: np.random.Generator) -> tuple[Local, Local, str]:
+    def sample(self, shape: Shape, rng: np.random.Generator, reaching: bool = False) -> tuple[Local, Local, str]:
+        """`reaching`: both hands are held up or out, as for a photograph of a hand."""
         world: Local = {}
         if self.motion and rng.random() < self.captured:
-            return *self._captured(shape, rng), "captured"
+            return *self._captured(shape, rng, reaching), "captured"
         if rng.random() < FILE_SHARE:
             style = list(self.files)[rng.integers(len(self.files))]
             local = dict(self.files[style])
@@ -152,13 +139,13 @@ class PoseSampler:
             self._head(local, rng, 1.0)
             new_arms = True
         local["root"] = self._attitude(style in ACROBATIC, rng) @ local["root"]
-        if new_arms:
-            self._arms(local, world, shape, style, rng)
+        if new_arms or reaching:
+            self._arms(local, world, shape, style, rng, reaching)
         for side, sign in SIDES:
-            self._hand(local, shape, side, sign, rng)
+            pose_hand(local, draw_hand(rng), shape, self.model.bone, side, sign)
         return local, world, style
 
-    def _captured(self, shape: Shape, rng: np.random.Generator) -> tuple[Local, Local]:
+    def _captured(self, shape: Shape, rng: np.random.Generator, reaching: bool) -> tuple[Local, Local]:
         local, world = self.motion.sample(shape, rng)
         self._head(local, rng, 0.6)
         for side, sign in SIDES:
@@ -167,9 +154,9 @@ class PoseSampler:
             fore, twist = elbow @ (heads[1] - heads[0]), np.clip(rng.normal(0, 0.6), -1.3, 1.3)
             world[f"lowerarm02.{side}"] = turn(fore, twist / 2) @ elbow
             local[f"wrist.{side}"] = elbow_to_wrist(elbow, fore, twist)
-            self._hand(local, shape, side, sign, rng)
-        if rng.random() < 0.2:
-            self._arms(local, world, shape, "captured", rng)
+            pose_hand(local, draw_hand(rng), shape, self.model.bone, side, sign)
+        if reaching or rng.random() < 0.2:
+            self._arms(local, world, shape, "captured", rng, reaching)
         return local, world
 
     def _attitude(self, acrobatic: bool, rng: np.random.Generator) -> np.ndarray:
@@ -205,8 +192,11 @@ class PoseSampler:
         gaze = turn(Y, rng.normal(0, 0.25)) @ turn(X, rng.normal(0, 0.1))
         local["eye.L"] = local["eye.R"] = gaze
 
-    def _arms(self, local: Local, world: Local, shape: Shape, style: str, rng: np.random.Generator) -> None:
-        both = pick(ARM_STYLES, rng)
+    def _arms(
+        self, local: Local, world: Local, shape: Shape, style: str, rng: np.random.Generator, reaching: bool
+    ) -> None:
+        styles = {name: ARM_STYLES[name] for name in AWAY} if reaching else ARM_STYLES
+        both = pick(styles, rng)
         alike = rng.random() < 0.45
         if style in ACROBATIC and rng.random() < 0.4:  # a handstand, a bridge, a dive
             both, alike = "overhead", True
@@ -222,7 +212,7 @@ class PoseSampler:
             other = "R" if side == "L" else "L"
             outward = np.array((sign, 1.0, 1.0))
             length = np.linalg.norm(shape.heads[bone[f"wrist.{side}"]] - shape.heads[bone[f"upperarm01.{side}"]]) * 1.08
-            _, anchor, offset, spread, pole = ARM_STYLES[both if alike else pick(ARM_STYLES, rng)]
+            _, anchor, offset, spread, pole = ARM_STYLES[both if alike else pick(styles, rng)]
             offset = np.array(offset) + rng.normal(0, spread, 3)
             centre = {
                 "shoulder": at(f"upperarm01.{side}"),
@@ -232,7 +222,7 @@ class PoseSampler:
                 "head": at("head"),
             }[anchor]
             target = centre + chest @ (outward * offset * (length if anchor == "shoulder" else 1.0))
-            if style in ("sit", "crossed", "floor", "squat") and rng.random() < LAP_SHARE:
+            if style in ("sit", "crossed", "floor", "squat") and not reaching and rng.random() < LAP_SHARE:
                 thigh = rng.uniform(0.45, 0.95)
                 target = (1 - thigh) * at(f"upperleg01.{side}") + thigh * at(f"lowerleg01.{side}")
                 target = target + chest @ np.array((0.0, 0.9, 0.3))
@@ -254,34 +244,6 @@ class PoseSampler:
             world[names[1]] = elbow
             world[f"lowerarm02.{side}"] = turn(fore, twist / 2) @ elbow
             local[names[2]] = elbow_to_wrist(elbow, fore, twist)
-
-    def _hand(self, local: Local, shape: Shape, side: str, sign: float, rng: np.random.Generator) -> None:
-        """Wrist bend and finger curl; the axes come from the rest pose, where palms face down and inward."""
-        bone = self.model.bone
-        wrist = shape.heads[bone[f"wrist.{side}"]]
-        index, little = (shape.heads[bone[f"finger{k}-1.{side}"]] - wrist for k in (2, 5))
-        palm = unit(np.cross(index, little)) * -sign
-        across = np.cross(index + little, palm)
-        bend = turn(across, np.clip(rng.normal(0.1, 0.3), -0.9, 0.9)) @ turn(palm, rng.normal(0, 0.15))
-        local[f"wrist.{side}"] = local.get(f"wrist.{side}", np.eye(3)) @ bend
-        _, curl, spread, thumb = HAND_STYLES[pick(HAND_STYLES, rng)]
-        fan = rng.normal(0, 0.07)
-        pointing = rng.random() < 0.08
-        for finger in range(1, 6):
-            looseness = np.clip(rng.normal(1.0, spread), 0.2, 1.6)
-            for joint in range(3):
-                name = f"finger{finger}-{joint + 1}.{side}"
-                direction = shape.tails[bone[name]] - shape.heads[bone[name]]
-                if finger == 1:  # the thumb folds across the palm
-                    inward = unit(little - index) + 0.6 * palm
-                    angle = thumb * (0.5 if joint == 0 else 0.8) + rng.normal(0, 0.12)
-                    local[name] = turn(np.cross(direction, inward), angle)
-                    continue
-                straight = pointing and finger == 2
-                angle = 0.05 if straight else np.clip(curl[joint] * looseness + rng.normal(0, 0.08), -0.3, 1.8)
-                local[name] = turn(np.cross(direction, palm), angle)
-                if joint == 0:
-                    local[name] = turn(palm, sign * (finger - 3.5) * fan) @ local[name]
 
 
 def elbow_to_wrist(elbow: np.ndarray, fore: np.ndarray, twist: float) -> np.ndarray:

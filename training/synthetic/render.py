@@ -45,7 +45,13 @@ uniform vec4 shadow_form;     // lamp blur and sky blur in map coordinates, bias
 in vec3 position; in vec3 normal; in vec2 uv; in float inside;
 out vec4 pixel;
 
-float random(vec2 p) { return fract(sin(dot(p, vec2(41.3, 289.1))) * 23143.17); }
+// Integers, because drivers agree on them: a sine differs in its last bits, and a hash makes anything of those.
+float random(vec2 p) {
+    uint h = uint(int(p.x)) * 0x9E3779B1u ^ uint(int(p.y)) * 0x85EBCA77u;
+    h = (h ^ (h >> 15)) * 0x2C1B3C6Du;
+    h = (h ^ (h >> 12)) * 0x297A2D39u;
+    return float((h ^ (h >> 15)) >> 8) / 16777216.0;
+}
 float smooth_noise(vec2 p) {
     vec2 cell = floor(p), t = fract(p); t *= t * (3.0 - 2.0 * t);
     float low = mix(random(cell), random(cell + vec2(1, 0)), t.x);

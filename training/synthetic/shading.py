@@ -134,8 +134,12 @@ def cut(surfaces: Surfaces, triangles: Triangles, atlas: Atlas, fragments: Fragm
 
 
 def _random(p: torch.Tensor) -> torch.Tensor:
-    value = torch.sin(p[:, 0] * 41.3 + p[:, 1] * 289.1) * 23143.17
-    return value - value.floor()
+    """The shader's hash: its 32-bit numbers are the lower halves of these."""
+    x, y = p.long().unbind(1)
+    value = (x * 0x9E3779B1 ^ y * 0x85EBCA77) & 0xFFFFFFFF
+    value = (value ^ value >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
+    value = (value ^ value >> 12) * 0x297A2D39 & 0xFFFFFFFF
+    return ((value ^ value >> 15) >> 8).to(p.dtype) / 2**24
 
 
 def _smooth_noise(p: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 from . import camera as cam
 from .accessories import accessories
 from .fabrics import muted
-from .generate import POSES_PER_BODY, PersonGenerator
+from .generate import POSES_PER_BODY, REACHING, PersonGenerator
 from .items import Item, Material
 from .light import Light
 from .meshes import Mesh, View, light_row, window_of
@@ -102,7 +102,8 @@ class SubjectGenerator:
         rng = np.random.default_rng((seed, number, 1))
         framing = cam.choose_framing(rng)
         shape = model.random_expression(self._body[1], rng)
-        posed = model.pose(shape, *people.poses.sample(shape, rng)[:2])
+        reaching = framing == "hand" and rng.random() < REACHING
+        posed = model.pose(shape, *people.poses.sample(shape, rng, reaching)[:2])
         points = people.rules.locate(shape, posed)
         skin = posed.vertices[model.skin_vertices]
         rows = []
