@@ -18,7 +18,7 @@ from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.optim import Schedule
 from training.small_simcc import LABEL_MARGIN, MORE_HANDS, heatmap_loss, label_table, loss_weights, simcc_loss
-from training.starter import Phase, check_start, finish, pool_size, train
+from training.starter import MORE, PHASES, Phase, check_start, finish, pool_size, train
 from training.starter_batches import draw_batch, resized
 from training.starter_score import calibrate, predict
 from training.starter_weights import begin, build_network, read_weights, save
@@ -189,6 +189,20 @@ def test_a_run_has_one_beginning(tmp_path):
         check_start("dwpose-micro", [start, start], out)
     with pytest.raises(ValueError, match="choose another --out"):
         check_start("dwpose-micro", [], out)
+    with pytest.raises(ValueError, match=r"length 0\.5; choose another"):
+        check_start("dwpose-micro", [start], out, 0.5)
+    with pytest.raises(ValueError, match="more than 0"):
+        check_start("dwpose-micro", [start], tmp_path / "new", 0)
+
+
+@pytest.mark.parametrize("phase", [*PHASES["dwpose-nano"], *MORE["dwpose-s"]])
+def test_a_shorter_run_has_the_whole_schedule(phase):
+    """Half as long, it warms up and cools down in half the steps; a factor of 1 changes nothing."""
+    half = phase.scaled(0.5)
+    assert phase.scaled(1.0) == phase and (half.steps, half.aid) == (phase.steps // 2, phase.aid // 2)
+    for share in (0.3, 0.6, 0.999):
+        rates = [p.schedule.at(int(share * p.steps)) for p in (phase, half)]
+        assert rates[0] == pytest.approx(rates[1], rel=0.01)
 
 
 def test_muon_moves_matrices_and_adamw_the_rest():

@@ -30,7 +30,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -95,6 +95,13 @@ class Phase:
     absent: float = 0.15
     frozen: bool = False
     parts: dict[str, float] = field(default_factory=PART_WEIGHTS.copy)
+
+    def scaled(self, length: float) -> Phase:
+        """The same in `length` times as many steps."""
+        times = ("warmup", "cosine_start", "cosine_end")
+        schedule = replace(self.schedule, **{name: round(getattr(self.schedule, name) * length) for name in times})
+        steps, aid = max(1, round(self.steps * length)), round(self.aid * length)
+        return replace(self, steps=steps, aid=aid, schedule=schedule)
 
 
 MOSTLY = (("strong", 2.0), ("crowded", 1.2), ("scenes", 1.0), ("mild", 0.7), ("close", 1.3))
@@ -226,7 +233,7 @@ def average_gradients(module: nn.Module, workers: int) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def check_start(network: str, start: Sequence[Path], out: Path) -> None:
+def check_start(network: str, start: Sequence[Path], out: Path, length: float = 1.0) -> None:
     """Make or recognise the folder of a run, which has one beginning.
 
     Raises:
@@ -235,7 +242,10 @@ def check_start(network: str, start: Sequence[Path], out: Path) -> None:
     if not start and network not in PHASES:
         raise ValueError(f"{network} is more than CPUs learn from nothing: give --start, a file of synthetic_run")
     begin(start, network, pool_size(network)[::-1])
+    if length <= 0:
+        raise ValueError(f"--length must be more than 0, got {length}")
     origin = f"{network} from {', '.join(str(path.resolve()) for path in start) or 'nothing'}"
+    origin += "" if length == 1.0 else f", length {length}"
     begun = out / "begun.txt"
     if begun.is_file() and (found := begun.read_text()) != origin:
         raise ValueError(f"{out} was begun as {found}, this run is {origin}; choose another --out")
@@ -338,11 +348,12 @@ def main() -> None:
         help="rendered in whole scenes, unless OUT/scenes is there; half of --people if not given",
     )
     parser.add_argument("--crops", type=int, default=140000, help="of the strongest kind; as many others")
+    parser.add_argument("--length", type=float, default=1.0, help="of the training, relative to the recipe's steps")
     parser.add_argument("--workers", type=int, default=2, help="processes; part of the recipe, keep 2 to repeat it")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     out = args.out.resolve()
-    check_start(args.network, args.start, out)  # before an hour of rendering
+    check_start(args.network, args.start, out, args.length)  # before an hour of rendering
     for path in args.mean:
         read_weights(path, args.network, VARIANTS[args.network].input_size)
     prepare(args, out)
@@ -351,7 +362,7 @@ def main() -> None:
     for number, phase in enumerate((MORE if start else PHASES)[args.network]):
         if not (out / f"phase{number}.done").is_file():
             (out / "rendezvous").unlink(missing_ok=True)
-            arguments = (args.workers, phase, start, out / "pool", out, args.seed + number)
+            arguments = (args.workers, phase.scaled(args.length), start, out / "pool", out, args.seed + number)
             torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
             (out / "state.pt").unlink()
             (out / f"phase{number}.done").touch()
