@@ -115,7 +115,8 @@ HARD = (
     ("crowded", 1.0),
     ("tumbling", 0.8),
     ("mild", 0.5),
-    ("close", 3.0),
+    ("close", 2.0),
+    ("hands", 3.0),
     ("quiet", 0.3),
     ("vacant", 0.8),
 )
@@ -135,7 +136,7 @@ MORE = {
         Phase(NARROW, (192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
     ),
     WIDE: PHASES[WIDE][1:],
-    LARGEST: (Phase(LARGEST, (256, 192), HARD, 3600, 0, Schedule(0.3, 200, 0, 3600, 0.01), 0.25, True, MORE_HANDS),),
+    LARGEST: (Phase(LARGEST, (256, 192), HARD, 3600, 0, Schedule(0.5, 200, 0, 3600, 0.01), 0.25, True, MORE_HANDS),),
 }
 
 
@@ -279,16 +280,19 @@ def finish(network: str, out: Path, earlier: list[Path]) -> None:
 def prepare(args: argparse.Namespace, out: Path) -> None:
     """Layers and pools that do not exist yet."""
     close, size = HELD_OUT * 2 // 3, pool_size(args.network)
+    drawn = {name for phase in MORE[args.network] for name, _ in phase.pools}
     in_scenes = args.people // 2 if args.scene_people is None else args.scene_people
     jobs = (
-        ("layers", args.people, args.seed, False),
-        ("close_layers", args.people // 2, args.seed + 20, True),
-        ("held_out", HELD_OUT, args.seed + 1000, False),
-        ("close_held_out", close, args.seed + 1020, True),
+        ("layers", args.people, args.seed, "usual"),
+        ("close_layers", args.people // 2, args.seed + 20, "close-ups"),
+        ("hand_layers", args.people // 2 if "hands" in drawn else 0, args.seed + 40, "hands"),
+        ("held_out", HELD_OUT, args.seed + 1000, "usual"),
+        ("close_held_out", close, args.seed + 1020, "close-ups"),
+        ("hand_held_out", HELD_OUT // 2, args.seed + 1040, "hands"),
     )
-    for folder, people, seed, close_ups in jobs:
-        if not (out / folder / f"labels_{seed:04d}.npz").is_file():
-            extra = {"with_accessories": folder != "held_out", "close_ups": close_ups}
+    for folder, people, seed, framings in jobs:
+        if people and not (out / folder / f"labels_{seed:04d}.npz").is_file():
+            extra = {"with_accessories": folder != "held_out", "framings": framings}
             generate(args.assets, out / folder, people, seed, args.workers, LAYER_SIZE, **extra)
     if not (out / "scenes" / "annotations.json").is_file():
         generate_scenes(args.assets, out / "scenes", in_scenes, args.seed + 5, args.workers, SCENE_SIDE)
@@ -304,11 +308,12 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         ("vacant", "layers", args.crops // 6, args.seed + 3, VACANT),
         ("tumbling", "layers", args.crops // 5, args.seed + 7, TUMBLING),
         ("close", "close_layers", args.crops // 2, args.seed + 4, CLOSE),
+        ("hands", "hand_layers", args.crops // 2, args.seed + 8, CLOSE),
         ("test_strong", "held_out", HELD_OUT, args.seed, STRONG),
         ("test_plain", "held_out", HELD_OUT, args.seed, None),
         ("test_close", "close_held_out", close, args.seed + 4, None),
+        ("test_hands", "hand_held_out", HELD_OUT // 2, args.seed + 8, None),
     )
-    drawn = {name for phase in MORE[args.network] for name, _ in phase.pools}
     for name, folder, count, seed, disturb in pools:
         wanted = name in drawn or name.startswith("test_")
         if wanted and not (out / "pool" / f"{name}.npz").is_file():
@@ -341,7 +346,7 @@ def main() -> None:
         metavar="FILE",
         help="weights of an earlier part of this training; the result is their mean with what is trained (repeatable)",
     )
-    parser.add_argument("--people", type=int, default=18000, help="rendered for training; half as many close-ups")
+    parser.add_argument("--people", type=int, default=18000, help="rendered for training; half as many close-ups, and hands")
     parser.add_argument(
         "--scene-people",
         type=int,

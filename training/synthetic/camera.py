@@ -19,7 +19,8 @@ MARGIN = 1.25 * 1.3  # the crop padding of top-down pose networks, and room to r
 UNLIMITED = np.array((-1e6, -1e6, 1e6, 1e6))
 FRAMINGS = {"full": 0.46, "knees": 0.11, "waist": 0.18, "bust": 0.11, "side": 0.04, "face": 0.06, "hand": 0.04}
 # Photographs of a face or a hand are what whole-body crops are worst at.
-CLOSE_UPS = {"full": 0.2, "waist": 0.1, "bust": 0.1, "face": 0.3, "hand": 0.3}
+CLOSE_UPS = {"full": 0.15, "waist": 0.1, "bust": 0.1, "face": 0.25, "hand": 0.4}
+SHARES = {"usual": FRAMINGS, "close-ups": CLOSE_UPS, "hands": {"hand": 1.0}}
 
 
 @dataclass(frozen=True)

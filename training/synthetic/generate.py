@@ -69,7 +69,7 @@ class PersonGenerator:
         renderer: what draws, instead of OpenGL.
         captured: share of poses from motion capture, which is not CC0. The starter model's recipe has none.
         with_accessories: glasses, beards, backpacks, bags.
-        close_ups: mostly faces and hands (`camera.CLOSE_UPS`).
+        framings: which of `camera.SHARES` views are drawn with; "close-ups" are mostly faces and hands.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class PersonGenerator:
         renderer: Renderer | None = None,
         captured: float = 0.0,
         with_accessories: bool = False,
-        close_ups: bool = False,
+        framings: str = "usual",
     ):
         self.size = size
-        self.framings = cam.CLOSE_UPS if close_ups else cam.FRAMINGS
+        self.framings = cam.SHARES[framings]
         self.model = BodyModel(assets)
         self.with_accessories = with_accessories
         self.poses = PoseSampler(self.model, assets, captured)
@@ -135,12 +135,10 @@ class PersonGenerator:
 _generator: PersonGenerator
 
 
-def _start(assets: Path, size: tuple[int, int], captured: float, with_accessories: bool, close_ups: bool) -> None:
+def _start(assets: Path, size: tuple[int, int], captured: float, with_accessories: bool, framings: str) -> None:
     global _generator
     cv2.setNumThreads(1)
-    _generator = PersonGenerator(
-        assets, size, captured=captured, with_accessories=with_accessories, close_ups=close_ups
-    )
+    _generator = PersonGenerator(assets, size, captured=captured, with_accessories=with_accessories, framings=framings)
 
 
 def _draw(task: tuple[Path, int, int]) -> dict[str, np.ndarray]:
@@ -163,14 +161,14 @@ def generate(
     size: tuple[int, int],
     captured: float = 0.0,
     with_accessories: bool = False,
-    close_ups: bool = False,
+    framings: str = "usual",
 ) -> None:
     """Render `people` layers into `out` with `workers` processes; the rest is `PersonGenerator`'s."""
     check_assets(assets)
     check_opengl()
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(people)]
-    with worker_pool(workers, _start, (assets, size, captured, with_accessories, close_ups)) as pool:
+    with worker_pool(workers, _start, (assets, size, captured, with_accessories, framings)) as pool:
         rows = list(tqdm(pool.imap(_draw, tasks, chunksize=POSES_PER_BODY), total=people, unit="person"))
     table = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     np.savez_compressed(out / f"labels_{seed:04d}.npz", **table)
@@ -187,14 +185,17 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true", help="single people on transparent ground")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer, pixels")
     parser.add_argument("--accessories", action="store_true", help="layers with glasses, beards, bags, as photographs")
-    parser.add_argument("--close-ups", action="store_true", help="layers mostly of faces and hands")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.set_defaults(framings="usual")
+    for flag, text in (("close-ups", "layers mostly of faces and hands"), ("hands", "layers of one hand alone")):
+        kinds.add_argument(f"--{flag}", action="store_const", const=flag, dest="framings", help=text)
     parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
     args = parser.parse_args()
-    if not args.layers and (args.accessories or args.close_ups):
-        parser.error("--accessories and --close-ups choose what layers show; add --layers, or leave them out")
+    if not args.layers and (args.accessories or args.framings != "usual"):
+        parser.error("--accessories, --close-ups and --hands choose what layers show; add --layers, or leave them out")
     job = (args.assets, args.out, args.people, args.seed, args.workers)
     if args.layers:
-        generate(*job, tuple(args.size), args.captured, args.accessories, args.close_ups)
+        generate(*job, tuple(args.size), args.captured, args.accessories, args.framings)
     else:
         print(generate_scenes(*job, args.longest, args.captured))
 
