@@ -346,7 +346,7 @@ def main() -> None:
         metavar="FILE",
         help="weights of an earlier part of this training; the result is their mean with what is trained (repeatable)",
     )
-    parser.add_argument("--people", type=int, default=18000, help="rendered for training; half as many close-ups, and hands")
+    parser.add_argument("--people", type=int, default=18000, help="rendered for training; and half as many close-ups")
     parser.add_argument(
         "--scene-people",
         type=int,
