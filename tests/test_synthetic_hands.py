@@ -14,7 +14,7 @@ from training.synthetic.body import BodyModel, Shape
 from training.synthetic.camera import random_camera
 from training.synthetic.gloves import CUFF, Gloves
 from training.synthetic.hands import FIST, PINCHES, Hand, draw_hand, pose_hand
-from training.synthetic.labels import KeypointRules
+from training.synthetic.labels import VISIBLE, KeypointRules
 from training.synthetic.poses import PoseSampler
 from training.synthetic.rotations import turn
 
@@ -125,6 +125,19 @@ def test_a_hand_alone_is_seen_from_everywhere(model, shapes):
         sector = np.floor(np.arctan2(across[:, 1], across[:, 0]) / (2 * np.pi) * 8).astype(int) % 8
         counts = np.bincount(sector, minlength=8)
         assert (counts >= 3).sum() >= least and (framing == "hand" or (counts >= 3).sum() <= 5)
+
+
+def test_layers_of_hands_show_a_hand_and_little_else(assets):
+    pytest.importorskip("moderngl")
+    from training.synthetic.generate import PersonGenerator
+
+    generator = PersonGenerator(assets, framings="hands")
+    for number in range(4):
+        layer = generator.person(1, number)
+        points = layer.keypoints[LEFT]
+        assert layer.framing == "hand" and (layer.visible[LEFT] == VISIBLE).mean() > 0.4
+        assert np.ptp(points, axis=0).max() > 0.3 * generator.size[0]
+        assert (points > 0).all() and (points < generator.size).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
