@@ -2,7 +2,7 @@
 
 Muon (Jordan et al., https://kellerjordan.github.io/posts/muon) replaces the momentum of a weight matrix by the nearest
 orthogonal one, so that every direction learns at the same speed. The starter model gets as far with it on 25,000
-pictures as with AdamW alone on 35,000 (docs/synthetic.md). Convolutions count as matrices of one row per output
+pictures as with AdamW alone on 35,000 (docs/synthetic_results.md). Convolutions count as matrices of one row per output
 channel; depthwise ones, the first one, and the two classifiers stay with AdamW, as the authors advise for the ends of
 a network.
 """

@@ -8,10 +8,10 @@ Stages whose result exists are skipped, and training goes on at its last report,
 `--start FILE` trains on from weights of an earlier run, or from the mean of several, with new pictures if the seed or
 the assets are; a dwpose-nano goes on as a dwpose-micro. `--network dwpose-nano` makes the narrow one. `--network
 dwpose-s --start FILE` goes on where training.synthetic_run left a dwpose-s on a GPU, or an earlier run of this: with
-close-ups, crowds, people turned by any angle and, above all, people in scenes rendered as a whole. `--mean FILE`
-averages the result with the weights of earlier parts.
+close-ups, hands alone, crowds, people turned by any angle and, above all, people in scenes rendered as a whole. `--mean
+FILE` averages the result with the weights of earlier parts.
 
-What differs from DWPose's own training, and why (figures: model card in dwpose_core/bundled, docs/synthetic.md):
+What differs from DWPose's own training, and why (figures: cards in dwpose_core/bundled, docs/synthetic_results.md):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
   SimCC alone hardly leaves the mean pose within the first ten thousand pictures.
 * Muon beside AdamW (muon.py).

@@ -4,7 +4,7 @@
 * Input is BGR in 0..255 without mean or std; the letterbox value is 114.
 * The raw output is that of the official ONNX export; `decode_people` turns it into boxes.
 * yolox-cspnext-nano and -s are ours: the same pyramid and head on the backbone of the pose networks dwpose-nano and
-  dwpose-s, whose features know people already (docs/synthetic.md has what that is worth).
+  dwpose-s, whose features know people already (docs/synthetic_results.md has what that is worth).
 """
 
 from __future__ import annotations
