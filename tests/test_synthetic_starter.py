@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
-from training import checkpoint, starter_batches
+from training import checkpoint, starter_batches, starter_score
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.optim import Schedule
@@ -258,6 +259,23 @@ def test_resized_keeps_pixel_centres(pool, size):
     images, points = resized(pool.images[:1], centre, size)
     assert images.shape == (1, *size, 3)
     np.testing.assert_allclose(points[0, 0], ((size[1] - 1) / 2, (size[0] - 1) / 2))
+
+
+def test_figures_are_of_what_the_crops_show(pool, monkeypatch):
+    """Predictions off by (3, 4) px everywhere; crops of a left hand alone say nothing of bodies and faces."""
+    score = np.where(pool.visible == VISIBLE, 0.9, 0.1)
+    monkeypatch.setattr(
+        starter_score, "predict", lambda net, pool: (np.add(pool.keypoints, (3, 4)), pool.keypoints, score)
+    )
+    all_of_it = starter_score.measure(None, pool)
+    assert all_of_it["body_pck"] > 0 and all_of_it["score_auc"] == 1.0
+    hand = PARTS["left_hand"]
+    alone = np.full_like(pool.visible, OUTSIDE)
+    alone[:, hand] = VISIBLE
+    figures = starter_score.measure(None, replace(pool, visible=alone))
+    extents = np.ptp(pool.keypoints[:, hand], axis=1).max(1)
+    assert figures["hand_nme"] == pytest.approx(np.median(5 / extents), rel=1e-5)
+    assert figures["body_pck"] is figures["face_nme"] is figures["score_auc"] is None
 
 
 def test_calibration_balances_at_the_usual_threshold(pool):

@@ -29,10 +29,11 @@ def predict(net: DWPose, pool: CropPool) -> tuple[np.ndarray, np.ndarray, np.nda
     return np.concatenate(found), np.concatenate(truth), np.concatenate(scores)
 
 
-def measure(net: DWPose, pool: CropPool) -> dict[str, float]:
+def measure(net: DWPose, pool: CropPool) -> dict[str, float | None]:
     """Body PCK@0.2 torso, mean error of seen face and hand points over the part's longer side, score separation.
 
-    `score_auc` is the chance that a seen body point scores higher than one outside the crop; nan where none is.
+    `score_auc` is the chance that a seen body point scores higher than one outside the crop. None for what
+    the crops have no examples of, bodies where all are of a hand alone, say.
     """
     found, truth, score = predict(net, pool)
     hits, errors = [], {"face": [], "hand": []}
@@ -47,9 +48,11 @@ def measure(net: DWPose, pool: CropPool) -> dict[str, float]:
                 extent = np.ptp(points[PARTS[where]][seen], axis=0).max()
                 errors[name].append(distance[PARTS[where]][seen].mean() / extent)
     inside, outside = (score[:, :17][pool.visible[:, :17] == kind] for kind in (VISIBLE, OUTSIDE))
-    auc = np.searchsorted(np.sort(outside), inside).mean() / len(outside) if len(outside) else float("nan")
-    medians = {f"{name}_nme": float(np.median(values)) for name, values in errors.items()}
-    return {"body_pck": float(np.mean(hits)), **medians, "score_auc": float(auc)}
+    auc = None
+    if len(inside) and len(outside):
+        auc = float(np.searchsorted(np.sort(outside), inside).mean() / len(outside))
+    medians = {f"{name}_nme": float(np.median(values)) if values else None for name, values in errors.items()}
+    return {"body_pck": float(np.mean(hits)) if hits else None, **medians, "score_auc": auc}
 
 
 def calibrate(net: DWPose, pool: CropPool) -> float:
