@@ -101,7 +101,7 @@ def test_reaching_arms_hold_hands_away_from_the_body(model, assets, shapes):
     sampler, rules = PoseSampler(model, assets), KeypointRules(model)
 
     def far(reaching: bool) -> float:
-        """Share of hands that are farther from the middle of the body than an upper arm is long."""
+        """Share of hands that are farther from the middle of the body than one and a half upper arms."""
         rows = []
         for seed in range(40):
             shape = shapes[seed % len(shapes)]

@@ -238,7 +238,8 @@ def check_start(network: str, start: Sequence[Path], out: Path, length: float = 
     """Make or recognise the folder of a run, which has one beginning.
 
     Raises:
-        ValueError: when `start` can't become the `network` or is missing, or `out` was begun otherwise.
+        ValueError: when `start` can't become the `network` or is missing, `length` is not positive, or `out` was begun
+            otherwise.
     """
     if not start and network not in PHASES:
         raise ValueError(f"{network} is more than CPUs learn from nothing: give --start, a file of synthetic_run")
@@ -346,7 +347,8 @@ def main() -> None:
         metavar="FILE",
         help="weights of an earlier part of this training; the result is their mean with what is trained (repeatable)",
     )
-    parser.add_argument("--people", type=int, default=18000, help="rendered for training; and half as many close-ups")
+    note = "rendered for training; half as many close-ups, and where hands are learnt by themselves, of those"
+    parser.add_argument("--people", type=int, default=18000, help=note)
     parser.add_argument(
         "--scene-people",
         type=int,

@@ -32,8 +32,8 @@ def predict(net: DWPose, pool: CropPool) -> tuple[np.ndarray, np.ndarray, np.nda
 def measure(net: DWPose, pool: CropPool) -> dict[str, float | None]:
     """Body PCK@0.2 torso, mean error of seen face and hand points over the part's longer side, score separation.
 
-    `score_auc` is the chance that a seen body point scores higher than one outside the crop. None for what
-    the crops have no examples of, bodies where all are of a hand alone, say.
+    `score_auc` is the chance that a seen body point scores higher than one outside the crop. None for what the
+    crops have no examples of, bodies where all are of a hand alone, say.
     """
     found, truth, score = predict(net, pool)
     hits, errors = [], {"face": [], "hand": []}
