@@ -447,7 +447,7 @@ def test_constructors_of_older_detectors(tmp_path, networks, monkeypatch):
 
 def test_auto_offline_takes_what_ships_and_says_so(monkeypatch, offline, tmp_path):
     save_safetensors(create_model("dwpose-s"), tmp_path / "dwpose-s-synthetic.safetensors")
-    save_safetensors(create_detector("yolox-cspnext-nano"), tmp_path / "yolox-cspnext-nano.safetensors")
+    save_safetensors(create_detector("yolox-cspnext-s"), tmp_path / "yolox-cspnext-s.safetensors")
     monkeypatch.setattr(
         hub.catalogue, "cached_path", lambda entry, *_: None if entry.repo else tmp_path / entry.filename
     )
@@ -455,9 +455,9 @@ def test_auto_offline_takes_what_ships_and_says_so(monkeypatch, offline, tmp_pat
         warnings.simplefilter("always")
         found = DWposeDetector.from_pretrained(device="cpu")
     texts = [str(warning.message) for warning in caught]
-    assert (found.pose.name, found.detector.name) == ("dwpose-s", "yolox-cspnext-nano")
+    assert (found.pose.name, found.detector.name) == ("dwpose-s", "yolox-cspnext-s")
     assert any("dwpose-l-384 is not available" in text and "bundled dwpose-s-synthetic" in text for text in texts)
-    assert any("yolox-l is not available" in text and "bundled yolox-cspnext-nano" in text for text in texts)
+    assert any("yolox-l is not available" in text and "bundled yolox-cspnext-s" in text for text in texts)
     assert all(warning.filename == __file__ for warning in caught)
 
 

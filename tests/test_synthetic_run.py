@@ -259,6 +259,27 @@ def test_the_same_network_goes_on_with_all_it_knows(tmp_path):
     assert not teacher.fresh and all(stage.fresh for stage in others)
 
 
+def test_a_trained_teacher_takes_none_of_the_time(tmp_path):
+    path = tmp_path / "teacher.safetensors"
+    net = create_model("debug")
+    trained = net.head.cls_x.weight.clone()
+    with torch.no_grad():
+        net.head.cls_x.weight *= 2.5
+    checkpoint.save_model(path, net, {"model": "debug", "score_factor": "2.5"})
+    command = ["--assets", "a", "--out", "b", "--minutes", "1", "--students", "dwpose-t", "dwpose-s", "--teacher"]
+    args = synthetic_run.parse([*command, str(path)])
+    stages = synthetic_run.plan(args)
+    assert [stage.kind for stage in stages] == ["stage1", "stage2"] * 2
+    own = synthetic_run.plan(synthetic_run.parse([*command, "debug"]))
+    assert sum(stage.seconds for stage in stages) == pytest.approx(sum(stage.seconds for stage in own))
+    assert stages[0].seconds > 1.5 * own[1].seconds
+    torch.testing.assert_close(synthetic_run.teacher_of(stages[0], args, tmp_path).head.cls_x.weight, trained)
+    checkpoint.save_model(tmp_path / "dwpose-t-stage1.safetensors", create_model("dwpose-t"), {})
+    assert synthetic_run.teacher_of(stages[1], args, tmp_path).name == "dwpose-t"
+    with pytest.raises(SystemExit):
+        synthetic_run.parse([*command, str(tmp_path / "missing.safetensors")])
+
+
 def test_who_goes_on_has_no_aid_and_learns_more_of_hands(layers, around):
     crops = as_batch(batched.composite_batch(layers, torch.arange(6), around, (64, 64), generator(0), None))
     net = create_model("debug")

@@ -25,14 +25,14 @@ from tests.synthetic_tools import NamesItsDevice
 from training import checkpoint, train_detector
 from training.detection import aid, loading, simota
 from training.detection.batches import draw_batch, stacked, to_input
-from training.detection.evaluate import find_in_pool, hits, photographs, recall_precision
+from training.detection.evaluate import calibrate, find_in_pool, hits, photographs, recall_precision
 from training.detection.scenes import box_of, cut_layer
 from training.detection.tally import Tally
 from training.monitor import NonFiniteLoss
 from training.objectives import normalize
 from training.optim import build_optimizer
 from training.synthetic.composite import lay_over, similarity
-from training.train_detector import DetectorConfig, Job, begin, calibrate, create, finish, train
+from training.train_detector import DetectorConfig, Job, begin, create, finish, train
 
 
 def same_state(a: dict, b: dict) -> bool:
@@ -214,11 +214,11 @@ def test_cspnext_begins_with_the_pose_network_and_keeps_its_first_stages(tmp_pat
 
 def test_result_is_the_mean_with_earlier_parts(tmp_path):
     job = Job(save_pools(tmp_path / "pool"), tmp_path)
-    config = dataclasses.replace(TINY, network="yolox-cspnext-nano", steps=2)
+    config = dataclasses.replace(TINY, network="yolox-cspnext-s", steps=2)
     train(0, config, job)
     after = load_detector(finish(config, job, "mine"))
-    bundled = load_detector("yolox-cspnext-nano", local_files_only=True)
-    mean = load_detector(finish(dataclasses.replace(config, side=320), job, "mean", ["yolox-cspnext-nano"]))
+    bundled = load_detector("yolox-cspnext-s", local_files_only=True)
+    mean = load_detector(finish(dataclasses.replace(config, side=320), job, "mean", ["yolox-cspnext-s"]))
     ours, theirs, both = (net.backbone.C3_p4.conv1.conv.weight for net in (after, bundled, mean))
     torch.testing.assert_close(both, (ours + theirs) / 2, atol=2e-3, rtol=0)  # half precision
 
@@ -287,10 +287,10 @@ def rendered(assets, egl) -> np.ndarray:
 
 def test_bundled_detector_works_offline_and_finds_a_person(rendered, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    entry = catalogue.find("yolox-cspnext-nano", "detector")
-    net = load_detector("yolox-cspnext-nano", local_files_only=True)
+    entry = catalogue.find("yolox-cspnext-s", "detector")
+    net = load_detector("yolox-cspnext-s", local_files_only=True)
     assert net.config.input_size == entry.input_size and net.config.num_classes == 1
-    assert 0 < Path(net.source).stat().st_size < 8e6
+    assert 0 < Path(net.source).stat().st_size < 20e6
     assert {t.dtype for t in load_file(net.source).values() if t.is_floating_point()} == {torch.float16}
     cut = cut_layer(rendered, FAR)
     scale = 200 / (cut.extent[3] - cut.extent[1])
@@ -308,22 +308,31 @@ def test_bundled_detector_finds_people_in_photographs(shared):
     """The figures of its card, with room for rounding: one of the 14 people is 0.07."""
     folder = shared / "realbench_dev"
     images, boxes, _ = zip(*photographs(folder / "realbench_dev.json", folder / "images"), strict=True)
-    net = load_detector("yolox-cspnext-nano", local_files_only=True)
+    net = load_detector("yolox-cspnext-s", local_files_only=True)
     found = find_boxes(list(images), TorchRunner(net, "cpu"), Options())
     rates = recall_precision(boxes, found, Options.detector_threshold, least_height=64)
     assert rates["people"] == 14 and rates["recall"] >= 0.71 and rates["precision"] >= 0.62
 
 
 def test_bundled_detector_card():
-    text = (Path(dwpose_core.__file__).parent / "bundled" / "yolox-cspnext-nano.md").read_text()
+    text = (Path(dwpose_core.__file__).parent / "bundled" / "yolox-cspnext-s.md").read_text()
     for word in ("CC0", "python -m training.train_detector", "recall", "precision", "cannot", "320"):
         assert word in text
 
 
 def test_training_goes_on_from_a_detector_of_the_same_kind(tmp_path):
-    config = dataclasses.replace(TINY, start="yolox-cspnext-nano", network="yolox-cspnext-nano")
-    theirs = load_detector("yolox-cspnext-nano", local_files_only=True).state_dict()
+    config = dataclasses.replace(TINY, start="yolox-cspnext-s", network="yolox-cspnext-s")
+    theirs = load_detector("yolox-cspnext-s", local_files_only=True).state_dict()
     mine = begin(config).state_dict()
     assert all(torch.equal(mine[name], value) for name, value in theirs.items())
-    with pytest.raises(ValueError, match="holds yolox-cspnext-nano with 1 classes, not yolox-nano"):
+    with pytest.raises(ValueError, match="holds yolox-cspnext-s with 1 classes, not yolox-nano"):
         begin(dataclasses.replace(config, network="yolox-nano"))
+
+
+def test_training_goes_on_from_a_run_that_was_stopped(tmp_path):
+    train(0, TINY, Job(save_pools(tmp_path / "pool"), tmp_path))
+    stopped = tmp_path / "last.pt"
+    mine = begin(dataclasses.replace(TINY, start=str(stopped), steps=9, lr=1e-4)).state_dict()
+    assert same_state(mine, checkpoint.load_state(stopped)["average"])
+    with pytest.raises(ValueError, match="holds yolox-nano with 1 classes, not yolox-s"):
+        begin(dataclasses.replace(TINY, start=str(stopped), network="yolox-s"))

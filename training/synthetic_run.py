@@ -8,8 +8,9 @@
 
 1. People: worker processes shape, pose and dress bodies, the device draws them as layers and keeps them (no OpenGL, no
    files read while training). More of them follow while the networks train.
-2. Teacher from the labels alone, with the heat-map aid; 3. per student DWPose's stage 1 and stage 2. With `--teacher
-   none` the students learn from the labels alone: where a GPU is lent by the minute, a teacher costs them too many.
+2. Teacher from the labels alone, with the heat-map aid; 3. per student DWPose's stage 1 and stage 2. `--teacher FILE`
+   takes a network that is trained already. With `--teacher none` the students learn from the labels alone: where a GPU
+   is lent by the minute, a teacher costs them too many.
 Crops are composited on the device. A GPU draws people and composites in streams beside the training. `--scenes` cuts
 a share of the crops from scenes that worker processes render as a whole, through OpenGL; `--drawings` turns a share of
 all crops into drawings. `--start` begins a network with another one's backbone, or, where it is the same network, goes
@@ -113,13 +114,28 @@ def plan(args: argparse.Namespace) -> list[Stage]:
         return [from_labels(name, args.students[0], total / len(names)) for name in names]
     if args.teacher == "none":
         return [from_labels(f"{student}-labels", student, total / len(args.students)) for student in args.students]
-    stages = [from_labels("teacher", args.teacher, total * TEACHER_SHARE)]
+    if taught_already(args):
+        stages, left = [], total / (STAGE1_SHARE + STAGE2_SHARE) / len(args.students)
+    else:
+        stages, left = [from_labels("teacher", args.teacher, total * TEACHER_SHARE)], total / len(args.students)
     for student in args.students:
-        seconds = total * STAGE1_SHARE / len(args.students)
-        stages.append(Stage(f"{student}-stage1", "stage1", student, seconds, args.batch))
-        seconds = total * STAGE2_SHARE / len(args.students)
-        stages.append(Stage(f"{student}-stage2", "stage2", student, seconds, args.batch, lr=1e-3))
+        stages.append(Stage(f"{student}-stage1", "stage1", student, left * STAGE1_SHARE, args.batch))
+        stages.append(Stage(f"{student}-stage2", "stage2", student, left * STAGE2_SHARE, args.batch, lr=1e-3))
     return stages
+
+
+def taught_already(args: argparse.Namespace) -> bool:
+    """Whether the teacher is a file instead of a stage."""
+    return Path(args.teacher).suffix == ".safetensors"
+
+
+def teacher_of(stage: Stage, args: argparse.Namespace, state: Path) -> DWPose | None:
+    """The trained network that a stage learns from besides the labels, its scores as they were trained."""
+    if stage.kind == "labels":
+        return None
+    if stage.kind == "stage2":
+        return load_pose(state / f"{stage.model}-stage1.safetensors")
+    return as_trained(Path(args.teacher) if taught_already(args) else state / "teacher.safetensors")
 
 
 def levers_of(stage: Stage, args: argparse.Namespace) -> set[str]:
@@ -293,9 +309,8 @@ def run(args: argparse.Namespace) -> bool:
             done = state / f"{stage.name}.safetensors"
             if done.is_file():
                 continue
-            source = {"labels": "", "stage1": "teacher", "stage2": f"{stage.model}-stage1"}[stage.kind]
             try:
-                net = job.train(stage, load_pose(state / f"{source}.safetensors") if source else None)
+                net = job.train(stage, teacher_of(stage, args, state))
             except OutOfTime as stopped:
                 print(f"stopped in {stopped}; start the same command again to go on")
                 return False
@@ -317,7 +332,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--stop-after", type=float, help="end this process after so many minutes; start it again to go on"
     )
-    parser.add_argument("--teacher", default="dwpose-m", help='a network, or "none": students from the labels alone')
+    note = 'a network, a trained one\'s .safetensors, or "none": students from the labels alone'
+    parser.add_argument("--teacher", default="dwpose-m", help=note)
     parser.add_argument("--students", nargs="+", default=["dwpose-t", "dwpose-s"])
     parser.add_argument(
         "--start",
@@ -359,6 +375,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} is a share between 0 and 0.9, not {getattr(args, name)}")
     if args.scenes and (args.ablation or args.without):
         parser.error("whole scenes have all levers of realism in them: leave out --scenes to compare levers")
+    if taught_already(args) and not Path(args.teacher).is_file():
+        parser.error(f"--teacher {args.teacher} is no file")
     return args
 
 

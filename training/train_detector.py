@@ -10,12 +10,12 @@ result exists are skipped.
 
 The run folder holds last.pt (all a resume needs, replaced every --save-every steps and on SIGTERM) and log.jsonl. The
 same command goes on where a run stopped, on CPUs bit for bit: batches depend on seed and step alone, not on what ran
-before or how many loaders draw them.
+before or how many loaders draw them. Another run begins with what one has learnt by --start, stopped or finished.
 
 What differs from the YOLOX paper (arXiv 2107.08430), because the run is short and the data are made: Muon and AdamW
 (muon.py) instead of SGD, mosaic on a part of the pictures only, no MixUp; a mask and heat maps of keypoints are
-learnt beside the boxes (detection/aid.py). The default network has the backbone of dwpose-nano, which has seen the
-same people (docs/synthetic_results.md: what that is worth); yolox-cspnext-s takes --pose dwpose-s-synthetic. As in
+learnt beside the boxes (detection/aid.py). The default network has the backbone of dwpose-s-synthetic, which has seen
+the same people (docs/synthetic_results.md: what that is worth); yolox-cspnext-nano takes --pose dwpose-nano. As in
 the paper the input size varies, here from small to large, and mosaic ends and the L1 loss begins in the last part of
 the run (--tail). On CPUs, --workers processes with one thread each train on their own batches; gradients are
 averaged. On GPUs, one process each, --loaders more draw the batches. log.jsonl tells pictures_per_second, and waited,
@@ -48,7 +48,7 @@ from . import checkpoint
 from .data.wholebody import DataSource
 from .detection import aid, simota
 from .detection.batches import to_input
-from .detection.evaluate import balanced_threshold, find_in_pool, measure
+from .detection.evaluate import calibrate, measure
 from .detection.loading import StepBatches, batches
 from .detection.pool import ScenePool, build_pool
 from .detection.tally import Tally
@@ -63,7 +63,6 @@ from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import limit_threads
 
 LOG_EVERY = 50  # steps; a GPU is also looked at as rarely, because it has to finish its work first
-DEFAULT_THRESHOLD = 0.3  # of Options.detector_threshold and of all DWPose front ends
 # Scenes of held-out people, pictures without anybody, close-ups: name, count, people in each, close-up.
 TESTS = (("test", 800, None, False), ("test_empty", 400, 0, False), ("test_close", 300, 1, True))
 
@@ -72,9 +71,9 @@ TESTS = (("test", 800, None, False), ("test_empty", 400, 0, False), ("test_close
 class DetectorConfig:
     """What decides the result; a run is only continued with the same values."""
 
-    network: str = "yolox-cspnext-nano"
-    pose: str = "dwpose-nano"  # weights a CSPNeXt backbone begins with: catalogue name or file
-    start: str = ""  # weights of a detector to go on from instead, catalogue name or file
+    network: str = "yolox-cspnext-s"
+    pose: str = "dwpose-s-synthetic"  # weights a CSPNeXt backbone begins with: catalogue name or file
+    start: str = ""  # a detector to go on from instead: catalogue name, file, or last.pt of a run that was stopped
     side: int = 320  # of the square input, pixels
     smallest: int = 128  # every step before the tail has a side between this and a limit that grows to `largest`
     largest: int = 288
@@ -126,6 +125,16 @@ def create(config: DetectorConfig) -> YOLOX:
     return net
 
 
+def read_start(start: str) -> YOLOX:
+    """A detector by catalogue name or file; of a run's last.pt the averaged weights."""
+    if Path(start).name != "last.pt":
+        return load_detector(start)
+    state = checkpoint.load_state(Path(start))
+    net = create(DetectorConfig(**state["config"]))
+    net.load_state_dict(state["average"])
+    return net
+
+
 def begin(config: DetectorConfig) -> YOLOX:
     """In training mode. A CSPNeXt backbone begins with the pose network's; its stem and first stage stay so.
 
@@ -134,7 +143,7 @@ def begin(config: DetectorConfig) -> YOLOX:
     """
     net = create(config).train()
     if config.start:
-        start = load_detector(config.start)
+        start = read_start(config.start)
         if dataclasses.replace(start.config, input_size=net.config.input_size) != net.config:
             found = f"{start.name} with {start.config.num_classes} classes"
             raise ValueError(f"--start {config.start} holds {found}, not {config.network} with 1; see --network")
@@ -252,29 +261,6 @@ def _saved(path: Path, config: DetectorConfig) -> dict | None:
     if state["config"] != dataclasses.asdict(config):
         raise ValueError(f"{path} belongs to a run with {state['config']}; choose another --out or the same options")
     return state
-
-
-@torch.no_grad()
-def calibrate(net: YOLOX, pools: list[ScenePool]) -> float:
-    """Shift objectness in place so that DEFAULT_THRESHOLD is the balanced threshold on `pools`. Returns the shift.
-
-    A shift keeps the order of objectness; the product with the person probability is why it takes a few rounds. A
-    network that finds nobody stays as it is.
-    """
-    truth = [pool.boxes_of(k) for pool in pools for k in range(len(pool))]
-    total = 0.0
-    for _ in range(4):
-        found = [boxes for pool in pools for boxes in find_in_pool(net, pool)]
-        best = torch.tensor(balanced_threshold(truth, found))
-        if best.isnan():
-            break
-        shift = (torch.tensor(DEFAULT_THRESHOLD).logit() - best.logit()).item()
-        for predictor in net.head.obj_preds:
-            predictor.bias += shift
-        total += shift
-        if abs(shift) < 0.02:
-            break
-    return total
 
 
 def finish(config: DetectorConfig, job: Job, name: str, earlier: Sequence[str] = ()) -> Path:

@@ -25,7 +25,7 @@ from torch import nn
 from dwpose_core import geometry
 from dwpose_core.backends import TorchRunner
 from dwpose_core.models.weights import load_detector
-from dwpose_core.models.yolox import decode_people
+from dwpose_core.models.yolox import YOLOX, decode_people
 from dwpose_core.pipeline import Options, find_boxes
 
 from .batches import to_input
@@ -174,6 +174,29 @@ def balanced_threshold(truth: list[np.ndarray], found: list[Found]) -> float:
     order = np.argsort(-scores, kind="stable")
     met = np.cumsum(right[order])
     return float(scores[order][(met * met / np.arange(1, len(met) + 1)).argmax()])
+
+
+@torch.no_grad()
+def calibrate(net: YOLOX, pools: list[ScenePool]) -> float:
+    """Shift objectness in place so that the default threshold is the balanced one on `pools`; returns the shift.
+
+    A shift keeps the order of objectness; the product with the person probability is why it takes a few rounds. A
+    network that finds nobody stays as it is.
+    """
+    truth = [pool.boxes_of(k) for pool in pools for k in range(len(pool))]
+    total = 0.0
+    for _ in range(4):
+        found = [boxes for pool in pools for boxes in find_in_pool(net, pool)]
+        best = torch.tensor(balanced_threshold(truth, found))
+        if best.isnan():
+            break
+        shift = (torch.tensor(Options.detector_threshold).logit() - best.logit()).item()
+        for predictor in net.head.obj_preds:
+            predictor.bias += shift
+        total += shift
+        if abs(shift) < 0.02:
+            break
+    return total
 
 
 def boxes_by_picture(labels: Path) -> dict[str, np.ndarray]:
