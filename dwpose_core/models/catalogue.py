@@ -53,7 +53,7 @@ def _in_package(name: str, kind: Literal["pose", "detector"], note: str) -> Weig
 
 
 # What ships in the package and stands in where the default of a kind cannot be had.
-BUNDLED = {"pose": "dwpose-s-synthetic", "detector": "yolox-cspnext-nano"}
+BUNDLED = {"pose": "dwpose-s-synthetic", "detector": "yolox-cspnext-s"}
 # In the order a user should consider them; AP is whole-body AP on COCO-WholeBody v1.0 val (DWPose, arXiv 2307.15880).
 ENTRIES: tuple[WeightEntry, ...] = (
     _dwpose(
@@ -143,7 +143,7 @@ ENTRIES: tuple[WeightEntry, ...] = (
         data_licence=COCO,
         note="the detector of the original pipeline; other sizes load by path (YOLOX releases, .pth or .onnx)",
     ),
-    _in_package("yolox-cspnext-nano", "detector", "a small starter, for use without a download"),
+    _in_package("yolox-cspnext-s", "detector", "a starter, for use without a download"),
 )
 
 

@@ -49,7 +49,7 @@ VARIANTS: dict[str, YOLOXConfig] = {
     "yolox-l": YOLOXConfig(depth=1.0, width=1.0),
     "yolox-x": YOLOXConfig(depth=1.33, width=1.25),
     "yolox-cspnext-nano": YOLOXConfig(0.33, 0.25, input_size=(320, 320), cspnext=(0.167, 0.5)),
-    "yolox-cspnext-s": YOLOXConfig(0.33, 0.375, input_size=(416, 416), cspnext=(0.33, 0.5), stages=4),
+    "yolox-cspnext-s": YOLOXConfig(0.33, 0.375, input_size=(320, 320), cspnext=(0.33, 0.5), stages=4),
 }
 
 
