@@ -67,26 +67,31 @@ LOG_EVERY = 50  # steps; a GPU is also looked at as rarely, because it has to fi
 TESTS = (("test", 800, None, False), ("test_empty", 400, 0, False), ("test_close", 300, 1, True))
 
 
+def option(default, meaning: str):
+    """A field of DetectorConfig that says in --help what it is."""
+    return dataclasses.field(default=default, metadata={"help": meaning})
+
+
 @dataclasses.dataclass(frozen=True)
 class DetectorConfig:
     """What decides the result; a run is only continued with the same values."""
 
-    network: str = "yolox-cspnext-s"
-    pose: str = "dwpose-s-synthetic"  # weights a CSPNeXt backbone begins with: catalogue name or file
-    start: str = ""  # a detector to go on from instead: catalogue name, file, or last.pt of a run that was stopped
-    side: int = 320  # of the square input, pixels
-    smallest: int = 128  # every step before the tail has a side between this and a limit that grows to `largest`
-    largest: int = 288
-    steps: int = 9000
-    batch: int = 24  # pictures per process and step
-    workers: int = 2  # processes
-    lr: float = 2e-3  # of AdamW
-    muon_lr: float = 3e-3  # of Muon
-    weight_decay: float = 0.05
-    aid: float = 1.0  # weight of the losses of aid.py
-    mosaic: float = 0.4  # share of the pictures
-    tail: float = 0.12  # share of the run at full size, without mosaic and with the L1 loss
-    seed: int = 1
+    network: str = option("yolox-cspnext-s", "what to train")
+    pose: str = option("dwpose-s-synthetic", "pose network that a CSPNeXt backbone begins with: catalogue name or file")
+    start: str = option("", "a detector to go on from instead: catalogue name, file, or last.pt of a stopped run")
+    side: int = option(320, "of the square input, pixels")
+    smallest: int = option(128, "side of the smallest pictures; every step draws one between this and a limit")
+    largest: int = option(288, "what that limit grows to until the tail")
+    steps: int = option(9000, "of training")
+    batch: int = option(24, "pictures per process and step")
+    workers: int = option(2, "training processes; one per GPU")
+    lr: float = option(2e-3, "of AdamW")
+    muon_lr: float = option(3e-3, "of Muon")
+    weight_decay: float = option(0.05, "of AdamW")
+    aid: float = option(1.0, "weight of the losses of aid.py")
+    mosaic: float = option(0.4, "share of the pictures")
+    tail: float = option(0.12, "share of the run at full size, without mosaic and with the L1 loss")
+    seed: int = option(1, "of pictures and training")
 
     @property
     def tail_start(self) -> int:
@@ -328,7 +333,7 @@ def spawn(config: DetectorConfig, job: Job) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--name", help="of the result; NETWORK-synthetic if not given")
     parser.add_argument("--layers", type=Path, help="rendered people to train on; made in OUT/layers if not given")
     parser.add_argument("--held-out", type=Path, help="rendered people to test on, other bodies")
@@ -336,25 +341,27 @@ def main() -> None:
     parser.add_argument("--rendered", type=Path, help="scenes rendered as a whole; made in OUT/rendered if not given")
     note = "weights of an earlier part of this training; the result is their mean with what is trained (repeatable)"
     parser.add_argument("--mean", action="append", default=[], metavar="WEIGHTS", help=note)
-    parser.add_argument("--people", type=int, default=18000, help="rendered alone, for composed scenes")
+    parser.add_argument("--people", type=int, default=18000, help="rendered alone, for composed scenes (18000)")
     parser.add_argument(
         "--scene-people",
         type=int,
         default=4600,
-        help="in scenes rendered as a whole, unless they are there; 0 for none",
+        help="in scenes rendered as a whole, unless they are there; 0 for none (4600)",
     )
-    parser.add_argument("--scenes", type=int, default=32000, help="composed for training")
+    parser.add_argument("--scenes", type=int, default=32000, help="composed for training (32000)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="for rendering and composing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--save-every", type=int, default=200, help="steps")
-    parser.add_argument("--report-every", type=int, default=1000, help="steps")
+    parser.add_argument("--save-every", type=int, default=200, help="steps between two saved states (200)")
+    parser.add_argument("--report-every", type=int, default=1000, help="steps between two measurements (1000)")
     note = "processes that draw batches for each training one; if not given none on CPUs, on GPUs a core each but one"
     parser.add_argument("--loaders", type=int, help=note)
     parser.add_argument("--prepare-only", action="store_true", help="render and compose, and stop before the training")
     for field in dataclasses.fields(DetectorConfig):
         flag = f"--{field.name.replace('_', '-')}"
-        choices = sorted(VARIANTS) if field.name == "network" else None
-        parser.add_argument(flag, type=type(field.default), default=field.default, choices=choices)
+        kind = {"choices": sorted(VARIANTS), "metavar": "NAME"} if field.name == "network" else {}
+        default = f" (default {field.default})" if field.default != "" else ""
+        text = field.metadata["help"] + default + (", one of %(choices)s" if kind else "")
+        parser.add_argument(flag, type=type(field.default), default=field.default, help=text, **kind)
     args = parser.parse_args()
     if args.device == "cuda" and not args.prepare_only and torch.cuda.device_count() < args.workers:
         parser.error(f"--workers {args.workers}: one process per GPU, and {torch.cuda.device_count()} are here")
