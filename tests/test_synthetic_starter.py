@@ -18,11 +18,22 @@ from training import checkpoint, starter_batches, starter_score
 from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.optim import Schedule
-from training.small_simcc import LABEL_MARGIN, MORE_HANDS, heatmap_loss, label_table, loss_weights, simcc_loss
+from training.small_simcc import (
+    AWAY_SHARE,
+    FACE,
+    LABEL_MARGIN,
+    MORE_HANDS,
+    heatmap_loss,
+    label_table,
+    loss_weights,
+    simcc_loss,
+    turned_away,
+)
 from training.starter import MORE, PHASES, Phase, check_start, finish, pool_size, train
 from training.starter_batches import draw_batch, resized
 from training.starter_score import calibrate, predict
 from training.starter_weights import begin, build_network, read_weights, save
+from training.synthetic.generate import PersonGenerator
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from training.synthetic.pool import CropPool
 
@@ -85,10 +96,37 @@ def test_heatmap_loss_is_lowest_at_the_truth():
 
 def test_weights_by_visibility():
     visible = torch.tensor([[OUTSIDE] * 133, [HIDDEN] * 133, [VISIBLE] * 133])
-    weight, absent = loss_weights(visible, 0.15)
+    weight, absent = loss_weights(torch.zeros(3, 133, 2), visible, 0.15)
     assert (weight[0] == 0).all() and (absent[1:] == 0).all() and (absent[0] > 0).all()
     assert (weight[1] < weight[2]).all() and (weight[1] > 0).all()
     assert weight[2, PARTS["body"]].unique().tolist() == [2.0]
+
+
+def test_a_face_seen_from_behind_keeps_its_place_and_loses_its_score():
+    """The same face from the front, from behind (mirrored), from behind and upside down, in front of a mirror."""
+    points, visible = torch.zeros(4, 133, 2), torch.full((4, 133), HIDDEN)
+    points[:, 23 + 36], points[:, 23 + 45], points[:, 23 + 8] = (torch.tensor(xy) for xy in ((-3.0, 0), (3, 0), (0, 8)))
+    points[1:3, :, 0] *= -1
+    points[2] *= -1
+    visible[3, 0] = VISIBLE  # who shows the nose shows the face
+    points[3, :, 0] *= -1
+    visible[:, 23] = VISIBLE  # a cheek
+    away = turned_away(points, visible)
+    assert away.any(1).tolist() == [False, True, True, False]
+    assert away[1, :3].all() and away[1, 24:91].all()
+    assert not away[1, 3:24].any() and not away[1, 91:].any()
+    weight, absent = loss_weights(points, visible, 0.15)
+    assert (absent[0] == 0).all() and (weight[0] == weight[1]).logical_or(away[1]).all()
+    torch.testing.assert_close(weight[1, away[1]], AWAY_SHARE * weight[0, away[1]])
+    torch.testing.assert_close(weight[1] + absent[1], weight[0])  # cross entropy against a mixture
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_rendered_faces_are_no_mirror_images(assets, egl, number):
+    layer = PersonGenerator(assets, (96, 128), supersample=1).person(seed=6, number=number, framing="face")
+    points, hidden = torch.from_numpy(layer.keypoints)[None].float(), torch.full((1, 133), HIDDEN)
+    assert not turned_away(points, hidden).any()
+    assert turned_away(points * torch.tensor((-1.0, 1.0)), hidden)[0, FACE].all()
 
 
 @pytest.fixture

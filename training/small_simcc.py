@@ -18,6 +18,12 @@ from .synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 LABEL_MARGIN = 64  # bins beyond either border that have a label row of their own
 # Loss weight of a seen keypoint. The body decides what the picture says; faces have four times as many points.
 PART_WEIGHTS = {"body": 2.0, "foot": 1.0, "face": 0.35, "left_hand": 0.5, "right_hand": 0.5}
+# A face seen through the back of the head belongs in no pose map: it keeps this share of its label, the rest is flat.
+# A peak that small is found, and scores next to nothing.
+AWAY_SHARE = 0.05
+FACE = PARTS["face"]
+NOSE_AND_EYES = slice(0, 3)
+RIGHT_EYE, LEFT_EYE, CHIN = FACE.start + 36, FACE.start + 45, FACE.start + 8  # iBUG-68: outer corners, chin
 # Once the rest is learnt: hands are what is left.
 MORE_HANDS = PART_WEIGHTS | {"left_hand": 0.8, "right_hand": 0.8}
 
@@ -90,14 +96,34 @@ def heatmap_loss(maps: torch.Tensor, points: torch.Tensor, weight: torch.Tensor,
     return -((rows * target_y).sum(-1) * weight).sum() / weight.sum()
 
 
+def turned_away(points: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """Which of the points (N, K, 2) belong to a face seen from behind, (N, K) bool: nose, eyes and face, where unseen.
+
+    Through the back of the head a face is its mirror image, however it is turned; its nose and eyes are not seen.
+    """
+    right, left, chin = (points[:, k] for k in (RIGHT_EYE, LEFT_EYE, CHIN))
+    across, down = left - right, chin - right
+    mirrored = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0] < 0
+    unseen = visible != VISIBLE
+    away = mirrored & unseen[:, NOSE_AND_EYES].all(1)
+    of_face = torch.zeros(NUM_KEYPOINTS, dtype=torch.bool)
+    of_face[NOSE_AND_EYES] = of_face[FACE] = True
+    return away[:, None] & unseen & of_face
+
+
 def loss_weights(
-    visible: torch.Tensor, absent: float, parts: dict[str, float] = PART_WEIGHTS
+    points: torch.Tensor, visible: torch.Tensor, absent: float, parts: dict[str, float] = PART_WEIGHTS
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights (N, K) of present keypoints and of flat rows. Hidden body joints are taught in full, other parts less."""
+    """Weights (N, K) of present keypoints and of flat rows.
+
+    Hidden body joints are taught in full, other parts less, and of a face that is turned away next to nothing.
+    """
     part = torch.empty(NUM_KEYPOINTS)
     for name, value in parts.items():
         part[PARTS[name]] = value
     hidden = torch.full((NUM_KEYPOINTS,), 0.5)
     hidden[PARTS["body"]] = 0.8
-    seen = (visible == VISIBLE).float() + (visible == HIDDEN).float() * hidden
-    return part * seen, part * absent * (visible == OUTSIDE).float()
+    seen = part * ((visible == VISIBLE).float() + (visible == HIDDEN).float() * hidden)
+    flat = part * absent * (visible == OUTSIDE).float()
+    kept = torch.where(turned_away(points, visible), AWAY_SHARE, 1.0)
+    return seen * kept, flat + seen * (1 - kept)

@@ -188,7 +188,7 @@ def train(rank: int, workers: int, phase: Phase, start: Sequence[Path], pools: P
         disable=rank > 0,
     ):
         images, points, visible = draw_batch(sources[turns[step]], BATCH, phase.size, rng)
-        weight, absent = loss_weights(visible, phase.absent, phase.parts)
+        weight, absent = loss_weights(points, visible, phase.absent, phase.parts)
         with torch.autocast("cpu", torch.bfloat16):
             features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
             logits = net.head(features[-1])

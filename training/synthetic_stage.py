@@ -125,7 +125,7 @@ class LabelObjective(SimCCObjective):
         with torch.autocast(device.type, enabled=False), torch.device(device):
             absent = phase_at(self.progress)[1] if self.fresh else GOING_ON_ABSENT
             parts = PART_WEIGHTS if self.fresh else MORE_HANDS
-            weight, absent = loss_weights(batch["flags"], absent, parts)
+            weight, absent = loss_weights(batch["keypoints"], batch["flags"], absent, parts)
             task = simcc_loss(logits, (self.table_0, self.table_1), batch["keypoints"], weight, absent)
             loss = task if maps is None else task + heatmap_loss(maps, batch["keypoints"], weight)
         return {"loss": loss, "loss_task": task.detach()}
