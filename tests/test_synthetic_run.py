@@ -20,6 +20,7 @@ from training.synthetic.background import Background, Foreground
 from training.synthetic.composite import MILD, QUIET, STRONG
 from training.synthetic.crop_bank import CropBank
 from training.synthetic.items import Item, Material
+from training.synthetic.labels import HIDDEN
 from training.synthetic.layer_pool import Layers, Surroundings
 from training.synthetic.light import Light
 from training.synthetic.meshes import Mesh, View, light_row
@@ -277,7 +278,25 @@ def test_a_trained_teacher_takes_none_of_the_time(tmp_path):
     checkpoint.save_model(tmp_path / "dwpose-t-stage1.safetensors", create_model("dwpose-t"), {})
     assert synthetic_run.teacher_of(stages[1], args, tmp_path).name == "dwpose-t"
     with pytest.raises(SystemExit):
-        synthetic_run.parse([*command, str(tmp_path / "missing.safetensors")])
+        synthetic_run.parse([*command, str(tmp_path / "missing.pth")])
+
+
+def test_a_teacher_of_another_size_is_refused_at_once(tmp_path):
+    path, out = tmp_path / "teacher.safetensors", tmp_path / "out"
+    checkpoint.save_model(path, create_model("debug"), {"model": "debug"})
+    command = ["--assets", "a", "--out", str(out), "--minutes", "1", "--students", "dwpose-t", "--teacher", str(path)]
+    with pytest.raises(ValueError, match="share one input size"):
+        synthetic_run.run(synthetic_run.parse(command))
+    assert not out.exists()
+
+
+def test_distillation_has_no_labels_of_faces_turned_away():
+    points, visible = torch.zeros(2, 133, 2), torch.full((2, 133), HIDDEN, dtype=torch.uint8)
+    points[:, 23 + 36], points[:, 23 + 45], points[:, 23 + 8] = (torch.tensor(xy) for xy in ((-3.0, 0), (3, 0), (0, 8)))
+    points[1, :, 0] *= -1  # from behind
+    front, behind = as_batch(batched.Crops(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), points, visible))["visible"]
+    assert front.all()
+    assert not behind[:3].any() and not behind[23:91].any() and behind[3:23].all() and behind[91:].all()
 
 
 def test_who_goes_on_has_no_aid_and_learns_more_of_hands(layers, around):

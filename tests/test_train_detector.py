@@ -311,7 +311,7 @@ def test_bundled_detector_finds_people_in_photographs(shared):
     net = load_detector("yolox-cspnext-s", local_files_only=True)
     found = find_boxes(list(images), TorchRunner(net, "cpu"), Options())
     rates = recall_precision(boxes, found, Options.detector_threshold, least_height=64)
-    assert rates["people"] == 14 and rates["recall"] >= 0.71 and rates["precision"] >= 0.62
+    assert rates["people"] == 14 and rates["recall"] >= 0.78 and rates["precision"] >= 0.68
 
 
 def test_bundled_detector_card():
@@ -336,3 +336,9 @@ def test_training_goes_on_from_a_run_that_was_stopped(tmp_path):
     assert same_state(mine, checkpoint.load_state(stopped)["average"])
     with pytest.raises(ValueError, match="holds yolox-nano with 1 classes, not yolox-s"):
         begin(dataclasses.replace(TINY, start=str(stopped), network="yolox-s"))
+    checkpoint.save_state(stopped, {"config": {"student": "dwpose-s"}})
+    with pytest.raises(ValueError, match="another training"):
+        begin(dataclasses.replace(TINY, start=str(stopped)))
+    stopped.unlink()
+    with pytest.raises(ValueError, match="is missing"):
+        begin(dataclasses.replace(TINY, start=str(stopped)))

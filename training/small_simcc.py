@@ -106,7 +106,7 @@ def turned_away(points: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     mirrored = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0] < 0
     unseen = visible != VISIBLE
     away = mirrored & unseen[:, NOSE_AND_EYES].all(1)
-    of_face = torch.zeros(NUM_KEYPOINTS, dtype=torch.bool)
+    of_face = torch.zeros(NUM_KEYPOINTS, dtype=torch.bool, device=points.device)
     of_face[NOSE_AND_EYES] = of_face[FACE] = True
     return away[:, None] & unseen & of_face
 
@@ -116,7 +116,7 @@ def loss_weights(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (N, K) of present keypoints and of flat rows.
 
-    Hidden body joints are taught in full, other parts less, and of a face that is turned away next to nothing.
+    Hidden body joints are taught nearly in full, other parts less, and of a face that is turned away next to nothing.
     """
     part = torch.empty(NUM_KEYPOINTS)
     for name, value in parts.items():

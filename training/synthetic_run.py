@@ -42,7 +42,6 @@ from pathlib import Path
 import torch
 
 from dwpose_core.models.rtmcc import DWPose, create_model
-from dwpose_core.models.weights import load_pose
 
 from . import checkpoint
 from .growth import begin_backbone
@@ -125,17 +124,18 @@ def plan(args: argparse.Namespace) -> list[Stage]:
 
 
 def taught_already(args: argparse.Namespace) -> bool:
-    """Whether the teacher is a file instead of a stage."""
-    return Path(args.teacher).suffix == ".safetensors"
+    """Whether the teacher is a file instead of a stage; names of networks have no suffix."""
+    return Path(args.teacher).suffix != ""
 
 
 def teacher_of(stage: Stage, args: argparse.Namespace, state: Path) -> DWPose | None:
     """The trained network that a stage learns from besides the labels, its scores as they were trained."""
     if stage.kind == "labels":
         return None
-    if stage.kind == "stage2":
-        return load_pose(state / f"{stage.model}-stage1.safetensors")
-    return as_trained(Path(args.teacher) if taught_already(args) else state / "teacher.safetensors")
+    if stage.kind == "stage1" and taught_already(args):
+        return as_trained(Path(args.teacher))
+    source = "teacher" if stage.kind == "stage1" else f"{stage.model}-stage1"
+    return as_trained(state / f"{source}.safetensors")
 
 
 def levers_of(stage: Stage, args: argparse.Namespace) -> set[str]:
@@ -299,8 +299,10 @@ def write_json(path: Path, value) -> None:
 def run(args: argparse.Namespace) -> bool:
     """Everything that is not done yet; False when the time of this process ran out before the end."""
     state = args.state or args.out / "state"
-    for stage in plan(args):  # a file that cannot begin them is refused before anything is drawn
-        beginning(stage, args.start)
+    for stage in plan(args):  # a file that cannot begin or teach them is refused before anything is drawn
+        student = beginning(stage, args.start)
+        if stage.kind == "stage1" and taught_already(args):
+            build_objective(stage.kind, student, teacher_of(stage, args, state))
     for folder in (args.out, state):
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as leave:
@@ -332,7 +334,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--stop-after", type=float, help="end this process after so many minutes; start it again to go on"
     )
-    note = 'a network, a trained one\'s .safetensors, or "none": students from the labels alone'
+    note = 'a network, the file of a trained one, or "none": students from the labels alone'
     parser.add_argument("--teacher", default="dwpose-m", help=note)
     parser.add_argument("--students", nargs="+", default=["dwpose-t", "dwpose-s"])
     parser.add_argument(

@@ -33,6 +33,7 @@ from .small_simcc import (
     loss_weights,
     simcc_loss,
     stage_features,
+    turned_away,
 )
 from .starter_score import measure
 from .synthetic.composite import MILD, QUIET, STRONG, TUMBLING, VACANT, Disturbance
@@ -159,7 +160,8 @@ def figures(net: OnDevice, pool: CropPool) -> dict[str, float | None]:
 
 
 def as_batch(crops: Crops) -> dict[str, torch.Tensor]:
-    visible = (crops.visible > OUTSIDE).float()
+    """What objectives take. For the distillation a face that is turned away has no label."""
+    visible = ((crops.visible > OUTSIDE) & ~turned_away(crops.keypoints, crops.visible)).float()
     return {"image": crops.image, "keypoints": crops.keypoints, "visible": visible, "flags": crops.visible}
 
 

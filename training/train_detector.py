@@ -131,10 +131,19 @@ def create(config: DetectorConfig) -> YOLOX:
 
 
 def read_start(start: str) -> YOLOX:
-    """A detector by catalogue name or file; of a run's last.pt the averaged weights."""
-    if Path(start).name != "last.pt":
+    """A detector by catalogue name or file; of a run's last.pt the averaged weights.
+
+    Raises:
+        ValueError: for a last.pt that is missing or of another kind of run; besides what `load_detector` raises.
+    """
+    path = Path(start)
+    if path.name != "last.pt":
         return load_detector(start)
-    state = checkpoint.load_state(Path(start))
+    if not path.is_file():
+        raise ValueError(f"--start {start} is missing; a run writes it every --save-every steps and on SIGTERM")
+    state = checkpoint.load_state(path)
+    if "network" not in state.get("config", ()):
+        raise ValueError(f"--start {start} is the state of another training; give one of training.train_detector")
     net = create(DetectorConfig(**state["config"]))
     net.load_state_dict(state["average"])
     return net
@@ -144,7 +153,7 @@ def begin(config: DetectorConfig) -> YOLOX:
     """In training mode. A CSPNeXt backbone begins with the pose network's; its stem and first stage stay so.
 
     Raises:
-        ValueError: when `config.start` or `config.pose` holds another network.
+        ValueError: when `config.start` or `config.pose` holds another network, or `read_start` refuses the former.
     """
     net = create(config).train()
     if config.start:
