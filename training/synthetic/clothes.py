@@ -19,6 +19,7 @@ from .rotations import Y
 HIDE_FROM = 0.15  # dm inside a tight garment from where on skin is not drawn
 HEAD_COVERED = 0.18  # of people: caps, helmets, hoods, masks, goggles
 GLOVED = 0.06  # of people
+COATED = 0.3  # of people, jackets included
 DARK_SKIN = 1 / 3  # of people; the textures at hand are mostly of light skin
 # Factors on the hair textures, which are medium brown: brown, dark blond, near black, red, grey, blond.
 HAIR_TINTS = ((0.9, 0.85, 0.8), (1.9, 1.4, 0.8), (0.3, 0.28, 0.26), (1.3, 0.6, 0.35), (2.2, 2.2, 2.2), (2.3, 1.8, 1.0))
@@ -73,7 +74,7 @@ class Wardrobe:
         body, tailor = drapes[TIGHTS], self.tailor
         tucked, skirted, topped = rng.random() < 0.3, rng.random() < 0.18, rng.random() < 0.96
         matching = self._fabric(0.25, rng)
-        trousers = matching if rng.random() < 0.1 else self._fabric(0.12, rng)
+        trousers = matching if rng.random() < 0.18 else self._fabric(0.12, rng)
         fit = replace(random_fit(rng.uniform(0.04, 0.12), 0.25, rng), belted=True)
         if skirted:  # nothing bulky below it
             fit = replace(fit, loose=min(fit.loose, 0.1), flare=0.0)
@@ -90,13 +91,13 @@ class Wardrobe:
             fit = random_fit(0.08 + body.stands_off(tailor.hips), 0.3, rng)
             fit = replace(fit, belted=False, cuffed=False)
             items.append(drapes[SKIRT].layer(tailor.skirt(rng), fit, self._fabric(0.2, rng), rng))
-        if rng.random() < 0.2:
-            items += self._coat(drapes, rng)
+        if rng.random() < COATED:
+            fabric = trousers if rng.random() < 0.25 else self._fabric(0.12, rng)
+            items += self._coat(drapes, fabric, rng)
         return items, hidden
 
-    def _coat(self, drapes: dict[str, Drape], rng: np.random.Generator) -> list[Item]:
+    def _coat(self, drapes: dict[str, Drape], fabric: Fabric, rng: np.random.Generator) -> list[Item]:
         """A jacket or coat over the rest; long ones continue on the skirt mesh."""
-        fabric = self._fabric(0.12, rng)
         fit = replace(random_fit(rng.uniform(0.2, 0.5), 0.4, rng), belted=False)
         inside, tail = self.tailor.coat(rng)
         items = [drapes[TIGHTS].layer(inside, fit, fabric, rng)]
@@ -127,8 +128,8 @@ class Wardrobe:
             fitting = [name for name in self.suits if suits_gender(name) or rng.random() < 0.1]
             fitted.append(fitting[rng.integers(len(fitting))])
             items, hidden = [], np.zeros(len(vertices), bool)
-            if rng.random() < 0.2:
-                items = self._coat(drapes, rng)
+            if rng.random() < COATED:
+                items = self._coat(drapes, self._fabric(0.12, rng), rng)
         else:
             items, hidden = self._cut_garments(drapes, rng)
         if rng.random() < 0.8:

@@ -2,7 +2,8 @@
 
 Conventions, where COCO leaves a choice or has none:
     bbox, segmentation, area   of the pixels in which the person is seen; the box ends one past the last pixel
-    keypoints, foot_kpts       value 2 seen, 1 hidden (by the own body, other people or things), 0 outside the picture
+    keypoints, foot_kpts       value 2 seen, 1 hidden (by the own body, other people or things), 0 outside the picture;
+                               0 too for the nose and eyes of a head seen from behind, as annotators leave them out
     face, hands                labelled as a whole or not at all, as in COCO-WholeBody: valid when half of the part lies
                                in the picture and a quarter of it is seen; otherwise flag false, box and points zero
     face_box, ..hand_box       of the part's points in the picture, grown by a tenth of its size, within the picture
@@ -17,9 +18,11 @@ Beyond COCO-WholeBody, per person:
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from dwpose_core.skeleton import KEYPOINT_NAMES, PARTS
 
+from ..small_simcc import turned_away
 from .labels import OUTSIDE, VISIBLE
 from .scenes import PersonLabel
 
@@ -80,6 +83,8 @@ def seen_box(mask: np.ndarray) -> list[int]:
 def annotation(person: PersonLabel, size: tuple[int, int], image_id: int, place: int) -> dict:
     """One entry of `annotations` for a person in a picture of `size` (width, height)."""
     value = np.where(person.state == VISIBLE, 2, np.where(person.state == OUTSIDE, 0, 1))
+    points, state = (torch.from_numpy(column[None]) for column in (person.keypoints, person.state))
+    value[turned_away(points, state)[0].numpy()] = 0
     labelled = np.column_stack((np.where(value[:, None] > 0, person.keypoints, 0), value))
     entry = {
         "id": image_id * MAX_PEOPLE + place,

@@ -13,11 +13,14 @@ from .items import Item, Material
 
 
 def random_color(rng: np.random.Generator) -> np.ndarray:
-    """Linear RGB of cloth: black, white and greys often, washed-out hues more often than pure ones."""
+    """Linear RGB of cloth: a third nearly black, greys often, washed-out hues more often than pure ones."""
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.3:  # black, navy, charcoal, dark brown: an arm before the chest hardly shows
+        shade = np.exp(rng.uniform(np.log(0.006), np.log(0.06)))
+        return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.6), 1.0)) * shade
+    if kind < 0.55:
         return np.clip(rng.uniform(0.01, 0.85) ** 1.4 * rng.uniform(0.92, 1.08, 3), 0, 1)
-    saturation = rng.random() ** (0.8 if kind < 0.7 else 0.35)
+    saturation = rng.random() ** (0.8 if kind < 0.8 else 0.35)
     return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.1, 1.0))) ** 1.8
 
 

@@ -25,13 +25,14 @@ FILE_SHARE = 0.25  # of all poses, from the pose files
 # Legs: (share, trunk pitch mean, then per leg hip flexion, abduction, knee flexion as (mean, spread) in degrees).
 # A second leg entry makes the two sides differ; they are swapped at random.
 LEG_STYLES = {
-    "stand": (0.36, 3, ((2, 5), (3, 4), (4, 4))),
+    "stand": (0.29, 3, ((2, 5), (3, 4), (4, 4))),
     "contrapposto": (0.10, 2, ((0, 4), (2, 3), (2, 2)), ((15, 7), (8, 6), (28, 10))),
     "walk": (0.12, 5, ((28, 9), (2, 4), (14, 10)), ((-18, 8), (2, 4), (28, 18))),
     "run": (0.05, 14, ((65, 18), (3, 6), (85, 25)), ((-12, 12), (2, 5), (45, 30))),
     "sit": (0.14, 4, ((85, 12), (10, 12), (85, 18))),
     "crossed": (0.03, 4, ((82, 8), (-6, 5), (80, 12)), ((98, 8), (-14, 6), (65, 15))),
-    "floor": (0.03, 2, ((88, 12), (20, 14), (45, 40))),
+    "floor": (0.05, 2, ((88, 12), (20, 14), (45, 40))),
+    "recline": (0.03, -32, ((70, 22), (12, 14), (60, 35)), ((40, 25), (12, 14), (35, 30))),
     "squat": (0.05, 22, ((112, 14), (18, 12), (125, 14))),
     "kneel": (0.03, 5, ((10, 15), (8, 8), (105, 15)), ((80, 12), (8, 8), (90, 12))),
     "bend": (0.04, 45, ((35, 18), (6, 6), (15, 12))),
@@ -40,10 +41,10 @@ LEG_STYLES = {
     "lunge": (0.03, 12, ((80, 18), (8, 10), (80, 20)), ((-10, 12), (6, 8), (40, 25))),
     "ride": (0.02, 28, ((80, 15), (14, 8), (75, 18)), ((50, 15), (14, 8), (50, 20))),
     # Gymnasts, dancers, children: whatever a spine, a hip and a knee can do.
-    "split": (0.015, 8, ((85, 25), (20, 20), (8, 8)), ((-25, 12), (12, 15), (12, 12))),
-    "backbend": (0.015, -75, ((-15, 20), (12, 10), (60, 40))),
+    "split": (0.025, 8, ((85, 25), (20, 20), (8, 8)), ((-25, 12), (12, 15), (12, 12))),
+    "backbend": (0.025, -75, ((-15, 20), (12, 10), (60, 40))),
     "fold": (0.02, 75, ((60, 35), (10, 15), (20, 25))),
-    "any": (0.08, 10, ((45, 50), (25, 25), (55, 45)), ((20, 45), (20, 25), (40, 40))),
+    "any": (0.11, 10, ((45, 50), (25, 25), (55, 45)), ((20, 45), (20, 25), (40, 40))),
 }
 ACROBATIC = ("any", "split", "backbend", "fold")  # half of them are not upright, 40 % reach overhead
 # Arms: (share, anchor, offset, spread, pole). Anchors: "shoulder" (offset in arm lengths), or a body landmark
@@ -62,11 +63,13 @@ ARM_STYLES = {
     "forward": (0.06, "shoulder", (0.05, -0.05, 0.85), 0.22, (0.7, -1.0, 0.0)),
     "sideways": (0.04, "shoulder", (0.85, 0.05, 0.2), 0.22, (0.0, -1.0, -0.5)),
     "wave": (0.04, "shoulder", (0.5, 0.35, 0.3), 0.15, (0.8, -1.0, 0.0)),
+    "propped": (0.01, "hip", (1.6, -0.4, -2.8), 0.7, (0.7, 0.2, -1.0)),
     "back": (0.02, "hips", (0.2, 1.2, -1.5), 0.4, (1.0, 0.3, -0.6)),
     "any": (0.06, "shoulder", (0.45, -0.05, 0.35), 0.45, (0.7, -0.6, -0.6)),
 }
 AWAY = ("forward", "sideways", "wave", "overhead", "face", "any")  # arms that hold a hand away from the body
 LAP_SHARE = 0.4  # of arms in seated poses that rest on the own thigh
+PROPPED = {"recline": 0.6, "floor": 0.25}  # share of those who lean on both hands, at their sides or behind them
 
 
 def read_pose_file(path: Path) -> Local:
@@ -200,6 +203,8 @@ class PoseSampler:
         alike = rng.random() < 0.45
         if style in ACROBATIC and rng.random() < 0.4:  # a handstand, a bridge, a dive
             both, alike = "overhead", True
+        elif rng.random() < PROPPED.get(style, 0):
+            both, alike = "propped", True
         rotations, positions = self.model.forward_kinematics(shape, local, {})
         bone = self.model.bone
         chest = rotations[bone["spine01"]]
@@ -222,7 +227,8 @@ class PoseSampler:
                 "head": at("head"),
             }[anchor]
             target = centre + chest @ (outward * offset * (length if anchor == "shoulder" else 1.0))
-            if style in ("sit", "crossed", "floor", "squat") and not reaching and rng.random() < LAP_SHARE:
+            resting = style in ("sit", "crossed", "floor", "squat") and both != "propped"
+            if resting and not reaching and rng.random() < LAP_SHARE:
                 thigh = rng.uniform(0.45, 0.95)
                 target = (1 - thigh) * at(f"upperleg01.{side}") + thigh * at(f"lowerleg01.{side}")
                 target = target + chest @ np.array((0.0, 0.9, 0.3))
