@@ -330,8 +330,8 @@ def spawn(config: DetectorConfig, job: Job) -> None:
     """`train` in processes of its own."""
     (job.out / "rendezvous").unlink(missing_ok=True)
     running = torch.multiprocessing.spawn(train, (config, job), nprocs=config.workers, join=False)
-    # Asked to stop, ask the processes: they save at the end of their step.
-    signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in running.pids()])
+    # Asked to stop, ask the processes, unless they are gone: they save at the end of their step.
+    signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in running.processes])
     try:
         while not running.join():
             pass
