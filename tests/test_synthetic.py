@@ -113,6 +113,24 @@ def test_bones_keep_their_length(model, assets):
                 assert np.linalg.norm(positions[i] - positions[parent]) == pytest.approx(rest, abs=1e-9)
 
 
+def test_who_reclines_leans_on_both_hands(model, assets, monkeypatch):
+    """Both wrists and the head are behind the hips."""
+    from training.synthetic import poses
+
+    monkeypatch.setattr(poses, "LEG_STYLES", {"recline": poses.LEG_STYLES["recline"]})
+    monkeypatch.setattr(poses, "PROPPED", {"recline": 1.0})
+    monkeypatch.setattr(poses, "FILE_SHARE", 0.0)
+    monkeypatch.setattr(poses.PoseSampler, "_attitude", lambda self, acrobatic, rng: np.eye(3))
+    sampler, rng = poses.PoseSampler(model, assets), np.random.default_rng(4)
+    shape = model.random_shape(rng)
+    for _ in range(8):
+        local, world, style = sampler.sample(shape, rng)
+        _, positions = model.forward_kinematics(shape, local, world)
+        ahead = {name: positions[model.bone[name], 2] for name in ("wrist.L", "wrist.R", "head", "upperleg01.L")}
+        hips = ahead.pop("upperleg01.L")
+        assert style == "recline" and max(ahead.values()) < hips
+
+
 def test_left_points_are_on_the_left(model, assets):
     """At rest the person looks to +Z, so its left is +X, and mirrored points lie at mirrored places."""
     from training.synthetic.labels import KeypointRules

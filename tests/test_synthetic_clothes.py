@@ -14,7 +14,7 @@ from training.synthetic import render
 from training.synthetic.body import BodyModel
 from training.synthetic.camera import Camera
 from training.synthetic.clothes import HIDE_FROM, Wardrobe, hides
-from training.synthetic.fabrics import printed, random_cloth
+from training.synthetic.fabrics import printed, random_cloth, random_color
 from training.synthetic.garments import GAP, HEM, SKIRT, TIGHTS, Drape, Fabric, Fit, Tailor
 from training.synthetic.items import Item, Material
 from training.synthetic.light import Light
@@ -175,6 +175,13 @@ def test_a_third_of_the_people_are_dark(outfits):
     assert 0.2 < (light < 0.7).mean() < 0.45
     dark = np.sort(light[light < 0.7])
     assert dark[0] < 0.25 and (np.diff(dark) < 0.2).all()
+
+
+def test_a_third_of_the_cloth_is_nearly_black():
+    rng = np.random.default_rng(0)
+    brightest = np.array([random_color(rng).max() for _ in range(2000)])
+    assert 0.27 < (brightest < 0.06).mean() < 0.42
+    assert (brightest > 0.4).mean() > 0.2 and brightest.min() > 0.002, "all colours, and light falls on each"
 
 
 def card(fabric: Fabric) -> Item:

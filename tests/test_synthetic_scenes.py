@@ -231,6 +231,17 @@ def test_annotation_follows_its_conventions():
     assert entry["wholebody_state"] == state.tolist() and len(entry["wholebody_xy"]) == 266
 
 
+@pytest.mark.parametrize(("side", "labelled"), [(1, [1, 1, 1, 2]), (-1, [0, 0, 0, 2])])
+def test_nose_and_eyes_of_a_head_seen_from_behind_have_no_label(side, labelled):
+    """From the front the person's right eye is on the left of the picture, from behind on the right."""
+    keypoints, state = np.tile((50.0, 40.0), (133, 1)), np.full(133, HIDDEN)
+    keypoints[[23 + 36, 23 + 45, 23 + 8]] += np.array(((-3.0 * side, 0), (3 * side, 0), (0, 8)))
+    state[[3, 4, 5, 6]] = VISIBLE  # ears and shoulders
+    entry = annotation(person_at(keypoints, state, (100, 80)), (100, 80), image_id=1, place=0)
+    assert entry["keypoints"][2:12:3] == labelled
+    assert entry["wholebody_state"] == state.tolist()
+
+
 def test_annotations_are_read_by_training(folder):
     annotations, images = folder / "annotations.json", folder / "images"
     table = read_annotations(annotations)
@@ -242,7 +253,8 @@ def test_annotations_are_read_by_training(folder):
         state = np.array(person["wholebody_state"])
         xy = np.array(person["wholebody_xy"]).reshape(-1, 2)
         body = np.array(person["keypoints"]).reshape(17, 3)
-        np.testing.assert_array_equal(body[:, 2] > 0, state[:17] != OUTSIDE)
+        away = (state[:3] != VISIBLE).all() and not body[:3, 2].any()  # nose and eyes of a head seen from behind
+        np.testing.assert_array_equal(body[3 * away :, 2] > 0, state[3 * away : 17] != OUTSIDE)
         np.testing.assert_array_equal(body[:, 2] == 2, state[:17] == VISIBLE)
         np.testing.assert_allclose(body[body[:, 2] > 0, :2], xy[:17][body[:, 2] > 0])
 
@@ -339,7 +351,7 @@ def test_crops_without_a_folder_are_those_of_the_folder(assets, folder):
             np.testing.assert_allclose(crop.keypoints, points, atol=0.05)
             assert (crop.visible != flags).mean() < 0.02  # one at the very border
             compared += 1
-    assert compared >= 8
+    assert compared >= 6
 
 
 def test_plans_cover_what_they_should():
