@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from benchmarks.photographs import SEEN, read_labels, score_people
-from dwpose_core.skeleton import NUM_KEYPOINTS
+from benchmarks.photographs import SEEN, read_labels, score_people, score_photographs, score_varied
+from dwpose_core.backends import TorchRunner
+from dwpose_core.models.weights import load_pose
+from dwpose_core.skeleton import FLIP_INDICES, NUM_KEYPOINTS
 from training.data.wholebody import FIELDS
 
 
@@ -58,3 +62,36 @@ def test_figures_of_a_known_error(points):
     face = points[23:91, :2]
     assert figures["face_error"] == pytest.approx(3 / np.ptp(face, axis=0).max())
     assert 0.9 < figures["body_oks"] < 1
+
+
+def test_a_mirrored_picture_in_the_mirror_is_the_picture(tmp_path):
+    """The same figures from a picture and from its mirror image, labels mirrored too, that is looked at in a mirror."""
+    picture = cv2.imread(str(Path(__file__).parents[1] / "docs" / "images" / "astronaut.jpg"))
+    width = picture.shape[1]
+    truth = np.random.default_rng(3).uniform(50, 400, (133, 2))
+    other = (truth * (-1, 1) + (width - 1, 0))[FLIP_INDICES]
+    for name, image, xy, left in (
+        ("as is", picture, truth, 40),
+        ("mirrored", picture[:, ::-1], other, width - 40 - 430),
+    ):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "a.png"), image)
+        rows = np.column_stack((xy, np.full(133, 2))).ravel().tolist()
+        entry = {"image": "a.png", "bbox": [left, 10, 430, 500], "keypoints": rows, "source": "x"}
+        (tmp_path / name / "labels.json").write_text(json.dumps({"annotations": [entry]}))
+    pose = TorchRunner(load_pose("dwpose-nano"))
+
+    def figures(name: str, **view) -> dict[str, float]:
+        return symmetric(score_photographs(pose, tmp_path / name / "labels.json", tmp_path / name, **view))
+
+    def symmetric(found: dict[str, float]) -> dict[str, float]:
+        """Without those whose OKS sigmas differ from left to right."""
+        return {key: value for key, value in found.items() if key not in ("foot_oks", "face_oks")}
+
+    plain, mirrored = figures("as is", move=(0.02, 0.0)), figures("mirrored", move=(-0.02, 0.0), mirror=True)
+    assert plain == pytest.approx(mirrored, rel=1e-5, nan_ok=True)
+    assert figures("as is") != pytest.approx(figures("as is", mirror=True), rel=1e-5, nan_ok=True)
+    assert figures("as is") != pytest.approx(plain, rel=1e-5, nan_ok=True), "another box"
+    folders = [tmp_path / name for name in ("as is", "mirrored")]
+    views = [symmetric(score_varied(pose, folder / "labels.json", folder)) for folder in folders]
+    assert views[0] == pytest.approx(views[1], rel=1e-5, nan_ok=True)
