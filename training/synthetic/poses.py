@@ -203,7 +203,7 @@ class PoseSampler:
         alike = rng.random() < 0.45
         if style in ACROBATIC and rng.random() < 0.4:  # a handstand, a bridge, a dive
             both, alike = "overhead", True
-        elif rng.random() < PROPPED.get(style, 0):
+        elif rng.random() < PROPPED.get(style, 0) and not reaching:
             both, alike = "propped", True
         rotations, positions = self.model.forward_kinematics(shape, local, {})
         bone = self.model.bone
