@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.synthetic import scene_crops
+from training.synthetic import partial, scene_crops
 from training.synthetic.labels import HIDDEN, OCCLUDED, OUTSIDE, VISIBLE
 from training.synthetic.pool import CropPool
 from training.synthetic.scene_crops import ScenePeople, build_scene_pool, scene_crop
@@ -77,6 +77,7 @@ def test_labels_stay_on_what_they_mark(folder):
 def test_a_box_of_what_is_seen_or_of_the_whole_person(folder, monkeypatch):
     """Undisturbed: the box, padded by 1.25, fits the crop and lies in its middle; beyond the picture is black."""
     monkeypatch.setattr(scene_crops, "draw_jitter", lambda size, rotated, turned, rng: (0.0, 1.0, np.zeros(2)))
+    monkeypatch.setattr(scene_crops, "PARTIAL", 0.0)
     people = ScenePeople(folder)
     for share, bottom in ((0.0, 200), (1.0, 240)):  # the whole person ends below the picture
         monkeypatch.setattr(scene_crops, "WHOLE_BOX", share)
@@ -87,6 +88,27 @@ def test_a_box_of_what_is_seen_or_of_the_whole_person(folder, monkeypatch):
         mirrored = (143, 0) + ((np.array(DOTS[6]) - middle) * scale + (71.5, 95.5)) * (-1, 1)
         assert min(np.abs(crop.keypoints[5] - place).max() for place in (expected, mirrored)) < 1e-3
         assert crop.image[-1].max() == 0 and crop.image[96].min() > 20
+
+
+def test_parts_fill_the_crop_and_may_end_at_the_border(folder, monkeypatch):
+    """The rest is larger, and either still there beyond the box or black and outside."""
+    monkeypatch.setattr(scene_crops, "draw_jitter", lambda size, rotated, turned, rng: (0.0, 1.0, np.zeros(2)))
+    monkeypatch.setattr(scene_crops, "WHOLE_BOX", 0.0)
+    monkeypatch.setattr(scene_crops, "PARTIAL", 1.0)
+    monkeypatch.setattr(partial, "FEWEST", 1)
+    people, ended, larger = ScenePeople(folder), 0, 0
+    whole = 0.64  # px of the crop per px of the picture, for the whole box
+    for seed in range(80):
+        crop = scene_crop(people, 0, SIZE, np.random.default_rng(seed))
+        scale = np.linalg.norm(crop.keypoints[6] - crop.keypoints[5]) / 140
+        assert scale > whole - 1e-6
+        larger += scale > 1.05 * whole
+        on = [k for k in (*DOTS, 13, 14) if ((crop.keypoints[k] > 0) & (crop.keypoints[k] < np.array(SIZE) - 1)).all()]
+        black = [k for k in on if crop.image[tuple(crop.keypoints[k].round().astype(int)[::-1])].max() == 0]
+        assert (crop.visible[black] == OUTSIDE).all()
+        assert (crop.visible[[k for k in on if k not in black]] != OUTSIDE).all()
+        ended += bool(black)
+    assert 40 < larger and 10 < ended < 70
 
 
 def test_pools_are_the_same_for_any_number_of_workers(folder):

@@ -13,7 +13,7 @@ from dwpose_core.skeleton import FLIP_INDICES
 from tests.synthetic_tools import CROP, LAYER, PEOPLE, drawn_layers, generator, plain_surroundings
 from training.synthetic import composite as reference
 from training.synthetic import torch_composite as batched
-from training.synthetic.composite import CROWDED, QUIET, STRONG, Disturbance
+from training.synthetic.composite import CROWDED, PARTIAL, QUIET, STRONG, Disturbance
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from training.synthetic.layer_pool import LayerPool, Layers, Surroundings, usable
 from training.synthetic.torch_photometric import CHROMINANCE, LUMINANCE, Dice, blur, jpeg, photometric
@@ -111,7 +111,7 @@ def test_undisturbed_crops_are_those_of_composite(layers, around):
         assert np.abs(mine.image[k].numpy().astype(int) - expected.image).mean() < 0.5
 
 
-@pytest.mark.parametrize("disturb", [STRONG, QUIET, CROWDED])
+@pytest.mark.parametrize("disturb", [STRONG, QUIET, CROWDED, PARTIAL])
 def test_labels_come_in_the_shares_of_composite(layers, around, disturb):
     """The same rules and the same dice: as many outside, hidden and seen points, equally far from the middle."""
     mine = crops(layers, around, 600, 1, disturb)
@@ -238,7 +238,9 @@ def test_both_compositors_turn_as_many_crops():
     many = Layers(
         blank, torch.zeros(count, 133, 2), torch.zeros(count, 133), torch.zeros(count, 4), torch.zeros(count, 4)
     )
-    matrix = batched.tight(many, CROP, reference.Disturbance(rotated=1.0, turned=0.4), Dice(generator(0)))
+    matrix = batched.tight(
+        batched.whole_boxes(many), CROP, reference.Disturbance(rotated=1.0, turned=0.4), Dice(generator(0))
+    )
     theirs = torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0]).numpy()
     for angles in (mine, theirs):
         assert (np.abs(angles) > np.pi / 2).mean() == pytest.approx(0.2, abs=0.02)

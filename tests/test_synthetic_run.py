@@ -90,7 +90,7 @@ def test_the_rasteriser_names_its_device():
 
 def test_phases_and_levers():
     args = synthetic_run.parse(["--assets", "a", "--out", "b", "--minutes", "10", "--without", "people", "jpeg"])
-    early = replace(STRONG, crowded=0.25)
+    early = replace(STRONG, crowded=0.25, partial=0.25)
     assert [phase_at(p)[0] for p in (0.0, 0.7, 0.95, 1.0)] == [early, MILD, QUIET, QUIET]
     stage = Stage("teacher", "labels", "debug", 1.0, 4)
     assert synthetic_run.levers_of(stage, args) == {"people", "jpeg"}
@@ -252,7 +252,7 @@ def test_the_same_network_goes_on_with_all_it_knows(tmp_path):
         args = synthetic_run.parse([*command, "--start", str(path)])
         (stage,) = synthetic_run.plan(args)
         assert (stage.name, stage.fresh, stage.lr) == ("debug-labels", False, Stage.lr * synthetic_run.GOING_ON_LR)
-        torch.testing.assert_close(synthetic_run.beginning(stage, path).head.cls_x.weight, trained)
+        torch.testing.assert_close(synthetic_run.beginning(stage, args).head.cls_x.weight, trained)
     (stage,) = synthetic_run.plan(synthetic_run.parse([*command[:-1], "dwpose-t", "--start", str(start)]))
     assert stage.fresh and stage.lr == Stage.lr
     taught = ["debug" if word == "none" else word for word in command]
@@ -279,6 +279,20 @@ def test_a_trained_teacher_takes_none_of_the_time(tmp_path):
     assert synthetic_run.teacher_of(stages[1], args, tmp_path).name == "dwpose-t"
     with pytest.raises(SystemExit):
         synthetic_run.parse([*command, str(tmp_path / "missing.pth")])
+
+
+def test_students_of_a_trained_teacher_begin_as_its_strongest_channels(tmp_path):
+    path = tmp_path / "teacher.safetensors"
+    net = create_model("dwpose-s")
+    checkpoint.save_model(path, net, {"model": "dwpose-s"})
+    command = ["--assets", "a", "--out", "b", "--minutes", "1", "--students", "dwpose-t", "--start", str(path)]
+    args = synthetic_run.parse([*command, "--teacher", str(path)])
+    first, second = (synthetic_run.beginning(stage, args) for stage in synthetic_run.plan(args))
+    torch.testing.assert_close(first.head.gau.uv.weight, net.head.gau.uv.weight)
+    assert not torch.equal(second.head.gau.uv.weight, net.head.gau.uv.weight), "the second stage takes the first's"
+    args = synthetic_run.parse([*command, "--teacher", "dwpose-m"])
+    for stage in synthetic_run.plan(args)[1:]:
+        assert not torch.equal(synthetic_run.beginning(stage, args).head.gau.uv.weight, net.head.gau.uv.weight)
 
 
 def test_a_teacher_of_another_size_is_refused_at_once(tmp_path):

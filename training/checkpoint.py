@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -75,3 +76,9 @@ def restore_rng(state: dict[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def write_json(path: Path, value) -> None:
+    """Indented, and whole or not at all."""
+    text = json.dumps(value, indent=1) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text))

@@ -14,7 +14,8 @@
 Crops are composited on the device. A GPU draws people and composites in streams beside the training. `--scenes` cuts
 a share of the crops from scenes that worker processes render as a whole, through OpenGL; `--drawings` turns a share of
 all crops into drawings. `--start` begins a network with another one's backbone, or, where it is the same network, goes
-on with all that it has learnt: no aid, a lower rate, all disturbances at once.
+on with all that it has learnt: no aid, a lower rate, all disturbances at once. The students of a `--teacher FILE` begin
+as the start's strongest channels (pruning.py).
 
 OUT receives NAME.safetensors (fp16, loads by path) per student and curves.json. STATE (default OUT/state) holds what a
 second start needs: after `--stop-after` minutes, or a kill, the same command goes on. `--without` leaves levers of
@@ -45,6 +46,7 @@ from dwpose_core.models.rtmcc import DWPose, create_model
 
 from . import checkpoint
 from .growth import begin_backbone
+from .pruning import pruned
 from .starter_score import calibrate
 from .starter_weights import as_trained
 from .synthetic.body import check_assets
@@ -85,17 +87,19 @@ def read_start(path: Path) -> DWPose:
     return as_trained(path)
 
 
-def beginning(stage: Stage, start: Path | None) -> DWPose:
+def beginning(stage: Stage, args: argparse.Namespace) -> DWPose:
     """The network of a stage before its first step.
 
     Raises:
-        ValueError: where `start` is of another width.
+        ValueError: where what begins it is of another width, or smaller than a student that is to be pruned from it.
     """
     net = create_model(stage.model)
-    if not stage.fresh:
-        net.load_state_dict(read_start(start).state_dict())
-    elif start and stage.kind == "labels":
-        begin_backbone(net, read_start(start))
+    if stage.kind == "stage1" and not stage.fresh:
+        return pruned(read_start(args.start), net.config, stage.model)
+    if stage.kind == "labels" and not stage.fresh:
+        net.load_state_dict(read_start(args.start).state_dict())
+    elif stage.kind == "labels" and args.start:
+        begin_backbone(net, read_start(args.start))
     return net
 
 
@@ -117,9 +121,10 @@ def plan(args: argparse.Namespace) -> list[Stage]:
         stages, left = [], total / (STAGE1_SHARE + STAGE2_SHARE) / len(args.students)
     else:
         stages, left = [from_labels("teacher", args.teacher, total * TEACHER_SHARE)], total / len(args.students)
+    fresh = not (args.start and taught_already(args))
     for student in args.students:
-        stages.append(Stage(f"{student}-stage1", "stage1", student, left * STAGE1_SHARE, args.batch))
-        stages.append(Stage(f"{student}-stage2", "stage2", student, left * STAGE2_SHARE, args.batch, lr=1e-3))
+        stages.append(Stage(f"{student}-stage1", "stage1", student, left * STAGE1_SHARE, args.batch, fresh=fresh))
+        stages.append(Stage(f"{student}-stage2", "stage2", student, left * STAGE2_SHARE, args.batch, 1e-3, fresh))
     return stages
 
 
@@ -175,7 +180,7 @@ class Run:
         workers = self.scene_workers
         results = leave.enter_context(stream(SceneCropper, arguments, "crops", args.seed, first, 10**9, workers))
         scenes = Scenes(results, CropBank(args.scene_crops, LAYER_SIZE, self.device))
-        leave.callback(lambda: write_json(file, first + scenes.taken))
+        leave.callback(lambda: checkpoint.write_json(file, first + scenes.taken))
         return scenes
 
     @property
@@ -222,7 +227,7 @@ class Run:
         filler = self.fillers["clothing" in without]
         around = flat(self.around, self.generator) if "backgrounds" in without else self.around
         torch.manual_seed(self.args.seed)
-        student = beginning(stage, self.args.start)
+        student = beginning(stage, self.args)
         size = student.config.input_size[::-1]
         objective = build_objective(stage.kind, student, teacher, stage.fresh)
         objective = objective.to(self.device, memory_format=torch.channels_last).train()
@@ -253,7 +258,7 @@ class Run:
         finally:
             batches.close()
         self.curves += rows
-        write_json(self.state / "curves.json", self.curves)
+        checkpoint.write_json(self.state / "curves.json", self.curves)
         return net
 
     def keep(self, stage: Stage, net: DWPose, row: dict) -> None:
@@ -288,19 +293,14 @@ class Run:
             "scenes": self.scenes.taken if self.scenes else 0,
             "rows": [*self.curves, *rows],
         }
-        write_json(self.args.out / "curves.json", record)
-
-
-def write_json(path: Path, value) -> None:
-    text = json.dumps(value, indent=1) + "\n"
-    checkpoint.write_atomic(path, lambda temporary: temporary.write_text(text))
+        checkpoint.write_json(self.args.out / "curves.json", record)
 
 
 def run(args: argparse.Namespace) -> bool:
     """Everything that is not done yet; False when the time of this process ran out before the end."""
     state = args.state or args.out / "state"
     for stage in plan(args):  # a file that cannot begin or teach them is refused before anything is drawn
-        student = beginning(stage, args.start)
+        student = beginning(stage, args)
         if stage.kind == "stage1" and taught_already(args):
             build_objective(stage.kind, student, teacher_of(stage, args, state))
     for folder in (args.out, state):
@@ -341,7 +341,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--start",
         type=Path,
         help="a trained network: the same one goes on, one of the same width begins the backbone of those learnt from "
-        "labels",
+        "labels; students of a --teacher FILE begin as its strongest channels",
     )
     parser.add_argument(
         "--scenes", type=float, default=0.0, metavar="SHARE", help="of crops from scenes rendered as a whole (OpenGL)"

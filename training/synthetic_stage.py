@@ -44,9 +44,15 @@ from .synthetic.torch_composite import Crops
 TICKS = 1000  # a stage's progress in whole numbers, for what is written in steps or epochs
 AID_UNTIL = 0.5  # as in the starter: SimCC alone hardly leaves the mean pose at first, later the aid is in the way
 # Until, disturbance, weight of flat rows.
-PHASES = ((0.6, replace(STRONG, crowded=0.25), 0.15), (0.92, MILD, 0.15), (1.0, QUIET, 0.3))
+PHASES = ((0.6, replace(STRONG, crowded=0.25, partial=0.25), 0.15), (0.92, MILD, 0.15), (1.0, QUIET, 0.3))
 # For a network that goes on: disturbances and their shares all along, as the starter's, and the weight of flat rows.
-GOING_ON = ((replace(STRONG, crowded=0.35), 3.0), (TUMBLING, 0.8), (MILD, 0.7), (QUIET, 0.3), (VACANT, 0.8))
+GOING_ON = (
+    (replace(STRONG, crowded=0.35, partial=0.35), 3.0),
+    (replace(TUMBLING, partial=0.2), 0.8),
+    (replace(MILD, partial=0.2), 0.7),
+    (QUIET, 0.3),
+    (VACANT, 0.8),
+)
 GOING_ON_ABSENT = 0.25
 WEIGHT_DECAY = 0.05
 EVALUATIONS = 6  # per stage, evenly spaced
@@ -56,7 +62,7 @@ MOST_BROKEN = 20  # steps in a row whose gradient is not finite; single ones are
 
 @dataclass(frozen=True)
 class Stage:
-    """`kind` is "labels", "stage1" or "stage2". From labels a network is `fresh`, or goes on with what it knows."""
+    """`kind` is "labels", "stage1" or "stage2". A network is `fresh`, or goes on with what it or a larger one knows."""
 
     name: str
     kind: str

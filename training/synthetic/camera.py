@@ -17,7 +17,17 @@ from .rotations import X, Y, Z, turn
 NEAR, FAR = 0.5, 400.0  # dm
 MARGIN = 1.25 * 1.3  # the crop padding of top-down pose networks, and room to rotate, shift and scale
 UNLIMITED = np.array((-1e6, -1e6, 1e6, 1e6))
-FRAMINGS = {"full": 0.46, "knees": 0.11, "waist": 0.18, "bust": 0.11, "side": 0.04, "face": 0.06, "hand": 0.04}
+FRAMINGS = {
+    "full": 0.4,
+    "knees": 0.1,
+    "waist": 0.16,
+    "bust": 0.1,
+    "legs": 0.07,
+    "middle": 0.04,
+    "side": 0.04,
+    "face": 0.05,
+    "hand": 0.04,
+}
 # Photographs of a face or a hand are what whole-body crops are worst at.
 CLOSE_UPS = {"full": 0.15, "waist": 0.1, "bust": 0.1, "face": 0.25, "hand": 0.4}
 SHARES = {"usual": FRAMINGS, "close-ups": CLOSE_UPS, "hands": {"hand": 1.0}}
@@ -138,9 +148,13 @@ def _border(outline: np.ndarray, points: np.ndarray, framing: str, rng: np.rando
         "knees": knees[1] + rng.normal(0, 0.15) * torso,
         "waist": hips[1] + rng.uniform(-0.6, 0.5) * torso,
         "bust": shoulders[1] - rng.uniform(0.0, 0.6) * torso,
+        "middle": hips[1] - rng.uniform(-0.3, 0.8) * torso,
     }.get(framing)
     if bottom is not None and bottom < points[0, 1] - 0.25 * torso:  # not for people upside down
         border[1] = bottom
+    if framing in ("legs", "middle") and points[0, 1] > hips[1]:
+        lowest = -0.3 if framing == "legs" else 0.5  # over the hips
+        border[3] = hips[1] + rng.uniform(lowest, 1.2) * torso
     if framing == "side":
         side = rng.integers(4)
         inward = rng.uniform(0.2, 0.55) * extent[side % 2]

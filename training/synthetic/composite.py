@@ -3,7 +3,7 @@
 Background, things and people behind, the person, people and things in front, the border of the photograph (black
 beyond, as a crop over the edge of a picture is), shadows, colour, texture, blur, noise, JPEG, mirroring.
 Three kinds of crop:
-    tight   around the person as a top-down detector gives it, with DWPose's rotation, scale and shift
+    tight   around the person, or a part, as a top-down detector gives it, with DWPose's rotation, scale and shift
     loose   the whole photograph as the box: the person is small and off-centre, bars above or beside the picture
     empty   nobody at all: every keypoint is outside
 """
@@ -21,6 +21,7 @@ from .backgrounds import Backgrounds
 from .camera import MARGIN
 from .labels import HIDDEN, OUTSIDE, VISIBLE
 from .layer_store import LayerStore
+from .partial import BORDER, COVER, ENDS, draw_part
 
 BOX_PADDING = 1.25  # of top-down crops (mmpose TopdownAffine)
 CLOSE_BEHIND, CLOSE_IN_FRONT = 0.12, 0.2  # least distance of others from the middle of a crowded crop, crop widths
@@ -38,6 +39,7 @@ class Disturbance:
     turned: float = 0.12  # as a share of `rotated`: by any angle, because people lie, hang and do handstands
     in_front: float = 1.0  # factor on the shares of people and things in front
     crowded: float = 0.0  # of all crops: somebody close behind, and half of the time somebody close in front
+    partial: float = 0.0  # of the tight crops: around a part of the person, see partial.py
     convolved: float = 0.2
     photometric: float = 1.0  # factor on the strength of exposure, contrast, gamma and colour
     # What an ablation leaves out, one at a time.
@@ -61,6 +63,8 @@ VACANT = Disturbance(loose=0.4, loose_empty=0.2, empty=0.16, rotated=0.2, in_fro
 CLOSE = Disturbance(loose=0.15, rotated=0.7)
 # Whose arm is it? The box is around one person, and others stand in it.
 CROWDED = Disturbance(loose=0.0, empty=0.0, rotated=0.3, in_front=0.6, crowded=1.0)
+# The box is around legs, a chest, half a body.
+PARTIAL = Disturbance(loose=0.0, empty=0.0, rotated=0.3, in_front=0.6, partial=1.0)
 # Where is up? Two thirds are turned by any angle.
 TUMBLING = Disturbance(loose=0.0, empty=0.02, rotated=1.0, turned=0.67, in_front=0.8)
 
@@ -104,11 +108,19 @@ def lay_over(image: np.ndarray, rgba: np.ndarray, matrix: np.ndarray) -> tuple[n
 
 
 def _tight(
-    layer_size: tuple[int, int], size: tuple[int, int], disturb: Disturbance | None, rng: np.random.Generator
+    layer_size: tuple[int, int],
+    size: tuple[int, int],
+    disturb: Disturbance | None,
+    rng: np.random.Generator,
+    box: np.ndarray | None = None,
 ) -> np.ndarray:
+    """Around the whole person, whom the layer was framed for, or `box`: left, top, right, bottom in its pixels."""
     centre = (np.array(layer_size) - 1) / 2
     target = (np.array(size) - 1) / 2
     scale = size[1] * MARGIN / BOX_PADDING / layer_size[1]
+    if box is not None:
+        centre = (box[:2] + box[2:]) / 2
+        scale = (np.array(size) / (BOX_PADDING * (box[2:] - box[:2] + 1))).min()
     if disturb is None:
         return similarity(0.0, scale, centre, target)
     angle, factor, shift = draw_jitter(size, disturb.rotated, disturb.turned, rng)
@@ -176,11 +188,17 @@ def composite(
     rgba, visible, frame = store.rgba(index), store.visible[index].copy(), store.frame[index]
     layer_size = (rgba.shape[1], rgba.shape[0])
     kind = rng.random() if augment else 1.0
-    photo = None
+    photo, limits, end = None, None, None
     if augment and kind < disturb.loose:
         matrix, photo = _loose(rgba[..., 3], frame, size, rng)
     else:
-        matrix = _tight(layer_size, size, disturb, rng)
+        box = None
+        if augment and disturb.partial and rng.random() < disturb.partial:
+            limits, box = draw_part(rgba[..., 3], store.keypoints[index], visible, frame, rng)
+            end = rng.choice(len(ENDS), p=ENDS) if box is not None else None
+        matrix = _tight(layer_size, size, disturb, rng, box)
+    if end == BORDER:
+        frame = limits
     scale = np.hypot(matrix[0, 0], matrix[0, 1])
     points = store.keypoints[index] @ matrix[:, :2].T + matrix[:, 2]
     backdrop = backgrounds.plain if augment and not disturb.scenery else backgrounds.sample
@@ -208,8 +226,9 @@ def composite(
     if augment and rng.random() < 0.22 * disturb.in_front * disturb.things:
         image, mask = _something(objects, image, (0.1, 0.5), rng)
         over = np.maximum(over, mask)
-    if augment and rng.random() < 0.2 * disturb.in_front * disturb.things:
-        mask = _occluder(size, rng)
+    covered = end == COVER
+    if covered or (augment and rng.random() < 0.2 * disturb.in_front * disturb.things):
+        mask = _beyond(matrix, limits, size).astype(np.float32) if covered else _occluder(size, rng)
         image = image * (1 - mask[..., None]) + backgrounds.texture(size, rng) * mask[..., None]
         over = np.maximum(over, mask)
     beyond = _beyond(matrix, frame, size)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from .backgrounds import Backgrounds
-from .composite import CLOSE, CROWDED, MILD, QUIET, STRONG, TUMBLING, VACANT, Disturbance, composite
+from .composite import CLOSE, CROWDED, MILD, PARTIAL, QUIET, STRONG, TUMBLING, VACANT, Disturbance, composite
 from .layer_store import LayerStore, read_objects
 from .workers import fill_pictures
 
@@ -30,6 +30,7 @@ DISTURBANCES = {
     "quiet": QUIET,
     "vacant": VACANT,
     "tumbling": TUMBLING,
+    "partial": PARTIAL,
     "close": CLOSE,
     "none": None,
 }

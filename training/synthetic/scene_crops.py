@@ -7,7 +7,8 @@ training.synthetic.pool's: OUT/NAME.npy and OUT/NAME.npz. Crop k is the same for
 `SceneCropper` renders and cuts in one go, for training that has no folder.
 
 A box is that of what is seen of a person, as a detector gives it, or, sometimes, of the whole person, as some data sets
-label it. Rotation, scale and shift are those of composite.py's tight crops. Light, colour and camera are the scene's.
+label it, or of a part (partial.py), where the picture may end as well. Rotation, scale and shift are those of
+composite.py's tight crops. Light, colour and camera are the scene's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dwpose_core.skeleton import FLIP_INDICES, NUM_KEYPOINTS
 from .coco import seen_box
 from .composite import BOX_PADDING, Crop, draw_jitter, similarity, warp
 from .labels import HIDDEN, OUTSIDE, VISIBLE
+from .partial import draw_limits, tells_enough, within
 from .pool import fill_pool
 from .scene_set import jpeg
 from .scenes import SceneGenerator
@@ -33,6 +35,9 @@ SMALLEST = 48  # px of a box's longer side
 FEWEST = 3  # keypoints of the body that are seen
 WHOLE_BOX = 0.25  # share of the boxes around the whole person, within the picture
 ROTATED, TURNED = 0.4, 0.3  # as in composite.Disturbance
+PARTIAL = 0.3  # of the crops are around a part of the person
+AT_BORDER = 0.6  # share of those in which the picture ends there too
+PART_MARGIN = 0.1  # around the seen points of a part, in the longer side of the person's box
 
 
 class ScenePeople:
@@ -92,6 +97,13 @@ def cut(
     left, top, width, height = boxes[int(rng.random() < WHOLE_BOX)]
     low = np.maximum((left, top), 0)
     high = np.minimum((left + width, top + height), picture.shape[1::-1])
+    if rng.random() < PARTIAL:
+        limits = draw_limits(np.concatenate((low, high)), rng)
+        if tells_enough(keypoints, visible, limits):
+            low, high = _seen_part(low, high, limits, keypoints, visible)
+            if rng.random() < AT_BORDER:
+                picture = _ended(picture, limits)
+                visible = np.where(within(keypoints, limits), visible, OUTSIDE)
     scale = (np.array(size) / (BOX_PADDING * (high - low))).min()
     angle, factor, shift = draw_jitter(size, ROTATED, TURNED, rng)
     target = (np.array(size) - 1) / 2 + shift
@@ -104,6 +116,24 @@ def cut(
         image, visible = image[:, ::-1], visible[FLIP_INDICES]
         points = ((size[0] - 1, 0) + points * (-1, 1))[FLIP_INDICES]
     return Crop(np.ascontiguousarray(image), points.astype(np.float32), visible.astype(np.uint8))
+
+
+def _seen_part(
+    low: np.ndarray, high: np.ndarray, limits: np.ndarray, keypoints: np.ndarray, visible: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The corners of a box (low, high) around what is seen of the person between `limits`, by its keypoints."""
+    seen = keypoints[within(keypoints, limits) & (visible == VISIBLE)]
+    margin = PART_MARGIN * (high - low).max()
+    low = np.maximum(np.maximum(low, limits[:2]), seen.min(0) - margin)
+    return low, np.minimum(np.minimum(high, limits[2:]), seen.max(0) + margin)
+
+
+def _ended(picture: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """The picture, black beyond `limits`, as it is beyond its border."""
+    left, top, right, bottom = np.clip(np.round(limits), 0, np.tile(picture.shape[1::-1], 2)).astype(int)
+    ended = np.zeros_like(picture)
+    ended[top:bottom, left:right] = picture[top:bottom, left:right]
+    return ended
 
 
 class SceneCropper:

@@ -18,7 +18,8 @@ from dwpose_core.skeleton import FLIP_INDICES
 from .camera import MARGIN
 from .composite import BOX_PADDING, CLOSE_BEHIND, CLOSE_IN_FRONT, PHOTO_ASPECTS, Disturbance
 from .labels import HIDDEN, OUTSIDE, VISIBLE
-from .layer_pool import Layers, Surroundings
+from .layer_pool import EXTENT_ALPHA, Layers, Surroundings, boxes_of
+from .partial import BORDER, COVER, ENDS, FEWEST, KINDS, LEAST, MOST, SMALLEST
 from .torch_photometric import Dice, blur, photometric, rows_of
 
 # Legend: N crops, n some of them, K keypoints, h and w of a layer, H and W of a crop, in pixels.
@@ -86,13 +87,57 @@ def lay_over(
     return warped[:, 3]
 
 
-def tight(layers: Layers, size: tuple[int, int], disturb: Disturbance | None, dice: Dice | None = None) -> torch.Tensor:
-    """(n, 2, 3): the person's own crop; undisturbed, it is centred and upright."""
-    count, height, width = layers.rgba.shape[:3]
-    device = layers.rgba.device
-    source = ((torch.tensor((width, height), device=device) - 1) / 2).expand(count, 2)
-    target = ((torch.tensor(size, device=device) - 1) / 2).expand(count, 2)
-    scale = torch.full((count,), size[1] * MARGIN / BOX_PADDING / height, device=device)
+def whole_boxes(layers: Layers) -> torch.Tensor:
+    """(n, 4) left, top, right, bottom that layers are framed for, in their pixels."""
+    sides = torch.tensor(layers.rgba.shape[2:0:-1], dtype=torch.float32, device=layers.rgba.device)
+    half = sides / MARGIN / 2
+    return torch.cat(((sides - 1) / 2 - half + 0.5, (sides - 1) / 2 + half - 0.5)).expand(len(layers), 4)
+
+
+def parts(layers: Layers, share: float, dice: Dice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A part of a `share` of the people, as partial.py has it.
+
+    Returns boxes (n, 4), of the others the whole ones; where people are cut, the photograph's border included, (n, 4);
+    and what ends them, (n,): an index of ENDS, or -1 for the whole person.
+    """
+    count, device = len(layers), layers.rgba.device
+    frame = layers.frame
+    low, high = layers.box[:, :2].maximum(frame[:, :2]), layers.box[:, 2:].minimum(frame[:, 2:])
+    kind = dice.pick(KINDS, count)
+    least, most = (torch.as_tensor(table, dtype=torch.float32, device=device)[kind] for table in (LEAST, MOST))
+    top, bottom, side = (least + (most - least) * dice.uniform(0, 1, count, 3)).unbind(1)
+    left = dice.chance(0.5, count)
+    first, last = torch.stack((side * left, top), dim=1), torch.stack((side * ~left, bottom), dim=1)
+    limits = torch.cat(
+        (
+            torch.where(first > 0, low + first * (high - low), frame[:, :2]),
+            torch.where(last > 0, high - last * (high - low), frame[:, 2:]),
+        ),
+        dim=1,
+    )
+    inside = (layers.keypoints >= limits[:, None, :2]) & (layers.keypoints <= limits[:, None, 2:])
+    seen = (inside.all(2) & (layers.visible == VISIBLE))[:, :17].sum(1)
+    chosen = rows_of(dice.chance(share, count) & (seen >= FEWEST))
+    x, y = (torch.arange(layers.rgba.shape[k], device=device) for k in (2, 1))
+    across, down = ((n >= limits[chosen, k, None]) & (n <= limits[chosen, k + 2, None]) for k, n in enumerate((x, y)))
+    kept = layers.rgba[chosen] * (down[:, :, None] & across[:, None])[..., None]
+    box, end = whole_boxes(layers).clone(), torch.full((count,), -1, device=device)
+    part = boxes_of(kept, EXTENT_ALPHA)
+    large = rows_of((part[:, 2:] - part[:, :2]).amax(1).ge(SMALLEST) & (kept[..., 3] > EXTENT_ALPHA).flatten(1).any(1))
+    box[chosen[large]] = part[large]
+    end[chosen[large]] = dice.pick(ENDS, len(large))
+    return box, limits, end
+
+
+def tight(
+    box: torch.Tensor, size: tuple[int, int], disturb: Disturbance | None, dice: Dice | None = None
+) -> torch.Tensor:
+    """(n, 2, 3): crops around boxes (n, 4) of layers; undisturbed, they are centred and upright."""
+    count, device = len(box), box.device
+    source = (box[:, :2] + box[:, 2:]) / 2
+    whole = torch.tensor(size, dtype=torch.float32, device=device)
+    target = ((whole - 1) / 2).expand(count, 2)
+    scale = (whole / (BOX_PADDING * (box[:, 2:] - box[:, :2] + 1))).amin(1)
     if disturb is None:
         return similarity(torch.zeros_like(scale), scale, source, target)
     angle = torch.deg2rad(dice.normal(0, 20, count).clamp(-60, 60)) * dice.chance(disturb.rotated, count)
@@ -100,7 +145,7 @@ def tight(layers: Layers, size: tuple[int, int], disturb: Disturbance | None, di
     turned = dice.chance(disturb.turned * disturb.rotated, count)
     angle = torch.where(turned, dice.uniform(-math.pi, math.pi, count), angle)
     scale = torch.where(turned, scale * fit_turned(angle, size), scale)
-    return similarity(angle, scale, source, target + dice.normal(0, 0.06, count, 2) * torch.tensor(size, device=device))
+    return similarity(angle, scale, source, target + dice.normal(0, 0.06, count, 2) * whole)
 
 
 def fit_turned(angle: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -239,15 +284,19 @@ def composite_batch(
     device = image.device
     everyone = torch.arange(count, device=device)
     over = torch.zeros((count, size[1], size[0]), device=device)
-    visible, matrix = layers.visible.clone(), tight(layers, size, None)
+    visible, frame = layers.visible.clone(), layers.frame
     outside = torch.zeros_like(over, dtype=torch.bool)
     if disturb is None:
+        matrix = tight(whole_boxes(layers), size, None)
         lay_over(image, everyone, layers.rgba, matrix)
     else:
         kind = dice.uniform(0, 1, count)
         wide = kind < disturb.loose
         whole, photo = loose(layers, size, dice)
-        matrix = torch.where(wide[:, None, None], whole, tight(layers, size, disturb, dice))
+        box, limits, end = parts(layers, disturb.partial, dice)
+        end = torch.where(wide, -1, end)
+        frame = torch.where((end == BORDER)[:, None], limits, frame)
+        matrix = torch.where(wide[:, None, None], whole, tight(box, size, disturb, dice))
         scale = scale_of(matrix)
         rows = rows_of(dice.chance(0.5, count))
         image[rows] = blur(image[rows], dice.uniform(0.3, 3.0, len(rows)), 3.0)
@@ -269,8 +318,9 @@ def composite_batch(
             over[rows] = somebody(image, rows, pool, scale, least, dice)
         rows = rows_of(dice.chance(0.22 * disturb.in_front * disturb.things, count))
         over[rows] = over[rows].maximum(something(image, rows, around, (0.1, 0.5), dice))
-        rows = rows_of(dice.chance(0.2 * disturb.in_front * disturb.things, count))
-        mask = occluder(len(rows), size, dice)
+        rows = rows_of(dice.chance(0.2 * disturb.in_front * disturb.things, count) | (end == COVER))
+        ended = (end[rows] == COVER).view(-1, 1, 1)
+        mask = torch.where(ended, beyond(matrix[rows], limits[rows], size), occluder(len(rows), size, dice))
         surface = around.textures[dice.below(len(around.textures), len(rows))].permute(0, 3, 1, 2).float()
         surface = F.interpolate(surface, size=size[::-1], mode="bilinear", align_corners=False)
         image[rows] = torch.where(mask[:, None], surface, image[rows])
@@ -279,7 +329,7 @@ def composite_batch(
         left, top, right, bottom = photo[:, :, None, None].unbind(1)
         outside = wide[:, None, None] & ((x < left) | (x > right) | (y < top) | (y > bottom))
         image = photometric(image, disturb, dice)
-    outside = outside | beyond(matrix, layers.frame, size)
+    outside = outside | beyond(matrix, frame, size)
     image = torch.where(outside[:, None], 0, image)  # exactly black, as beyond a photograph's border
     points = layers.keypoints @ matrix[:, :, :2].transpose(1, 2) + matrix[:, None, :, 2]
     visible = relabel(points, visible, outside, over)
