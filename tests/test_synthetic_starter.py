@@ -234,7 +234,7 @@ def test_a_run_has_one_beginning(tmp_path):
         check_start("dwpose-micro", [start], tmp_path / "new", 0)
 
 
-@pytest.mark.parametrize("phase", [*PHASES["dwpose-nano"], *MORE["dwpose-s"]])
+@pytest.mark.parametrize("phase", [*PHASES["dwpose-nano"], *MORE["dwpose-t"], *MORE["dwpose-s"]])
 def test_a_shorter_run_has_the_whole_schedule(phase):
     """Half as long, it warms up and cools down in half the steps; a factor of 1 changes nothing."""
     half = phase.scaled(0.5)
@@ -305,15 +305,26 @@ def test_figures_are_of_what_the_crops_show(pool, monkeypatch):
     monkeypatch.setattr(
         starter_score, "predict", lambda net, pool: (np.add(pool.keypoints, (3, 4)), pool.keypoints, score)
     )
-    all_of_it = starter_score.measure(None, pool)
+    net = create_model("debug")
+    all_of_it = starter_score.measure(net, pool)
     assert all_of_it["body_pck"] > 0 and all_of_it["score_auc"] == 1.0
     hand = PARTS["left_hand"]
     alone = np.full_like(pool.visible, OUTSIDE)
     alone[:, hand] = VISIBLE
-    figures = starter_score.measure(None, replace(pool, visible=alone))
+    figures = starter_score.measure(net, replace(pool, visible=alone))
     extents = np.ptp(pool.keypoints[:, hand], axis=1).max(1)
     assert figures["hand_nme"] == pytest.approx(np.median(5 / extents), rel=1e-5)
-    assert figures["body_pck"] is figures["face_nme"] is figures["score_auc"] is None
+    assert figures["body_pck"] is figures["cut_body_pck"] is figures["face_nme"] is figures["score_auc"] is None
+
+
+@pytest.mark.parametrize(("off", "share"), [((1.8, 2.4), 1.0), ((2.0, 2.5), 0.0)])  # 3 and 3.2 px; 0.06 * 64 / 1.25
+def test_people_without_a_torso_are_counted_for_themselves(pool, monkeypatch, off, share):
+    legs = np.full_like(pool.visible, OUTSIDE)
+    legs[:, 13:17] = VISIBLE
+    found = np.add(pool.keypoints, off)
+    monkeypatch.setattr(starter_score, "predict", lambda net, pool: (found, pool.keypoints, legs))
+    figures = starter_score.measure(create_model("debug"), replace(pool, visible=legs))
+    assert figures["body_pck"] is None and figures["cut_body_pck"] == share
 
 
 def test_calibration_balances_at_the_usual_threshold(pool):

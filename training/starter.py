@@ -7,9 +7,9 @@
 Stages whose result exists are skipped, and training goes on at its last report, so a run may be interrupted.
 `--start FILE` trains on from weights of an earlier run, or from the mean of several, with new pictures if the seed or
 the assets are; a dwpose-nano goes on as a dwpose-micro. `--network dwpose-nano` makes the narrow one. `--network
-dwpose-s --start FILE` goes on where training.synthetic_run left a dwpose-s on a GPU, or an earlier run of this: with
-close-ups, hands alone, crowds, people turned by any angle and, above all, people in scenes rendered as a whole. `--mean
-FILE` averages the result with the weights of earlier parts.
+dwpose-s --start FILE` goes on where training.synthetic_run left a dwpose-s on a GPU, or an earlier run of this, and a
+dwpose-t likewise: with close-ups, hands alone, crowds, parts of people, people turned by any angle and, above all,
+people in scenes rendered as a whole. `--mean FILE` averages the result with the weights of earlier parts.
 
 What differs from DWPose's own training, and why (figures: cards in dwpose_core/bundled, docs/synthetic_results.md):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
@@ -58,8 +58,8 @@ from .small_simcc import (
 )
 from .starter_batches import draw_batch
 from .starter_score import calibrate, measure
-from .starter_weights import LARGEST, NARROW, WIDE, begin, read_weights, save
-from .synthetic.composite import CLOSE, CROWDED, MILD, QUIET, STRONG, TUMBLING, VACANT
+from .starter_weights import LARGEST, NARROW, TINY, WIDE, begin, read_weights, save
+from .synthetic.composite import CLOSE, CROWDED, MILD, PARTIAL, QUIET, STRONG, TUMBLING, VACANT
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
 from .synthetic.pool import CropPool, build_pool
@@ -108,11 +108,12 @@ MOSTLY = (("strong", 2.0), ("crowded", 1.2), ("scenes", 1.0), ("mild", 0.7), ("c
 SMALL = (*MOSTLY, ("quiet", 0.25))
 # Pictures without a person: until then scores tell hidden from seen, but not somebody from nobody.
 LARGE = (*MOSTLY, ("quiet", 0.3), ("vacant", 0.9))
-# For who has learnt the others: hidden limbs, people who lie or hang, neighbours, hands.
+# For who has learnt the others: hidden limbs, people who lie or hang, neighbours, parts of people, hands.
 HARD = (
     ("scenes", 3.0),
     ("strong", 1.5),
     ("crowded", 1.0),
+    ("partial", 1.5),
     ("tumbling", 0.8),
     ("mild", 0.5),
     ("close", 2.0),
@@ -136,6 +137,7 @@ MORE = {
         Phase(NARROW, (192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
     ),
     WIDE: PHASES[WIDE][1:],
+    TINY: (Phase(TINY, (256, 192), HARD, 3600, 0, Schedule(0.8, 200, 0, 3600, 0.01), 0.25, False, MORE_HANDS),),
     LARGEST: (Phase(LARGEST, (256, 192), HARD, 3600, 0, Schedule(0.5, 200, 0, 3600, 0.01), 0.25, True, MORE_HANDS),),
 }
 
@@ -308,10 +310,12 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         ("quiet", "layers", args.crops // 20, args.seed + 2, QUIET),
         ("vacant", "layers", args.crops // 6, args.seed + 3, VACANT),
         ("tumbling", "layers", args.crops // 5, args.seed + 7, TUMBLING),
+        ("partial", "layers", args.crops * 2 // 5, args.seed + 9, PARTIAL),
         ("close", "close_layers", args.crops // 2, args.seed + 4, CLOSE),
         ("hands", "hand_layers", args.crops // 2, args.seed + 8, CLOSE),
         ("test_strong", "held_out", HELD_OUT, args.seed, STRONG),
         ("test_plain", "held_out", HELD_OUT, args.seed, None),
+        ("test_partial", "held_out", HELD_OUT, args.seed + 9, PARTIAL),
         ("test_close", "close_held_out", close, args.seed + 4, None),
         ("test_hands", "hand_held_out", HELD_OUT // 2, args.seed + 8, None),
     )

@@ -11,8 +11,11 @@ from dwpose_core.skeleton import PARTS
 
 from .objectives import normalize
 from .starter_batches import resized
+from .synthetic.composite import BOX_PADDING
 from .synthetic.labels import OUTSIDE, VISIBLE
 from .synthetic.pool import CropPool
+
+TYPICAL_TORSO = 0.3  # of the geometric mean of a box's sides, as in benchmarks.photographs
 
 
 @torch.no_grad()
@@ -32,16 +35,21 @@ def predict(net: DWPose, pool: CropPool) -> tuple[np.ndarray, np.ndarray, np.nda
 def measure(net: DWPose, pool: CropPool) -> dict[str, float | None]:
     """Body PCK@0.2 torso, mean error of seen face and hand points over the part's longer side, score separation.
 
-    `score_auc` is the chance that a seen body point scores higher than one outside the crop. None for what the
-    crops have no examples of, bodies where all are of a hand alone, say.
+    `cut_body_pck` is that of people whose torso is not all in the crop, with TYPICAL_TORSO of its box. `score_auc` is
+    the chance that a seen body point scores higher than one outside the crop. None for what the crops have no examples
+    of, bodies where all are of a hand alone, say.
     """
     found, truth, score = predict(net, pool)
-    hits, errors = [], {"face": [], "hand": []}
+    hits, cut_hits, errors = [], [], {"face": [], "hand": []}
+    typical = TYPICAL_TORSO * np.sqrt(np.prod(net.config.input_size)) / BOX_PADDING
     for xy, points, visible in zip(found, truth, pool.visible, strict=True):
         distance = np.linalg.norm(xy - points, axis=-1)
-        if (visible[[5, 6, 11, 12]] > OUTSIDE).all():
+        inside = visible[:17] > OUTSIDE
+        if inside[[5, 6, 11, 12]].all():
             torso = max(np.linalg.norm(points[5] - points[12]), np.linalg.norm(points[6] - points[11]))
-            hits += (distance[:17][visible[:17] > OUTSIDE] < 0.2 * torso).tolist()
+            hits += (distance[:17][inside] < 0.2 * torso).tolist()
+        else:
+            cut_hits += (distance[:17][inside] < 0.2 * typical).tolist()
         for name, where in (("face", "face"), ("hand", "left_hand"), ("hand", "right_hand")):
             seen = visible[PARTS[where]] == VISIBLE
             if seen.sum() >= 8:
@@ -52,7 +60,9 @@ def measure(net: DWPose, pool: CropPool) -> dict[str, float | None]:
     if len(inside) and len(outside):
         auc = float(np.searchsorted(np.sort(outside), inside).mean() / len(outside))
     medians = {f"{name}_nme": float(np.median(values)) if values else None for name, values in errors.items()}
-    return {"body_pck": float(np.mean(hits)) if hits else None, **medians, "score_auc": auc}
+    body = {"body_pck": hits, "cut_body_pck": cut_hits}
+    shares = {name: float(np.mean(values)) if values else None for name, values in body.items()}
+    return shares | medians | {"score_auc": auc}
 
 
 def calibrate(net: DWPose, pool: CropPool) -> float:

@@ -15,7 +15,7 @@ from dwpose_core.models.weights import load_pose
 
 from .growth import enlarged, mean_weights, widened
 
-NARROW, WIDE, LARGEST = "dwpose-nano", "dwpose-micro", "dwpose-s"
+NARROW, WIDE, TINY, LARGEST = "dwpose-nano", "dwpose-micro", "dwpose-t", "dwpose-s"
 
 
 def build_network(name: str, size: tuple[int, int]) -> DWPose:
