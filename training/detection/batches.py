@@ -19,7 +19,7 @@ from ..synthetic.styles import drawn
 from .pool import ScenePool
 from .scenes import Scene
 
-KEPT_SHARE = 0.3  # of a box must lie in the part of the scene that is used, or the box is dropped
+KEPT_SHARE = 0.1  # of a box must lie in the part of the scene that is used, or the box is dropped
 KEPT_SIDE = 4  # pixels
 AS_IS = 0.5  # of the pictures without mosaic are the scene as it was composed
 ZOOM = (0.7, 1.7)  # of the others, log-uniform

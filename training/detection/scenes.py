@@ -29,11 +29,16 @@ from ..synthetic.layer_store import LayerStore, read_objects, read_rgba
 PEOPLE = (0.25, 0.26, 0.16, 0.1, 0.08, 0.05, 0.04, 0.03, 0.03)  # share of pictures with 0..8 people
 CLOSE_UPS = 0.3  # of the pictures with one person
 CLOSE_UP_HEIGHT = (0.5, 1.3)  # as HEIGHT, of what the layer of a face or a hand shows
+CROWDS = 0.4  # of the pictures of three or more people have them close together
+CROWD_SPREAD = 0.12  # standard deviation of where they stand, in widths of the picture
+BEYOND = 0.22  # of the people whom no border cuts stand partly beyond one, left or right; as many above or below one
+BEYOND_SHARE = (0.05, 0.75)  # of their width or height
+COVERED = 0.2  # of the people have something right before them
 TURNED = 0.1  # of the people whom no border cuts: by any angle, because people lie, hang and do handstands
-HEIGHT = (0.12, 1.25)  # of a person over that of the picture, log-uniform; above 1 the picture cuts it
+HEIGHT = (0.09, 1.3)  # of a person over that of the picture, log-uniform; above 1 the picture cuts it
 LIGHT = Disturbance(convolved=0.06, photometric=0.8)
 SEEN = 0.4  # alpha from which a pixel belongs to a person
-KEPT_SHARE = 0.25  # of a person's pixels must be left by what is in front, or it has no box
+KEPT_SHARE = 0.1  # of a person's pixels must be left by what is in front, or it has no box
 KEPT_PIXELS = 24
 KEPT_SIDE = 4  # pixels of the shorter side
 KINDS = 23  # of keypoints kept: the 17 of the body, then 6 of the feet (the first of COCO-WholeBody's 133)
@@ -134,6 +139,7 @@ def compose(
     usual = rng.uniform(*np.log(HEIGHT))
     spread = rng.normal(0, 0.35, people) if people > 1 else np.zeros(people)
     heights = np.exp(np.clip(usual + spread, *np.log(HEIGHT)))
+    crowd = rng.uniform(0.2, 0.8) if people >= 3 and rng.random() < CROWDS else None
     if close_up is None:
         close_up = people == 1 and rng.random() < CLOSE_UPS
     if close_up:
@@ -145,17 +151,22 @@ def compose(
     keypoints: list[np.ndarray] = []
     for i in np.argsort(depths):
         if i < people:
-            placed = _person(material, heights[i], image, rng, close_up)
+            placed = _person(material, heights[i], image, rng, close_up, crowd)
             if placed is None:
                 continue
             image, alpha, points = placed
+            pixels = (alpha > SEEN).sum()
+            if rng.random() < COVERED:
+                image, cover = _cover(material, image, alpha, rng)
+                for mask in (*visible, alpha):
+                    mask *= 1 - cover
         else:
             image, alpha = _thing(material, image, rng)
         for mask in visible:
             mask *= 1 - alpha
         if i < people:
             visible.append(alpha)
-            pasted.append((alpha > SEEN).sum())
+            pasted.append(pixels)
             keypoints.append(points)
     image = photometric(image, LIGHT, rng)
     found = [box_of(mask, count) for mask, count in zip(visible, pasted, strict=True)]
@@ -188,10 +199,13 @@ def box_of(mask: np.ndarray, pasted: int) -> np.ndarray | None:
     return box if (box[2:] - box[:2]).min() >= KEPT_SIDE else None
 
 
-def placement(cut: Cut, height: float, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def placement(
+    cut: Cut, height: float, size: tuple[int, int], rng: np.random.Generator, crowd: float | None = None
+) -> np.ndarray:
     """2x3 matrix, layer pixels to picture pixels (pixel centres), for a person of `height` times the picture's.
 
     A cut side lies on the border of the picture or a little beyond; one cut on opposite sides spans the picture.
+    Others of a `crowd` (where, in widths of the picture) stand close to it.
     """
     size = np.array(size, float)
     extent = cut.extent[2:] - cut.extent[:2]
@@ -208,9 +222,13 @@ def placement(cut: Cut, height: float, size: tuple[int, int], rng: np.random.Gen
             centre[axis] = length[axis] / 2 - beyond
         elif cut.sides[axis + 2] and not cut.sides[axis]:
             centre[axis] = size[axis] - length[axis] / 2 + beyond
+        elif not cut.sides[axis] and rng.random() < BEYOND:
+            inside = length[axis] * (0.5 - rng.uniform(*BEYOND_SHARE))
+            centre[axis] = inside if rng.random() < 0.5 else size[axis] - inside
+        elif crowd is not None and axis == 0:
+            centre[axis] = np.clip(rng.normal(crowd, CROWD_SPREAD) * size[axis], low, high)
         else:
-            over = 0.35 * length[axis] if rng.random() < 0.2 and not cut.sides[axis] else 0.0
-            centre[axis] = rng.uniform(low - over, high + over)
+            centre[axis] = rng.uniform(low, high)
     angle = 0.0
     if not cut.sides.any():
         angle = rng.uniform(-np.pi, np.pi) if rng.random() < TURNED else rng.normal(0, 0.06)
@@ -218,7 +236,12 @@ def placement(cut: Cut, height: float, size: tuple[int, int], rng: np.random.Gen
 
 
 def _person(
-    material: Material, height: float, image: np.ndarray, rng: np.random.Generator, close_up: bool
+    material: Material,
+    height: float,
+    image: np.ndarray,
+    rng: np.random.Generator,
+    close_up: bool,
+    crowd: float | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """A random person, or one in close-up, laid over the image: (image, alpha, points seen in the layer)."""
     people = material.people
@@ -237,10 +260,38 @@ def _person(
     person = rgba.copy()
     gain = rng.uniform(0.7, 1.25) * (1 + rng.normal(0, 0.06, 3))
     person[..., :3] = np.clip(rgba[..., :3] * gain, 0, 255)
-    matrix = placement(Cut(person, extent, sides), height, image.shape[1::-1], rng)
+    matrix = placement(Cut(person, extent, sides), height, image.shape[1::-1], rng, crowd)
     kinds = np.flatnonzero(visible[:KINDS] == VISIBLE)
     points = np.column_stack((xy[kinds] @ matrix[:, :2].T + matrix[:, 2] + 0.5, kinds)).astype(np.float32)
     return *lay_over(image, person, matrix), points
+
+
+def _cover(
+    material: Material, image: np.ndarray, alpha: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A table, a wall, a pole right before the person seen in `alpha` (h, w). Image and its own alpha."""
+    rows, columns = np.flatnonzero((alpha > SEEN).any(1)), np.flatnonzero((alpha > SEEN).any(0))
+    if not len(rows):
+        return image, np.zeros_like(alpha)
+    low, extent = np.array((columns[0], rows[0])), np.array((np.ptp(columns), np.ptp(rows))) + 1.0
+    kind = rng.random()
+    if kind < 0.55:  # from some height on down
+        start, end = np.array((rng.uniform(-1.0, 0.3), rng.uniform(0.25, 0.9))), (rng.uniform(0.7, 2.0), 1.1)
+    elif kind < 0.8:  # from one side
+        start, end = np.array((rng.uniform(0.25, 0.8), rng.uniform(-0.5, 0.3))), (2.0, rng.uniform(0.7, 1.5))
+        if rng.random() < 0.5:
+            start[0], end = -1.0, (1 - start[0], end[1])
+    else:  # a pole or a rail
+        start = rng.uniform(0.2, 0.7, 2)
+        end = start + 0.15
+        across = int(rng.random() < 0.5)
+        start[across], end[across] = -0.5, 1.5
+    corners = np.array((start, (end[0], start[1]), end, (start[0], end[1]))) * extent + low
+    turn = similarity(rng.normal(0, 0.06), 1.0, corners.mean(0), corners.mean(0))
+    cover = np.zeros(image.shape[:2], np.float32)
+    cv2.fillConvexPoly(cover, np.round(corners @ turn[:, :2].T + turn[:, 2]).astype(np.int32), 1.0)
+    texture = material.backgrounds.texture(image.shape[1::-1], rng)
+    return image * (1 - cover[..., None]) + texture * cover[..., None], cover
 
 
 def _thing(material: Material, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
