@@ -9,10 +9,11 @@ without counts as all wrong (in pictures of a face or a hand alone, whose label 
 labels.json: {"annotations": [{"image": file name, "bbox": [x, y, w, h], "keypoints": 133 x 3, "source": name}, ...]},
 in COCO-WholeBody order and image pixels; third value 0 means not labelled. Sources ending in "_hand" are pictures of
 one hand whose side is unknown (labelled as left): the better of the two predicted hands counts. A file in
-COCO-WholeBody form is read as well, such as that of rendered scenes. Half of their points are hidden, of a photograph's
-one in ten; --seen leaves those out. --varied gives means over ten views of the same people: labelled boxes as they are
-and moved by 2 % of their sides, in the pictures and in their mirror images. Twenty people tell little, and a network
-that knows the same may differ by four points in one view.
+COCO-WholeBody form is read as well, such as that of rendered scenes, and COCO's person_keypoints_val2017.json with
+bodies alone; --least-height 64 leaves out who is smaller there. Half of the points of rendered scenes are hidden, of a
+photograph's one in ten; --seen leaves those out. --varied gives means over ten views of the same people: labelled boxes
+as they are and moved by 2 % of their sides, in the pictures and in their mirror images. Twenty people tell little, and
+a network that knows the same may differ by four points in one view.
 
 Body: PCK@0.2 of the torso (the larger shoulder-hip diagonal; 0.3 sqrt(w h) of the box where one of the four is
 unlabelled) and PCK@0.1 of the longer side of the box; foot: PCK@0.1 of that side; face and hands: the median over
@@ -33,17 +34,21 @@ from dwpose_core.backends import TorchRunner
 from dwpose_core.models.weights import load_detector, load_pose
 from dwpose_core.pipeline import Options, Runner, estimate_people
 from dwpose_core.skeleton import FLIP_INDICES, NUM_KEYPOINTS, OKS_SIGMAS, PARTS
-from training.data.wholebody import whole_body_keypoints
+from training.data.wholebody import FIELDS, whole_body_keypoints
 
 HANDS = (PARTS["left_hand"], PARTS["right_hand"])
+Labels = dict[str, list[dict]]  # people by image name
 SEEN = 2  # label value of a point that is seen; 1 is hidden
 GIVEN, WHOLE_IMAGE = "given", "whole-image"
 MOVES = ((0.0, 0.0), (0.02, 0.0), (-0.02, 0.0), (0.0, 0.02), (0.0, -0.02))  # of boxes, in their sides; --varied
 
 
-def read_labels(path: Path, least: int = 1) -> dict[str, list[dict]]:
-    """Annotations by image name; keypoints as (133, 3) arrays, those of a label value below `least` as not labelled."""
-    by_image: dict[str, list[dict]] = {}
+def read_labels(path: Path, least: int = 1, least_height: float = 0.0) -> Labels:
+    """Annotations by image name; keypoints as (133, 3) arrays, those of a label value below `least` as not labelled.
+
+    People whose box is lower than `least_height` px are left out.
+    """
+    by_image: Labels = {}
     content = json.loads(path.read_text())
     names = {image["id"]: image["file_name"] for image in content.get("images", ())}
     for annotation in content["annotations"]:
@@ -53,33 +58,43 @@ def read_labels(path: Path, least: int = 1) -> dict[str, list[dict]]:
         elif annotation.get("iscrowd") or not annotation.get("num_keypoints"):
             continue  # crowds, and people without a labelled body
         else:
-            name, points = names[annotation["image_id"]], whole_body_keypoints(annotation)
+            name, points = names[annotation["image_id"]], _points_of(annotation)
+        if annotation["bbox"][3] < least_height:
+            continue
         points[points[:, 2] < least] = 0
         by_image.setdefault(name, []).append(annotation | {"keypoints": points})
     return by_image
 
 
+def _points_of(annotation: dict) -> np.ndarray:
+    """(133, 3) of a COCO-WholeBody annotation, or of a plain COCO one, whose other parts are then not labelled."""
+    if not any(field in annotation for field in FIELDS[1:]):
+        points = np.zeros((NUM_KEYPOINTS, 3), np.float32)
+        points[PARTS["body"]] = np.reshape(annotation["keypoints"], (-1, 3))
+        return points
+    return whole_body_keypoints(annotation)
+
+
 def score_photographs(
     pose: Runner,
-    labels: Path,
+    labels: Labels,
     images: Path,
     flip_test: str = "off",
     detector: Runner | str = GIVEN,
-    least: int = 1,
     move: tuple[float, float] = (0.0, 0.0),
     mirror: bool = False,
 ) -> dict[str, float]:
     """Figures of the module docstring, by name; nan where no picture is labelled for one.
 
     Args:
+        labels: of `read_labels`; `images` holds the pictures.
         detector: GIVEN takes the labelled boxes, WHOLE_IMAGE the whole picture and two passes.
-        least: see `read_labels`.
         move: of the labelled boxes, right and down in their sides.
         mirror: predict in the mirror images of the pictures, and mirror what is found back.
     """
     people = []
     options = Options(flip_test=flip_test)
-    for name, persons in read_labels(labels, least).items():
+    for name, persons in labels.items():
         picture = cv2.imread(str(images / name))
         if picture is None:
             raise ValueError(f"{images / name} is not a readable picture")
@@ -108,10 +123,10 @@ def score_photographs(
     return score_people(people)
 
 
-def score_varied(pose: Runner, labels: Path, images: Path, flip_test: str = "off", least: int = 1) -> dict[str, float]:
+def score_varied(pose: Runner, labels: Labels, images: Path, flip_test: str = "off") -> dict[str, float]:
     """Means of the figures over MOVES of the labelled boxes, in the pictures and their mirror images."""
     views = [(move, mirror) for mirror in (False, True) for move in MOVES]
-    rows = [score_photographs(pose, labels, images, flip_test, GIVEN, least, *view) for view in views]
+    rows = [score_photographs(pose, labels, images, flip_test, GIVEN, *view) for view in views]
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
@@ -175,6 +190,7 @@ def main() -> None:
     parser.add_argument("--detector", default=GIVEN, help="weights, or: given (labelled boxes), whole-image")
     parser.add_argument("--flip-test", choices=("off", "original", "corrected"), default="off")
     parser.add_argument("--seen", action="store_true", help="points labelled as seen only, not hidden ones")
+    parser.add_argument("--least-height", type=float, default=0.0, help="of the boxes of people that count, px")
     parser.add_argument(
         "--varied", action="store_true", help="mean of ten views: labelled boxes moved, pictures mirrored"
     )
@@ -182,15 +198,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.varied and args.detector != GIVEN:
         parser.error("--varied moves the labelled boxes: leave out --detector")
-    results = {}
+    results, labels = {}, read_labels(args.labels, SEEN if args.seen else 1, args.least_height)
     finder = args.detector if args.detector in (GIVEN, WHOLE_IMAGE) else TorchRunner(load_detector(args.detector))
     for model in args.model:
         pose = TorchRunner(load_pose(model))
-        least = SEEN if args.seen else 1
         if args.varied:
-            results[model] = score_varied(pose, args.labels, args.images, args.flip_test, least)
+            results[model] = score_varied(pose, labels, args.images, args.flip_test)
         else:
-            results[model] = score_photographs(pose, args.labels, args.images, args.flip_test, finder, least)
+            results[model] = score_photographs(pose, labels, args.images, args.flip_test, finder)
         print(model, " ".join(f"{name} {value:.3f}" for name, value in results[model].items()))
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")

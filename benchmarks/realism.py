@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.photographs import score_photographs
+from benchmarks.photographs import read_labels, score_photographs
 from dwpose_core.backends import TorchRunner
 from training.optim import Schedule
 from training.starter import Phase, pool_size, train
@@ -65,7 +65,7 @@ def one_variant(name: str, args: argparse.Namespace) -> dict:
     figures = json.loads((folder / "metrics.json").read_text())[-1]
     if args.labels:
         network = read_weights(folder / f"{NARROW}.safetensors", NARROW, CROP_SIZE).eval()
-        figures["photographs"] = score_photographs(TorchRunner(network, "cpu"), args.labels, args.images)
+        figures["photographs"] = score_photographs(TorchRunner(network, "cpu"), read_labels(args.labels), args.images)
     (folder / "train.npy").unlink()
     (folder / "state.pt").unlink()
     result.write_text(json.dumps(figures, indent=1))

@@ -43,6 +43,16 @@ def test_a_coco_wholebody_file_is_read_like_our_own(points, tmp_path):
         np.testing.assert_allclose(people[0]["keypoints"], points, rtol=1e-6)
 
 
+def test_plain_coco_has_bodies_alone(points, tmp_path):
+    person = {"image_id": 7, "bbox": [0, 0, 50, 200], "num_keypoints": 17, "keypoints": points[:17].ravel().tolist()}
+    small = person | {"bbox": [0, 0, 90, 60]}
+    path = written(tmp_path, {"images": [{"id": 7, "file_name": "a.jpg"}], "annotations": [person, small]})
+    assert len(read_labels(path)["a.jpg"]) == 2
+    (found,) = read_labels(path, least_height=64)["a.jpg"]
+    np.testing.assert_allclose(found["keypoints"][:17], points[:17], rtol=1e-6)
+    assert not found["keypoints"][17:].any()
+
+
 def test_hidden_points_can_be_left_out(points, tmp_path):
     points[:5, 2] = 1
     entry = {"image": "a.jpg", "bbox": [0, 0, 200, 200], "keypoints": points.ravel().tolist()}
@@ -82,7 +92,7 @@ def test_a_mirrored_picture_in_the_mirror_is_the_picture(tmp_path):
     pose = TorchRunner(load_pose("dwpose-nano"))
 
     def figures(name: str, **view) -> dict[str, float]:
-        return symmetric(score_photographs(pose, tmp_path / name / "labels.json", tmp_path / name, **view))
+        return symmetric(score_photographs(pose, read_labels(tmp_path / name / "labels.json"), tmp_path / name, **view))
 
     def symmetric(found: dict[str, float]) -> dict[str, float]:
         """Without those whose OKS sigmas differ from left to right."""
@@ -93,5 +103,5 @@ def test_a_mirrored_picture_in_the_mirror_is_the_picture(tmp_path):
     assert figures("as is") != pytest.approx(figures("as is", mirror=True), rel=1e-5, nan_ok=True)
     assert figures("as is") != pytest.approx(plain, rel=1e-5, nan_ok=True), "another box"
     folders = [tmp_path / name for name in ("as is", "mirrored")]
-    views = [symmetric(score_varied(pose, folder / "labels.json", folder)) for folder in folders]
+    views = [symmetric(score_varied(pose, read_labels(folder / "labels.json"), folder)) for folder in folders]
     assert views[0] == pytest.approx(views[1], rel=1e-5, nan_ok=True)

@@ -25,7 +25,7 @@ from tests.synthetic_tools import NamesItsDevice
 from training import checkpoint, train_detector
 from training.detection import aid, loading, simota
 from training.detection.batches import draw_batch, stacked, to_input
-from training.detection.evaluate import calibrate, find_in_pool, hits, photographs, recall_precision
+from training.detection.evaluate import boxes_by_picture, calibrate, find_in_pool, hits, photographs, recall_precision
 from training.detection.scenes import box_of, cut_layer
 from training.detection.tally import Tally
 from training.monitor import NonFiniteLoss
@@ -302,6 +302,18 @@ def test_bundled_detector_works_offline_and_finds_a_person(rendered, monkeypatch
     (boxes, _), (nobody, _) = find_boxes(pictures, runner, Options())
     assert hits(box_of(alpha, 1)[None], boxes).sum() == 1
     assert len(nobody) == 0
+
+
+def test_coco_files_are_read_and_their_crowds_ignored(tmp_path):
+    rows = [
+        {"image_id": 5, "bbox": [1, 2, 10, 20], "iscrowd": 0, "category_id": 1},
+        {"image_id": 5, "bbox": [0, 0, 50, 20], "iscrowd": 1, "category_id": 1},
+        {"image_id": 5, "bbox": [0, 0, 5, 5], "iscrowd": 0, "category_id": 18},  # a dog
+    ]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps({"images": [{"id": 5, "file_name": "a.jpg"}], "annotations": rows}))
+    assert {name: boxes.tolist() for name, boxes in boxes_by_picture(path).items()} == {"a.jpg": [[1, 2, 11, 22]]}
+    assert boxes_by_picture(path, crowds=True)["a.jpg"].tolist() == [[0, 0, 50, 20]]
 
 
 def test_bundled_detector_finds_people_in_photographs(shared):

@@ -6,7 +6,8 @@ WEIGHTS is a file or a catalogue name. The pool holds `test` and `test_empty` (t
 LABELS.json is a list, or a dict with the list "annotations", of {"image": file name, "bbox": [x, y, w, h]}. Where
 "source" ends in "_face" or "_hand" the box is that of no person and left out.
 --ignored names another such file, of people in the same photographs that carry no label: who finds one of them is
-neither right nor wrong.
+neither right nor wrong. COCO's person_keypoints_val2017.json or instances_val2017.json are read too; what is ignored
+there are crowds.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .pool import ScenePool
 Found = tuple[np.ndarray, np.ndarray]  # boxes (P, 4) xyxy px, scores (P,), best first
 MATCH = 0.5  # IoU
 PART_ALONE = ("_face", "_hand")  # ends of sources whose boxes are of that part
+PERSON = 1  # COCO's category
 LOWEST = 0.01  # score kept for average precision
 
 
@@ -199,14 +201,17 @@ def calibrate(net: YOLOX, pools: list[ScenePool]) -> float:
     return total
 
 
-def boxes_by_picture(labels: Path) -> dict[str, np.ndarray]:
-    """Boxes (P, 4) xyxy px of the people of a label file, by file name."""
+def boxes_by_picture(labels: Path, crowds: bool = False) -> dict[str, np.ndarray]:
+    """Boxes (P, 4) xyxy px of the people of a label file, or of COCO's crowds of them, by file name."""
     entries = json.loads(labels.read_text())
+    names = {row["id"]: row["file_name"] for row in entries.get("images", ())} if isinstance(entries, dict) else {}
     boxes: dict[str, list] = {}
     for entry in entries["annotations"] if isinstance(entries, dict) else entries:
-        if not entry.get("source", "").endswith(PART_ALONE):
+        person = entry.get("category_id", PERSON) == PERSON and not entry.get("source", "").endswith(PART_ALONE)
+        if person and bool(entry.get("iscrowd")) == crowds:
             x, y, w, h = entry["bbox"]
-            boxes.setdefault(entry["image"], []).append((x, y, x + w, y + h))
+            name = entry["image"] if "image" in entry else names[entry["image_id"]]
+            boxes.setdefault(name, []).append((x, y, x + w, y + h))
     return {name: np.array(rows, np.float32) for name, rows in boxes.items()}
 
 
@@ -240,10 +245,9 @@ def main() -> None:
         runner = TorchRunner(net, "cpu")
         options = Options(detector_threshold=args.threshold)
         found = [find_boxes([image], runner, options)[0] for image, _, _ in rows]
-        truth, ignored = [boxes for _, boxes, _ in rows], None
-        if args.ignored:
-            unlabelled = boxes_by_picture(args.ignored)
-            ignored = [unlabelled.get(name, np.zeros((0, 4), np.float32)) for _, _, name in rows]
+        truth = [boxes for _, boxes, _ in rows]
+        unlabelled = boxes_by_picture(args.ignored) if args.ignored else boxes_by_picture(args.labels, crowds=True)
+        ignored = [unlabelled.get(name, np.zeros((0, 4), np.float32)) for _, _, name in rows]
         print(json.dumps(recall_precision(truth, found, args.threshold, args.least_height, ignored), indent=1))
 
 
