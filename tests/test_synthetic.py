@@ -253,3 +253,23 @@ def test_missing_assets_are_named(tmp_path):
         generate(tmp_path, tmp_path / "out", 1, 0, 1, SIZE)
     with pytest.raises(ValueError, match="generate first"):
         LayerStore(tmp_path)
+
+
+@pytest.mark.parametrize("framing, kept", [("legs", (13, 14, 15, 16)), ("middle", (11, 12))])
+def test_framings_that_cut_people(framing, kept):
+    """Somebody upright, 17 dm high: legs come without a head mostly, a middle without feet mostly."""
+    points = np.zeros((133, 3))
+    points[:17, 1] = (16, 16.3, 16.3, 16.2, 16.2, 14, 14, 11.5, 11.5, 9, 9, 9, 9, 5, 5, 1, 1)
+    skin = np.random.default_rng(0).uniform((-2, 0, -1), (2, 17, 1), (4000, 3))
+    camera, lost = cam.Camera(np.eye(3), np.array((0.0, -9.0, -40.0))), []
+    whole = cam.frame_photo(camera, skin, points, "full", 0.75, np.random.default_rng(0))[0].window
+    for seed in range(60):
+        framed, border = cam.frame_photo(camera, skin, points, framing, 0.75, np.random.default_rng(seed))
+        height = framed.project(points)[0][:17, 1]
+        seen = (height > border[1]) & (height < border[3])
+        assert seen[list(kept)].all() or framing == "middle"
+        lost.append((not seen[0], not seen[15], seen[list(kept)].all()))
+        assert framed.window[3] - framed.window[2] < 1.01 * (whole[3] - whole[2])
+    head, feet, rest = np.mean(lost, axis=0)
+    assert head > 0.8 and rest > 0.6
+    assert feet == 0 if framing == "legs" else feet > 0.9
