@@ -129,7 +129,8 @@ ENTRIES: tuple[WeightEntry, ...] = (
         "teacher of dwpose-l-384, AP .653",
     ),
     _in_package("dwpose-s-synthetic", "pose", "a starter, for use without a download"),
-    _in_package("dwpose-nano", "pose", "a smaller starter, twice as fast"),
+    _in_package("dwpose-t-synthetic", "pose", "a smaller starter, distilled from dwpose-s-synthetic"),
+    _in_package("dwpose-nano", "pose", "the smallest starter"),
     WeightEntry(
         name="yolox-l",
         kind="detector",
