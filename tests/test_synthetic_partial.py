@@ -19,7 +19,9 @@ from training.synthetic.layer_pool import Layers
 from training.synthetic.partial import BORDER, COVER, ENDS, box_of, draw_limits, draw_part, tells_enough
 from training.synthetic.torch_photometric import Dice
 
-CALM = replace(PARTIAL, rotated=0.0, in_front=0.0, people=False, things=False, light=False, camera=False, jpeg=False)
+CALM = replace(PARTIAL, rotated=0.0, in_front=0.0, people=False, light=False, camera=False, jpeg=False)
+
+CLEAR = np.zeros((20, 30, 4), np.uint8)  # a thing that is not seen
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_beyond_the_cut_is_black_or_covered_and_labels_say_so(layers, made_by):
     """Red people before blue: what is black has points outside only, what is covered none that are seen."""
     if made_by == "composite":
         rng = np.random.default_rng(0)
-        crops = [reference.composite(Store(layers), k % PEOPLE, Blue(), [], CROP, rng, CALM) for k in range(240)]
+        crops = [reference.composite(Store(layers), k % PEOPLE, Blue(), [CLEAR], CROP, rng, CALM) for k in range(240)]
         images, points, visible = (np.stack([getattr(c, f) for c in crops]) for f in ("image", "keypoints", "visible"))
     else:
         index = torch.arange(240) % PEOPLE
@@ -120,3 +122,15 @@ def test_a_cover_ends_at_the_cut_and_the_box_alone_ends_nothing(layers, monkeypa
         hidden = (made.visible == HIDDEN).float().mean()
         assert (hidden > 0.3) == (colour == 200), (end, hidden)
         assert blue.max() <= 200
+
+
+def test_without_things_nothing_covers(layers):
+    """The lever of an ablation: as many parts, none of them behind something."""
+    index = torch.arange(96) % PEOPLE
+    bare = replace(CALM, things=False)
+    made = batched.composite_batch(layers[1:2], index * 0, plain_surroundings(), CROP, generator(1), bare)
+    rng = np.random.default_rng(0)
+    theirs = [reference.composite(Store(layers), 1, Blue(), [], CROP, rng, bare).visible for _ in range(96)]
+    before = float((layers.visible[1] == HIDDEN).float().mean())
+    for visible in (made.visible.numpy(), np.stack(theirs)):
+        assert (visible == HIDDEN).mean() <= before

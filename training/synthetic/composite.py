@@ -226,7 +226,7 @@ def composite(
     if augment and rng.random() < 0.22 * disturb.in_front * disturb.things:
         image, mask = _something(objects, image, (0.1, 0.5), rng)
         over = np.maximum(over, mask)
-    covered = end == COVER
+    covered = augment and disturb.things and end == COVER
     if covered or (augment and rng.random() < 0.2 * disturb.in_front * disturb.things):
         mask = _beyond(matrix, limits, size).astype(np.float32) if covered else _occluder(size, rng)
         image = image * (1 - mask[..., None]) + backgrounds.texture(size, rng) * mask[..., None]

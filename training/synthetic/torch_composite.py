@@ -294,7 +294,7 @@ def composite_batch(
         wide = kind < disturb.loose
         whole, photo = loose(layers, size, dice)
         box, limits, end = parts(layers, disturb.partial, dice)
-        end = torch.where(wide, -1, end)
+        end = torch.where(wide | ((end == COVER) & (not disturb.things)), -1, end)  # then the box alone ends
         frame = torch.where((end == BORDER)[:, None], limits, frame)
         matrix = torch.where(wide[:, None, None], whole, tight(box, size, disturb, dice))
         scale = scale_of(matrix)
