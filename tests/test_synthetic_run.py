@@ -13,20 +13,16 @@ import torch
 
 from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
-from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, drawn_layers, generator, plain_surroundings
+from tests.synthetic_tools import NamesItsDevice, drawn_layers, generator, plain_surroundings
 from training import checkpoint, synthetic_crops, synthetic_run, synthetic_stage
 from training.synthetic import torch_composite as batched
-from training.synthetic.background import Background, Foreground
 from training.synthetic.composite import MILD, QUIET, STRONG
-from training.synthetic.crop_bank import CropBank
 from training.synthetic.items import Item, Material
 from training.synthetic.labels import HIDDEN
 from training.synthetic.layer_pool import Layers, Surroundings
 from training.synthetic.light import Light
 from training.synthetic.meshes import Mesh, View, light_row
-from training.synthetic.pool import CropPool
 from training.synthetic.torch_render import TorchRenderer, seen
-from training.synthetic_crops import Batches, CropSource, Mixture, Scenes
 from training.synthetic_stage import OutOfTime, Stage, as_batch, build_objective, phase_at, train_stage
 
 
@@ -144,94 +140,6 @@ def test_a_stopped_stage_goes_on(layers, around, tmp_path, monkeypatch):
     assert all(np.isfinite(row["loss"]) for row in rows)
     assert not (tmp_path / "teacher.pt").exists()
     assert not torch.equal(net.head.cls_x.weight, before["average"]["head.cls_x.weight"])
-
-
-def test_work_beside_training_comes_in_order_and_its_errors_arrive():
-    numbers = itertools.count()
-
-    def make() -> list[torch.Tensor]:
-        number = next(numbers)
-        if number == 5:
-            raise RuntimeError("no more people")
-        return [torch.tensor(number)]
-
-    beside = Background(make, 2, torch.device("cpu"))
-    taken = [int(beside.take()[0]) for _ in range(2)]
-    taken += [int(value[0]) for value in beside.take_all()]
-    with pytest.raises(RuntimeError, match="no more people"):
-        while True:
-            taken.append(int(beside.take()[0]))
-    beside.close()
-    assert taken == [0, 1, 2, 3, 4]
-    assert not beside.thread.is_alive()
-
-
-def test_closing_does_not_wait_for_a_taker():
-    beside = Background(lambda: torch.zeros(1), 1, torch.device("cpu"))
-    beside.take()
-    beside.close()
-    assert not beside.thread.is_alive()
-
-
-class Rendered:
-    """Stands in for worker processes: scenes of two crops, grey, with all points in one place."""
-
-    def __init__(self):
-        self.number = 0
-
-    def __next__(self) -> tuple[np.ndarray, ...]:
-        self.number += 1
-        images = np.full((2, CROP[1], CROP[0], 3), 20 + self.number % 200, np.uint8)
-        points = np.full((2, 133, 2), 20 + self.number % 30, np.float32)
-        return images, points, np.full((2, 133), 2, np.uint8)
-
-
-def crop_source(layers, around, mixture: Mixture, scenes: Scenes | None = None) -> CropSource:
-    filler = SimpleNamespace(pool=SimpleNamespace(layers=layers), seconds=0.0)
-    return CropSource(mixture, filler, around, scenes, generator(3), False)
-
-
-def test_batches_are_cut_from_what_was_composited(layers, around):
-    source = crop_source(layers, around, Mixture(CROP, 3, at_once=2))
-    batches = Batches(source)
-    made: list[batched.Crops] = []
-    batches.maker = Foreground(lambda: made.extend(source.make()) or made[-2:])
-    for k, progress in enumerate((0.25, 0.5, 0.75)):
-        taken = batches(progress)
-        assert taken.image.shape == (3, CROP[1], CROP[0], 3) and source.progress == progress
-        assert taken is made[(1, 0, 3)[k]]
-
-
-def test_whole_scenes_are_their_share_and_are_rendered_as_they_are_used_up(layers, around):
-    scenes = Scenes(Rendered(), CropBank(64, CROP, "cpu"))
-    source = crop_source(layers, around, Mixture(CROP, 40, scenes=0.25), scenes)
-    for _ in range(20):
-        spread = source.make()[0].keypoints.std(1).amax(1)
-        assert int((spread < 1e-3).sum()) == 10
-    assert scenes.given == 200
-    made_for = scenes.bank.added * synthetic_crops.SEEN_AGAIN
-    assert 200 <= made_for <= 200 + 2 * synthetic_crops.SCENES_AT_ONCE * synthetic_crops.SEEN_AGAIN
-    assert scenes.taken == scenes.results.number == scenes.bank.added / 2
-
-
-def test_who_goes_on_meets_everything_at_once(layers, around):
-    source = crop_source(layers, around, Mixture(CROP, 4, fresh=False, without=frozenset({"jpeg"})))
-    met = [source.disturbance() for _ in range(300)]
-    assert {replace(d, jpeg=True) for d in met} == {d for d, _ in synthetic_stage.GOING_ON}
-    assert not any(d.jpeg for d in met)
-    source.progress = 1.0
-    assert len({source.disturbance() for _ in range(100)}) > 2
-
-
-def test_mixed_crops_name_their_device(layers, around):
-    scenes = Scenes(Rendered(), CropBank(64, CROP, "cpu"))
-    source = crop_source(layers, around, Mixture((64, 64), 32, scenes=0.5, drawings=0.8, fresh=False), scenes)
-    objective = build_objective("labels", create_model("debug"), None, fresh=False)
-    scenes.bank.add(scenes.take())  # from numpy, as from the workers
-    with NamesItsDevice():
-        loss = objective(as_batch(source.make()[0]))["loss"]
-        loss.backward()
-    assert torch.isfinite(loss)
 
 
 def test_the_same_network_goes_on_with_all_it_knows(tmp_path):
@@ -402,12 +310,6 @@ def test_what_is_kept(layers, around, tmp_path, kind, score, ablation, file, str
         assert (row["score_factor"] > synthetic_run.LARGEST_FACTOR) is (strength < 0.1)
         expected = before if strength < 0.1 else before * row["score_factor"]
         torch.testing.assert_close(kept, expected, rtol=2e-3, atol=1e-3)
-
-
-def test_test_pools_are_fixed(layers, around):
-    one, two = (synthetic_crops.test_pool(layers, around, CROP, STRONG, 3) for _ in range(2))
-    assert isinstance(one, CropPool) and len(one) == PEOPLE
-    np.testing.assert_array_equal(one.images, two.images)
 
 
 def test_a_start_of_another_width_is_refused_at_once(tmp_path):

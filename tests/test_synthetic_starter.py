@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
 from training import checkpoint, starter_batches, starter_score
-from training.muon import MuonAdamW, is_hidden_matrix
 from training.objectives import normalize
 from training.optim import Schedule
 from training.small_simcc import (
@@ -242,52 +240,6 @@ def test_a_shorter_run_has_the_whole_schedule(phase):
     for share in (0.3, 0.6, 0.999):
         rates = [p.schedule.at(int(share * p.steps)) for p in (phase, half)]
         assert rates[0] == pytest.approx(rates[1], rel=0.01)
-
-
-def test_muon_moves_matrices_and_adamw_the_rest():
-    net = create_model("debug").to(memory_format=torch.channels_last)
-    matrices = {name for name, p in net.named_parameters() if is_hidden_matrix(name, p)}
-    assert "head.gau.uv.weight" in matrices and "head.final_layer.weight" in matrices
-    assert not any("cls_" in n or "stem.0." in n or n.endswith("bias") for n in matrices)
-    before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    optimizer = MuonAdamW(net, 1e-3, 1e-2, 0.0)
-    for parameter in net.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
-    optimizer.step(0.5)
-    moved = {name: (p - before[name]).detach() for name, p in net.named_parameters()}
-    assert all(change.abs().max() > 0 for change in moved.values())
-    change = moved["head.gau.uv.weight"] + 0.02 * 0.5e-2 * before["head.gau.uv.weight"]  # weight decay taken out
-    spectrum = torch.linalg.svdvals(change)
-    assert spectrum.max() < 2.5 * spectrum.median()  # orthogonal up to Newton and Schulz
-
-
-def test_muon_goes_on_from_its_state():
-    """The same weights after two steps in one go, and after one step, saving, loading and another step."""
-
-    def steps(net, optimizer, rates):
-        for rate in rates:
-            for parameter in net.parameters():
-                seed = torch.Generator().manual_seed(parameter.numel() + round(1000 * rate))
-                parameter.grad = torch.randn(parameter.shape, generator=seed)
-            optimizer.step(rate)
-
-    torch.manual_seed(0)
-    start = create_model("debug").to(memory_format=torch.channels_last)
-    whole, first, second = (copy.deepcopy(start) for _ in range(3))
-    steps(whole, MuonAdamW(whole, 1e-3, 1e-2, 0.05), (1.0, 0.3))
-    before = MuonAdamW(first, 1e-3, 1e-2, 0.05)
-    steps(first, before, (1.0,))
-    after = MuonAdamW(second, 1e-3, 1e-2, 0.05)
-    second.load_state_dict(first.state_dict())
-    after.load_state_dict(copy.deepcopy(before.state_dict()))
-    steps(second, after, (0.3,))
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
-
-
-def test_muon_refuses_weights_it_cannot_view():
-    with pytest.raises(ValueError, match="channels_last"):
-        MuonAdamW(create_model("debug"), 1e-3, 1e-3, 0.05)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 48)])

@@ -1,7 +1,8 @@
-"""Weight decay groups, schedule and EMA against traces of the original code."""
+"""Weight decay groups, schedule and EMA against traces of the original code; Muon beside AdamW."""
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from dwpose_core.models import create_model
+from training.muon import MuonAdamW, is_hidden_matrix
 from training.optim import ExponentialMovingAverage, Schedule, parameter_groups
 
 
@@ -62,3 +64,49 @@ def test_ema_momentum_and_trace(shared, fill):
         ours = torch.cat((ema.module.w.flatten(), ema.module.rm)).numpy()
         np.testing.assert_allclose(ours, expected, atol=1e-6)
     assert ema.module.count == 0  # integer buffers are left alone
+
+
+def test_muon_moves_matrices_and_adamw_the_rest():
+    net = create_model("debug").to(memory_format=torch.channels_last)
+    matrices = {name for name, p in net.named_parameters() if is_hidden_matrix(name, p)}
+    assert "head.gau.uv.weight" in matrices and "head.final_layer.weight" in matrices
+    assert not any("cls_" in n or "stem.0." in n or n.endswith("bias") for n in matrices)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer = MuonAdamW(net, 1e-3, 1e-2, 0.0)
+    for parameter in net.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    optimizer.step(0.5)
+    moved = {name: (p - before[name]).detach() for name, p in net.named_parameters()}
+    assert all(change.abs().max() > 0 for change in moved.values())
+    change = moved["head.gau.uv.weight"] + 0.02 * 0.5e-2 * before["head.gau.uv.weight"]  # weight decay taken out
+    spectrum = torch.linalg.svdvals(change)
+    assert spectrum.max() < 2.5 * spectrum.median()  # orthogonal up to Newton and Schulz
+
+
+def test_muon_goes_on_from_its_state():
+    """The same weights after two steps in one go, and after one step, saving, loading and another step."""
+
+    def steps(net, optimizer, rates):
+        for rate in rates:
+            for parameter in net.parameters():
+                seed = torch.Generator().manual_seed(parameter.numel() + round(1000 * rate))
+                parameter.grad = torch.randn(parameter.shape, generator=seed)
+            optimizer.step(rate)
+
+    torch.manual_seed(0)
+    start = create_model("debug").to(memory_format=torch.channels_last)
+    whole, first, second = (copy.deepcopy(start) for _ in range(3))
+    steps(whole, MuonAdamW(whole, 1e-3, 1e-2, 0.05), (1.0, 0.3))
+    before = MuonAdamW(first, 1e-3, 1e-2, 0.05)
+    steps(first, before, (1.0,))
+    after = MuonAdamW(second, 1e-3, 1e-2, 0.05)
+    second.load_state_dict(first.state_dict())
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    steps(second, after, (0.3,))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_muon_refuses_weights_it_cannot_view():
+    with pytest.raises(ValueError, match="channels_last"):
+        MuonAdamW(create_model("debug"), 1e-3, 1e-3, 0.05)
