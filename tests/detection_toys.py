@@ -10,7 +10,7 @@ import torch
 from dwpose_core.models.yolox import YOLOX, anchor_points
 from training.detection import simota
 from training.detection.pool import ScenePool
-from training.train_detector import DetectorConfig
+from training.detection.start import DetectorConfig
 
 SIDE = 64
 CELLS, STRIDES = anchor_points((SIDE, SIDE), torch.device("cpu"))

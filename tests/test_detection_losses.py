@@ -13,8 +13,8 @@ from training.detection import aid, simota
 from training.detection.batches import numbered, stacked, to_input
 from training.detection.evaluate import average_precision, balanced_threshold, find_in_pool, hits, recall_precision
 from training.detection.scenes import KINDS
+from training.detection.start import create
 from training.optim import build_optimizer
-from training.train_detector import create
 
 # Assignment ---------------------------------------------------------------------------------------------------------
 

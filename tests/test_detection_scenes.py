@@ -11,8 +11,8 @@ import torch
 
 from tests.detection_toys import FAR, SIDE, toy_pool
 from training.data.wholebody import DataSource
-from training.detection import batches
-from training.detection.batches import Picture, draw_batch, mirrored, numbered, stacked, to_input
+from training.detection import batches, scenes
+from training.detection.batches import Picture, draw_batch, draw_picture, mirrored, numbered, stacked, to_input
 from training.detection.labelled import LabelledPictures
 from training.detection.pool import ScenePool
 from training.detection.scenes import Cut, Material, Scene, box_of, compose, cut_layer, on_mask, placement
@@ -112,6 +112,22 @@ def test_close_ups_are_large_and_of_faces_and_hands_alone(tmp_path):
     assert np.median(shares) > 0.6, "of the picture's height"
 
 
+def test_people_beyond_a_share_are_whole(tmp_path, monkeypatch):
+    store = OneLayer(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="hold no whole person"):
+        store.framing = np.array(("waist",))
+        compose(Material(store, Grey(), [disc_layer()]), 96, np.random.default_rng(0), 9)
+    for name in ("paths", "frame", "keypoints", "visible"):
+        setattr(store, name, np.concatenate([getattr(store, name)] * 2))
+    store.framing, store.paths[0] = np.array(("waist", "full")), tmp_path / "missing.png"
+    material = Material(store, Grey(), [disc_layer()])
+    monkeypatch.setattr(scenes, "WHOLE", 1.0)
+    assert compose(material, 96, np.random.default_rng(0), 9).mask.any()
+    monkeypatch.setattr(scenes, "WHOLE", 0.0)
+    with pytest.raises(ValueError, match=r"missing\.png"):
+        compose(material, 96, np.random.default_rng(0), 9)
+
+
 def test_scenes_are_reproducible_and_hidden_people_have_smaller_boxes(tmp_path):
     material = Material(OneLayer(tmp_path / "a.png"), Grey(), [disc_layer()])
     areas, whole = [], 0
@@ -163,10 +179,11 @@ def test_batches_depend_on_the_generator_alone_and_have_labels_on_their_pixels(m
     drawings = [draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4)) for _ in range(2)]
     assert all(map(torch.equal, *drawings))
     monkeypatch.setattr(batches, "DRAWN", 0.0)
+    monkeypatch.setattr(batches, "RECOLOURED", 0.0)
     first = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
     second = draw_batch(pool, 16, SIDE, 0.5, np.random.default_rng(4))
     assert all(map(torch.equal, first, second)) and first.canvas.shape == (16, SIDE, SIDE, 4)
-    assert first.people[..., 2].gt(0).sum() > 16 and len(first.points) > 16
+    assert first.people[..., 2].gt(0).sum() > 16 and len(first.points) > 8
     for n, (canvas, people) in enumerate(zip(first.canvas.numpy(), first.people.numpy(), strict=True)):
         bright, mask = canvas[..., :3].max(2) > 110, canvas[..., 3]
         points = first.points[first.points[:, 0] == n, 1:].numpy()
@@ -174,6 +191,25 @@ def test_batches_depend_on_the_generator_alone_and_have_labels_on_their_pixels(m
             assert bright[y1:y2, x1:x2].mean() > 0.7 and (mask[y1:y2, x1:x2] > 128).mean() > 0.7
         for x, y, kind in points:
             assert kind == 0 and bright[max(int(y) - 1, 0) : int(y) + 2, max(int(x) - 1, 0) : int(x) + 2].any()
+
+
+def test_another_light_leaves_the_border_and_the_mask(monkeypatch):
+    """A white bar on black, in a scene half as wide as the picture."""
+    monkeypatch.setattr(batches, "RECOLOURED", 1.0)
+    monkeypatch.setattr(batches, "DRAWN", 0.0)
+    pool = toy_pool(1)
+    pool.sizes[:] = SIDE // 2
+    colours = []
+    for seed in range(40):
+        picture = draw_picture(pool, SIDE, False, np.random.default_rng(seed))
+        border = picture.canvas[-1, -1]
+        if border.tolist() == [114, 114, 114, 0]:  # not where the scene was enlarged beyond the picture
+            assert set(np.unique(picture.canvas[: SIDE // 3, : SIDE // 3, 3])) <= set(range(256))
+            colours.append(picture.canvas[: SIDE // 3, : SIDE // 3, :3].reshape(-1, 3).mean(0))
+    colours = np.array(colours)
+    grey = np.ptp(colours, axis=1) < 0.5
+    assert len(colours) > 30 and 0 < grey.sum() < 12
+    assert np.ptp(colours.mean(1)) > 30, "some are darker than others"
 
 
 def test_labels_travel_as_tensors():

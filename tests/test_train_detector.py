@@ -27,12 +27,14 @@ from training.detection import aid, loading, simota
 from training.detection.batches import draw_batch, stacked, to_input
 from training.detection.evaluate import boxes_by_picture, calibrate, find_in_pool, hits, photographs, recall_precision
 from training.detection.scenes import box_of, cut_layer
+from training.detection.start import DetectorConfig, begin, create
 from training.detection.tally import Tally
 from training.monitor import NonFiniteLoss
 from training.objectives import normalize
 from training.optim import build_optimizer
+from training.starter_weights import save
 from training.synthetic.composite import lay_over, similarity
-from training.train_detector import DetectorConfig, Job, begin, create, finish, train
+from training.train_detector import Job, finish, train
 
 
 def same_state(a: dict, b: dict) -> bool:
@@ -354,3 +356,23 @@ def test_training_goes_on_from_a_run_that_was_stopped(tmp_path):
     stopped.unlink()
     with pytest.raises(ValueError, match="is missing"):
         begin(dataclasses.replace(TINY, start=str(stopped)))
+
+
+def test_the_backbone_moves_by_what_the_pose_network_has_learnt_since(tmp_path):
+    before = tmp_path / "before.safetensors"
+    net = load_pose("dwpose-s-synthetic")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.sub_(0.25)
+    save(net, before)
+    config = dataclasses.replace(TINY, start="yolox-cspnext-s", network="yolox-cspnext-s")
+    old, new = (begin(c) for c in (config, dataclasses.replace(config, pose_before=str(before))))
+    for name, parameter in old.backbone.backbone.pose.named_parameters():
+        change = new.backbone.backbone.pose.get_parameter(name) - parameter
+        torch.testing.assert_close(change, torch.full_like(change, 0.25), rtol=0, atol=0.01)  # files hold fp16
+    assert same_state(old.head.state_dict(), new.head.state_dict())
+    for wrong in ({"start": ""}, {"network": "yolox-nano", "start": ""}):
+        with pytest.raises(ValueError, match="--pose-before is for a --start"):
+            begin(dataclasses.replace(config, pose_before=str(before), **wrong))
+    with pytest.raises(ValueError, match=r"--pose-before .* holds dwpose-nano"):
+        begin(dataclasses.replace(config, pose_before="dwpose-nano"))

@@ -2,7 +2,7 @@
 
 The first two keep all that the small network has learnt; a wider one computes the very same logits before its first
 step. The third hands on its backbone only. What has learnt to read pixels may stay as it is (`hold_pixels`), and
-stretches of one training may be averaged (`mean_weights`).
+stretches of one training may be averaged (`mean_weights`), or what one has learnt added to another (`add_difference`).
 """
 
 from __future__ import annotations
@@ -104,6 +104,17 @@ def begin_backbone(net: DWPose, trained: DWPose) -> int:
         for block in more[len(fewer) :]:
             nn.init.zeros_(block.conv2.pointwise_conv.bn.weight)
     return taken
+
+
+@torch.no_grad()
+def add_difference(net: nn.Module, before: nn.Module, after: nn.Module) -> None:
+    """Move the weights of `net`, which began as those of `before`, by what `after` has learnt since.
+
+    Task arithmetic (Ilharco et al., arXiv 2212.04089). Batch norm keeps its statistics: training on renews them.
+    """
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    for name, parameter in net.named_parameters():
+        parameter += (new[name].float() - old[name].float()).to(parameter)
 
 
 def _joined(modules: dict[str, nn.Module], path: str) -> int:

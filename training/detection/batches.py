@@ -25,7 +25,9 @@ AS_IS = 0.5  # of the pictures without mosaic are the scene as it was composed
 ZOOM = (0.7, 1.7)  # of the others, log-uniform
 MOSAIC_ZOOM = (0.5, 1.2)
 DRAWN = 0.12  # of the scenes are drawings
-RECOLOURED = 0.5  # of all pictures: another brightness and tint each time they are drawn
+RECOLOURED = 0.6  # of the scenes have another brightness and tint each time they are drawn
+CAST = 0.15  # of these a strong one, as by lamps, at dusk, under water or on a stage
+GREY = 0.1  # of these none
 
 
 @dataclass
@@ -89,6 +91,8 @@ def draw_picture(pool: ScenePool, side: int, mosaic: bool, rng: np.random.Genera
         chosen = pool.scene(int(rng.integers(len(pool))))
         if rng.random() < DRAWN:
             chosen = replace(chosen, image=drawn(np.ascontiguousarray(chosen.image), rng))
+        if rng.random() < RECOLOURED:
+            chosen = replace(chosen, image=recoloured(chosen.image, rng))
         return mirrored(chosen) if rng.random() < 0.5 else chosen
 
     if mosaic:
@@ -99,11 +103,19 @@ def draw_picture(pool: ScenePool, side: int, mosaic: bool, rng: np.random.Genera
     else:
         zoom = 1.0 if rng.random() < AS_IS else float(np.exp(rng.uniform(*np.log(ZOOM))))
         picture.place((0, 0, side, side), scene(), zoom * fit, rng)
-    if rng.random() < RECOLOURED:
-        gain = rng.uniform(0.7, 1.3) * (1 + rng.normal(0, 0.06, 3))
-        table = np.arange(256)[:, None] * (*gain, 1.0) + rng.normal(0, 12) * np.array((1, 1, 1, 0))  # not the mask
-        picture.canvas = cv2.LUT(picture.canvas, np.clip(table, 0, 255).astype(np.uint8)[:, None])
     return picture
+
+
+def recoloured(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(h, w, 3) uint8 RGB in another light: exposure, tint and contrast, or grey."""
+    tint, curve = (0.2, 0.3) if rng.random() < CAST else (0.06, 0.0)
+    gain = rng.uniform(0.7, 1.3) * np.exp(rng.normal(0, tint, 3))
+    table = 255 * (np.arange(256)[:, None] / 255) ** np.exp(rng.normal(0, curve)) * gain + rng.normal(0, 12)
+    image = np.ascontiguousarray(image)
+    if rng.random() < GREY:
+        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+        table = table[:, :1].repeat(3, axis=1)
+    return cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8)[:, None])
 
 
 def to_input(images: np.ndarray | torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -10,7 +10,6 @@ import signal
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,9 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .batches import Batch, draw_batch
 from .pool import ScenePool
-
-if TYPE_CHECKING:
-    from ..train_detector import DetectorConfig
+from .start import DetectorConfig
 
 AHEAD = 2  # batches that each loader has ready at most, in shared memory
 

@@ -3,9 +3,10 @@
 Everything has a depth. From far to near, people and things are laid over the background, each hiding what is behind
 it; then light, colour, blur, noise and JPEG disturb the whole picture. A box is the extent of the visible pixels, as
 in COCO. A person whom the photograph of its layer cuts (at the knees, the hips, the chest) is put at the border of
-the picture that cuts it. A quarter of the pictures show nobody: with few backgrounds at hand, false alarms are the
-weak spot, so things there are many and some wear the texture of clothes and skin. Of the pictures of one person, some
-are close-ups, in which a face or a hand is large and the rest of the person beyond the picture.
+the picture that cuts it; most people are whole. A quarter of the pictures show nobody: with few backgrounds at hand,
+false alarms are the weak spot, so things there are many and some wear the texture of clothes and skin. Of the
+pictures of one person, some are close-ups, in which a face or a hand is large and the rest of the person beyond the
+picture.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ from ..synthetic.layer_store import LayerStore, read_objects, read_rgba
 PEOPLE = (0.25, 0.26, 0.16, 0.1, 0.08, 0.05, 0.04, 0.03, 0.03)  # share of pictures with 0..8 people
 CLOSE_UPS = 0.3  # of the pictures with one person
 CLOSE_UP_HEIGHT = (0.5, 1.3)  # as HEIGHT, of what the layer of a face or a hand shows
-CROWDS = 0.4  # of the pictures of three or more people have them close together
+WHOLE = 0.6  # of the people are drawn from the layers of framing "full", the others from all layers
+CROWDS = 0.45  # of the pictures of two or more people have them close together
 CROWD_SPREAD = 0.12  # standard deviation of where they stand, in widths of the picture
-BEYOND = 0.22  # of the people whom no border cuts stand partly beyond one, left or right; as many above or below one
+BEYOND = 0.07  # of the people whom no border cuts stand partly beyond one, left or right; as many above or below one
 BEYOND_SHARE = (0.05, 0.75)  # of their width or height
 COVERED = 0.2  # of the people have something right before them
 TURNED = 0.1  # of the people whom no border cuts: by any angle, because people lie, hang and do handstands
-HEIGHT = (0.09, 1.3)  # of a person over that of the picture, log-uniform; above 1 the picture cuts it
+HEIGHT = (0.09, 1.3)  # of a person over that of the picture; above 1 the picture cuts it
+FAR = 1.3  # exponent that draws the logarithm of HEIGHT towards its low end: there are more people far off than near
 LIGHT = Disturbance(convolved=0.06, photometric=0.8)
 SEEN = 0.4  # alpha from which a pixel belongs to a person
 KEPT_SHARE = 0.1  # of a person's pixels must be left by what is in front, or it has no box
@@ -74,9 +77,21 @@ class Material:
         Raises:
             ValueError: when there are none.
         """
-        rows = np.flatnonzero(np.isin(self.people.framing, ("face", "hand")))
+        return self._framed("close-up of a face or a hand", "face", "hand")
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """Rows of `people` that show somebody from head to foot.
+
+        Raises:
+            ValueError: when there are none.
+        """
+        return self._framed("whole person", "full")
+
+    def _framed(self, what: str, *framings: str) -> np.ndarray:
+        rows = np.flatnonzero(np.isin(self.people.framing, framings))
         if not len(rows):
-            raise ValueError("the layers hold no close-up of a face or a hand; render more people")
+            raise ValueError(f"the layers hold no {what}; render more people")
         return rows
 
     @classmethod
@@ -136,10 +151,10 @@ def compose(
         people = int(rng.choice(len(PEOPLE), p=PEOPLE))
 
     # Depth is the height of a person standing there; things stand anywhere.
-    usual = rng.uniform(*np.log(HEIGHT))
+    usual = np.log(HEIGHT[0]) + np.log(HEIGHT[1] / HEIGHT[0]) * rng.random() ** FAR
     spread = rng.normal(0, 0.35, people) if people > 1 else np.zeros(people)
     heights = np.exp(np.clip(usual + spread, *np.log(HEIGHT)))
-    crowd = rng.uniform(0.2, 0.8) if people >= 3 and rng.random() < CROWDS else None
+    crowd = rng.uniform(0.2, 0.8) if people >= 2 and rng.random() < CROWDS else None
     if close_up is None:
         close_up = people == 1 and rng.random() < CLOSE_UPS
     if close_up:
@@ -245,7 +260,10 @@ def _person(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """A random person, or one in close-up, laid over the image: (image, alpha, points seen in the layer)."""
     people = material.people
-    index = int(rng.choice(material.close_ups)) if close_up else int(rng.integers(len(people)))
+    if close_up:
+        index = int(rng.choice(material.close_ups))
+    else:
+        index = int(rng.choice(material.whole) if rng.random() < WHOLE else rng.integers(len(people)))
     cut = cut_layer(read_rgba(people.paths[index]), people.frame[index])  # too many to keep decoded
     if cut is None:
         return None
