@@ -212,9 +212,10 @@ def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None
     """Render and compose what is missing."""
     given = {name: getattr(args, name) for name in ("layers", "held_out", "objects", "rendered")}
     layers, held_out, objects, rendered = (path.resolve() if path else out / name for name, path in given.items())
+    size = tuple(args.layer_size)
     for folder, people, seed in ((layers, args.people, args.seed), (held_out, HELD_OUT, args.seed + 1000)):
         if not list(folder.glob("labels_*.npz")):
-            generate(args.assets, folder, people, seed, args.processes, LAYER_SIZE, with_accessories=True)
+            generate(args.assets, folder, people, seed, args.processes, size, with_accessories=True)
     if not list(objects.glob("*.webp")):
         generate_objects(args.assets, objects, OBJECTS, args.seed, args.processes)
     shape = (config.side, args.processes)
@@ -257,6 +258,8 @@ def main() -> None:
     note = "weights of an earlier part of this training; the result is their mean with what is trained (repeatable)"
     parser.add_argument("--mean", action="append", default=[], metavar="WEIGHTS", help=note)
     parser.add_argument("--people", type=int, default=18000, help="rendered alone, for composed scenes (18000)")
+    note = "of those, pixels; 288 384 for a --side of 416, or who is near is blurred (192 256)"
+    parser.add_argument("--layer-size", type=int, nargs=2, default=LAYER_SIZE, metavar=("W", "H"), help=note)
     parser.add_argument(
         "--scene-people",
         type=int,
