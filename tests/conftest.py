@@ -57,6 +57,22 @@ def fill(shared):
 
 
 @pytest.fixture(scope="module")
+def layers():
+    """Drawn people as layers, where no renderer is needed."""
+    from tests.synthetic_tools import drawn_layers
+
+    return drawn_layers()
+
+
+@pytest.fixture(scope="module")
+def around():
+    """Backgrounds and things to go with `layers`."""
+    from tests.synthetic_tools import plain_surroundings
+
+    return plain_surroundings()
+
+
+@pytest.fixture(scope="module")
 def comfy_server(tmp_path_factory):
     """The pack in a stub of ComfyUI, with tiny random networks in models/dwpose and models/detection."""
     from tests import comfy_stub as stub

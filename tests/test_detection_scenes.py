@@ -193,8 +193,8 @@ def test_batches_depend_on_the_generator_alone_and_have_labels_on_their_pixels(m
             assert kind == 0 and bright[max(int(y) - 1, 0) : int(y) + 2, max(int(x) - 1, 0) : int(x) + 2].any()
 
 
-def test_another_light_leaves_the_border_and_the_mask(monkeypatch):
-    """A white bar on black, in a scene half as wide as the picture."""
+def test_another_light_leaves_the_border(monkeypatch):
+    """Of a scene half as wide as the picture."""
     monkeypatch.setattr(batches, "RECOLOURED", 1.0)
     monkeypatch.setattr(batches, "DRAWN", 0.0)
     pool = toy_pool(1)
@@ -204,7 +204,6 @@ def test_another_light_leaves_the_border_and_the_mask(monkeypatch):
         picture = draw_picture(pool, SIDE, False, np.random.default_rng(seed))
         border = picture.canvas[-1, -1]
         if border.tolist() == [114, 114, 114, 0]:  # not where the scene was enlarged beyond the picture
-            assert set(np.unique(picture.canvas[: SIDE // 3, : SIDE // 3, 3])) <= set(range(256))
             colours.append(picture.canvas[: SIDE // 3, : SIDE // 3, :3].reshape(-1, 3).mean(0))
     colours = np.array(colours)
     grey = np.ptp(colours, axis=1) < 0.5

@@ -11,26 +11,15 @@ import pytest
 import torch
 
 from dwpose_core.models.rtmcc import create_model
-from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, drawn_layers, generator, plain_surroundings
+from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, generator
 from training import synthetic_crops, synthetic_stage
 from training.synthetic import torch_composite as batched
 from training.synthetic.background import Background, Foreground
 from training.synthetic.composite import STRONG
 from training.synthetic.crop_bank import CropBank
-from training.synthetic.layer_pool import Layers, Surroundings
 from training.synthetic.pool import CropPool
 from training.synthetic_crops import Batches, CropSource, Mixture, Scenes
 from training.synthetic_stage import as_batch, build_objective
-
-
-@pytest.fixture(scope="module")
-def layers() -> Layers:
-    return drawn_layers()
-
-
-@pytest.fixture(scope="module")
-def around() -> Surroundings:
-    return plain_surroundings()
 
 
 def test_work_beside_training_comes_in_order_and_its_errors_arrive():

@@ -10,23 +10,13 @@ import pytest
 import torch
 
 from dwpose_core.skeleton import FLIP_INDICES
-from tests.synthetic_tools import CROP, LAYER, PEOPLE, drawn_layers, generator, plain_surroundings
+from tests.synthetic_tools import CROP, LAYER, PEOPLE, generator
 from training.synthetic import composite as reference
 from training.synthetic import torch_composite as batched
 from training.synthetic.composite import CROWDED, PARTIAL, QUIET, STRONG, Disturbance
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from training.synthetic.layer_pool import LayerPool, Layers, Surroundings, usable
 from training.synthetic.torch_photometric import CHROMINANCE, LUMINANCE, Dice, blur, jpeg, photometric
-
-
-@pytest.fixture(scope="module")
-def layers() -> Layers:
-    return drawn_layers()
-
-
-@pytest.fixture(scope="module")
-def around() -> Surroundings:
-    return plain_surroundings()
 
 
 def crops(layers: Layers, around: Surroundings, count: int, seed: int, disturb: Disturbance | None) -> batched.Crops:

@@ -8,25 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, drawn_layers, generator, plain_surroundings
+from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, generator, plain_surroundings
 from tests.test_synthetic_gpu import Blue, Store
 from training.synthetic import composite as reference
 from training.synthetic import torch_composite as batched
 from training.synthetic.camera import MARGIN, UNLIMITED
 from training.synthetic.composite import PARTIAL
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
-from training.synthetic.layer_pool import Layers
 from training.synthetic.partial import BORDER, COVER, ENDS, box_of, draw_limits, draw_part, tells_enough
 from training.synthetic.torch_photometric import Dice
 
 CALM = replace(PARTIAL, rotated=0.0, in_front=0.0, people=False, light=False, camera=False, jpeg=False)
 
 CLEAR = np.zeros((20, 30, 4), np.uint8)  # a thing that is not seen
-
-
-@pytest.fixture(scope="module")
-def layers() -> Layers:
-    return drawn_layers()
 
 
 def test_one_or_two_sides_are_cut_and_most_of_the_person_may_go():

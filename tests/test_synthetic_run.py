@@ -13,27 +13,17 @@ import torch
 
 from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
-from tests.synthetic_tools import NamesItsDevice, drawn_layers, generator, plain_surroundings
+from tests.synthetic_tools import NamesItsDevice, generator
 from training import checkpoint, synthetic_crops, synthetic_run, synthetic_stage
 from training.synthetic import torch_composite as batched
 from training.synthetic.composite import MILD, QUIET, STRONG
 from training.synthetic.items import Item, Material
 from training.synthetic.labels import HIDDEN
-from training.synthetic.layer_pool import Layers, Surroundings
+from training.synthetic.layer_pool import Layers
 from training.synthetic.light import Light
 from training.synthetic.meshes import Mesh, View, light_row
 from training.synthetic.torch_render import TorchRenderer, seen
 from training.synthetic_stage import OutOfTime, Stage, as_batch, build_objective, phase_at, train_stage
-
-
-@pytest.fixture(scope="module")
-def layers() -> Layers:
-    return drawn_layers()
-
-
-@pytest.fixture(scope="module")
-def around() -> Surroundings:
-    return plain_surroundings()
 
 
 def test_the_device_check_finds_what_it_should():
