@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from training.synthetic.layer_pool import Layers, Surroundings, boxes_of
+from training.synthetic.pool import CropPool
 
 LAYER, CROP = (96, 128), (72, 96)  # (W, H)
 RED = (250, 20, 20)
@@ -39,6 +42,20 @@ def drawn_layers() -> Layers:
     pictures = torch.from_numpy(rgba)
     arrays = (torch.from_numpy(array) for array in (points, visible, frame))
     return Layers(pictures, *arrays, boxes_of(pictures, 60))
+
+
+def noise_pool() -> CropPool:
+    """Forty crops of noise with random points and flags."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    points = rng.uniform(0, 63, (40, 133, 2)).astype(np.float32)
+    return CropPool(images, points, rng.choice((OUTSIDE, HIDDEN, VISIBLE), (40, 133)).astype(np.uint8))
+
+
+def write_pool(pool: CropPool, folder: Path, name: str) -> None:
+    folder.mkdir(exist_ok=True)
+    np.save(folder / f"{name}.npy", pool.images)
+    np.savez(folder / f"{name}.npz", keypoints=pool.keypoints, visible=pool.visible)
 
 
 def plain_surroundings() -> Surroundings:

@@ -13,13 +13,14 @@ import torch
 from dwpose_core.models.rtmcc import create_model
 from tests.synthetic_tools import CROP, PEOPLE, NamesItsDevice, generator
 from training import synthetic_crops, synthetic_stage
+from training.label_objective import as_batch
 from training.synthetic import torch_composite as batched
 from training.synthetic.background import Background, Foreground
 from training.synthetic.composite import STRONG
 from training.synthetic.crop_bank import CropBank
 from training.synthetic.pool import CropPool
 from training.synthetic_crops import Batches, CropSource, Mixture, Scenes
-from training.synthetic_stage import as_batch, build_objective
+from training.synthetic_stage import build_objective
 
 
 def test_work_beside_training_comes_in_order_and_its_errors_arrive():

@@ -15,6 +15,7 @@ from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
 from tests.synthetic_tools import NamesItsDevice, generator
 from training import checkpoint, synthetic_crops, synthetic_run, synthetic_stage
+from training.label_objective import as_batch
 from training.synthetic import torch_composite as batched
 from training.synthetic.composite import MILD, QUIET, STRONG
 from training.synthetic.items import Item, Material
@@ -23,7 +24,7 @@ from training.synthetic.layer_pool import Layers
 from training.synthetic.light import Light
 from training.synthetic.meshes import Mesh, View, light_row
 from training.synthetic.torch_render import TorchRenderer, seen
-from training.synthetic_stage import OutOfTime, Stage, as_batch, build_objective, phase_at, train_stage
+from training.synthetic_stage import OutOfTime, Stage, build_objective, phase_at, train_stage
 
 
 def test_the_device_check_finds_what_it_should():

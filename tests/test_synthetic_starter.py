@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
+from tests.synthetic_tools import noise_pool, write_pool
 from training import checkpoint, starter_batches, starter_score
 from training.objectives import normalize
 from training.optim import Schedule
@@ -27,8 +27,9 @@ from training.small_simcc import (
     simcc_loss,
     turned_away,
 )
-from training.starter import MORE, PHASES, Phase, check_start, finish, pool_size, train
+from training.starter import check_start, finish, pool_size, train
 from training.starter_batches import draw_batch, resized
+from training.starter_phases import MORE, PHASES, Phase
 from training.starter_score import calibrate, predict
 from training.starter_weights import begin, build_network, read_weights, save
 from training.synthetic.generate import PersonGenerator
@@ -38,10 +39,7 @@ from training.synthetic.pool import CropPool
 
 @pytest.fixture
 def pool() -> CropPool:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
-    points = rng.uniform(0, 63, (40, 133, 2)).astype(np.float32)
-    return CropPool(images, points, rng.choice((OUTSIDE, HIDDEN, VISIBLE), (40, 133)).astype(np.uint8))
+    return noise_pool()
 
 
 @pytest.mark.parametrize("centre", [0, 17, 63, -5, 70])  # inside, at the borders, and outside on both sides
@@ -134,9 +132,15 @@ def as_stored(monkeypatch) -> None:
         monkeypatch.setattr(starter_batches, share, 0.0)
 
 
+def drawn(pool: CropPool, count: int, size: tuple[int, int], seed: int) -> tuple[torch.Tensor, ...]:
+    """A batch: pictures as a network takes them, points, flags."""
+    crops = draw_batch(pool, count, size, np.random.default_rng(seed))
+    return normalize(crops.image), crops.keypoints, crops.visible
+
+
 def test_mirrored_batches_swap_sides(pool, as_stored):
     """Every crop of a batch is a crop of the pool, or its mirror image with mirrored keypoints."""
-    images, points, visible = draw_batch(pool, 16, (64, 64), np.random.default_rng(3))
+    images, points, visible = drawn(pool, 16, (64, 64), 3)
     originals = normalize(torch.from_numpy(pool.images))
     flipped = 0
     for image, xy, flags in zip(images, points.numpy(), visible.numpy(), strict=True):
@@ -165,7 +169,7 @@ def test_points_stay_on_what_they_mark(monkeypatch):
     """Windows, resizing and mirroring move picture and labels together."""
     for share in ("PATCHED", "DRAWN"):
         monkeypatch.setattr(starter_batches, share, 0.0)
-    images, points, visible = draw_batch(dots(), 40, (192, 144), np.random.default_rng(1))
+    images, points, visible = drawn(dots(), 40, (192, 144), 1)
     places = np.stack(np.unravel_index(images.sum(1).flatten(1).argmax(1).numpy(), (192, 144))[::-1], 1)
     assert (np.abs(points[:, 0].numpy() - places) < 4).all()  # the dot is 6 to 8 pixels wide here
     assert len(np.unique(points[:, 0].numpy().round(1), axis=0)) > 10 and (visible == VISIBLE).all()
@@ -175,7 +179,7 @@ def test_patches_hide_what_they_cover(monkeypatch):
     for share in ("ZOOMED", "DRAWN", "GREY", "GAINED", "SHIFTED"):
         monkeypatch.setattr(starter_batches, share, 0.0)
     monkeypatch.setattr(starter_batches, "PATCHED", 1.0)
-    images, points, visible = draw_batch(dots(), 60, (96, 72), np.random.default_rng(1))
+    images, points, visible = drawn(dots(), 60, (96, 72), 1)
     here = points[:, 0].round().long()
     bright = images[torch.arange(60), 0, here[:, 1], here[:, 0]] > 1
     hidden = visible[:, 0] == HIDDEN
@@ -186,7 +190,7 @@ def test_patches_hide_what_they_cover(monkeypatch):
 def test_borders_stay_black():
     crops = dots()
     crops.images[:, :20] = 0
-    images, _, _ = draw_batch(crops, 40, (96, 72), np.random.default_rng(1))
+    images, _, _ = drawn(crops, 40, (96, 72), 1)
     black = normalize(torch.zeros((1, 1, 1, 3), dtype=torch.uint8))[0, :, 0, 0]
     top = images[:, :, 0]
     assert (top == black[None, :, None]).all(1).float().mean() > 0.6  # zooming and patches take some away
@@ -321,12 +325,6 @@ def test_a_run_goes_on_from_the_mean_of_several(tmp_path):
     torch.testing.assert_close(one, torch.full_like(one, 2.0))
 
 
-def write_pool(pool: CropPool, folder: Path, name: str) -> None:
-    folder.mkdir(exist_ok=True)
-    np.save(folder / f"{name}.npy", pool.images)
-    np.savez(folder / f"{name}.npz", keypoints=pool.keypoints, visible=pool.visible)
-
-
 def test_training_goes_on_from_the_mean_of_files_and_where_it_stopped(pool, tmp_path):
     """A held stem stays at the mean, the rest learns; a finished run is not begun again; the result is averaged."""
     for name in ("crops", "test_strong", "test_plain"):
@@ -336,7 +334,7 @@ def test_training_goes_on_from_the_mean_of_files_and_where_it_stopped(pool, tmp_
         torch.manual_seed(k)
         save(build_network("debug", (64, 64)), path)
     phase = Phase("debug", (64, 64), (("crops", 1.0),), 2, 0, Schedule(0.3, 1, 0, 2, 0.01), 0.25, True, MORE_HANDS)
-    arguments = (0, 1, phase, starts, tmp_path / "pool", tmp_path, 5)
+    arguments = (0, 1, phase, starts, None, tmp_path / "pool", tmp_path, 5)
     before = torch.get_num_threads()
     try:
         train(*arguments)

@@ -11,6 +11,10 @@ dwpose-s --start FILE` goes on where training.synthetic_run left a dwpose-s on a
 dwpose-t likewise: with close-ups, hands alone, crowds, parts of people, people turned by any angle and, above all,
 people in scenes rendered as a whole. `--mean FILE` averages the result with the weights of earlier parts.
 
+`--teacher FILE` trains by DWPose's distillation instead of the labels alone: stage 1 from the file's network, begun as
+its strongest channels (pruning.py) or with `--start`, then stage 2, a new head that learns from the old one. Where the
+file is of the network itself, stage 2 is all there is. What ships is of the stage that is better on test_strong.
+
 What differs from DWPose's own training, and why (figures: cards in dwpose_core/bundled, docs/synthetic_results.md):
 * A heat-map aid: for the first part of the run a small branch predicts stride-8 maps from the backbone's stages.
   SimCC alone hardly leaves the mean pose within the first ten thousand pictures.
@@ -28,9 +32,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -40,25 +45,17 @@ import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
-from dwpose_core.models.rtmcc import VARIANTS
-from dwpose_core.simcc import label_sigma
+from dwpose_core.models.rtmcc import VARIANTS, DWPose
 
 from .growth import hold_pixels, mean_weights
+from .label_objective import as_batch
 from .muon import MuonAdamW
-from .optim import ExponentialMovingAverage, Schedule
-from .small_simcc import (
-    MORE_HANDS,
-    PART_WEIGHTS,
-    HeatmapAid,
-    heatmap_loss,
-    label_table,
-    loss_weights,
-    simcc_loss,
-    stage_features,
-)
+from .optim import ExponentialMovingAverage
+from .pruning import pruned
 from .starter_batches import draw_batch
+from .starter_phases import MORE, PHASES, Phase, objective_of, phases_of
 from .starter_score import calibrate, measure
-from .starter_weights import LARGEST, NARROW, TINY, WIDE, begin, read_weights, save
+from .starter_weights import WIDE, as_trained, begin, build_network, read_weights, save
 from .synthetic.composite import CLOSE, CROWDED, MILD, PARTIAL, QUIET, STRONG, TUMBLING, VACANT
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
@@ -76,82 +73,26 @@ OBJECTS = 1500  # rendered things that are not people
 HELD_OUT = 600  # people nobody trains on; two thirds as many close-ups
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training of the catalogue's `network`, with the heat-map aid for its first `aid` steps.
-
-    `size` (H, W) is that of the crops; `pools` are (name, share of the batches); `schedule` has rate 1 and scales both
-    learning rates; `absent` is the weight of flat rows relative to a seen keypoint of the same part, `parts` those of
-    the parts. Where `frozen`, stem and first stage stay as they were at the start, which saves a dwpose-s a quarter of
-    its time.
-    """
-
-    network: str
-    size: tuple[int, int]
-    pools: tuple[tuple[str, float], ...]
-    steps: int
-    aid: int
-    schedule: Schedule
-    absent: float = 0.15
-    frozen: bool = False
-    parts: dict[str, float] = field(default_factory=PART_WEIGHTS.copy)
-
-    def scaled(self, length: float) -> Phase:
-        """The same in `length` times as many steps."""
-        times = ("warmup", "cosine_start", "cosine_end")
-        schedule = replace(self.schedule, **{name: round(getattr(self.schedule, name) * length) for name in times})
-        steps, aid = max(1, round(self.steps * length)), round(self.aid * length)
-        return replace(self, steps=steps, aid=aid, schedule=schedule)
-
-
-MOSTLY = (("strong", 2.0), ("crowded", 1.2), ("scenes", 1.0), ("mild", 0.7), ("close", 1.3))
-SMALL = (*MOSTLY, ("quiet", 0.25))
-# Pictures without a person: until then scores tell hidden from seen, but not somebody from nobody.
-LARGE = (*MOSTLY, ("quiet", 0.3), ("vacant", 0.9))
-# For who has learnt the others: hidden limbs, people who lie or hang, neighbours, parts of people, hands.
-HARD = (
-    ("scenes", 3.0),
-    ("strong", 1.5),
-    ("crowded", 1.0),
-    ("partial", 1.5),
-    ("tumbling", 0.8),
-    ("mild", 0.5),
-    ("close", 2.0),
-    ("hands", 3.0),
-    ("quiet", 0.3),
-    ("vacant", 0.8),
-)
-FIRST = Phase(NARROW, (128, 96), SMALL, 12000, 9000, Schedule(1.0, 300, 8000, 26000, 0.01))
-PHASES = {
-    NARROW: (FIRST, Phase(NARROW, (192, 144), LARGE, 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25)),
-    WIDE: (
-        FIRST,
-        Phase(WIDE, (128, 96), SMALL, 6500, 0, Schedule(1.0, 300, 0, 13000, 0.01)),
-        Phase(WIDE, (192, 144), LARGE, 5400, 0, Schedule(1.0, 100, 0, 5400, 0.01), 0.25),
-    ),
-}
-# After --start: no aid.
-MORE = {
-    NARROW: (
-        Phase(NARROW, (128, 96), SMALL, 5000, 0, Schedule(0.8, 300, 0, 10000, 0.01)),
-        Phase(NARROW, (192, 144), LARGE, 4000, 0, Schedule(1.0, 100, 0, 4000, 0.01), 0.25),
-    ),
-    WIDE: PHASES[WIDE][1:],
-    TINY: (Phase(TINY, (256, 192), HARD, 3600, 0, Schedule(0.8, 200, 0, 3600, 0.01), 0.25, False, MORE_HANDS),),
-    LARGEST: (Phase(LARGEST, (256, 192), HARD, 3600, 0, Schedule(0.5, 200, 0, 3600, 0.01), 0.25, True, MORE_HANDS),),
-}
-
-
 def pool_size(network: str) -> tuple[int, int]:
     """(W, H) of stored crops: the largest that a phase asks for."""
     return max(phase.size for phase in MORE[network])[::-1]
 
 
-def train(rank: int, workers: int, phase: Phase, start: Sequence[Path], pools: Path, out: Path, seed: int) -> None:
+def train(
+    rank: int,
+    workers: int,
+    phase: Phase,
+    start: Sequence[Path],
+    teacher: Path | None,
+    pools: Path,
+    out: Path,
+    seed: int,
+) -> None:
     """One of `workers` equal processes; the first one keeps the average of the weights, measures and saves.
 
     With `start` (weights of an earlier phase or run, or of several) training goes on from their mean, with size-bound
-    layers interpolated where the crops were of another size, and widened where the network was narrower.
+    layers interpolated where the crops were of another size, and widened where the network was narrower. The second
+    stage of the distillation has that as its `teacher`, the first one the file's.
     OUT/metrics.json grows; OUT/state.pt is for going on after a stop.
     """
     torch.set_num_threads(1)
@@ -163,14 +104,15 @@ def train(rank: int, workers: int, phase: Phase, start: Sequence[Path], pools: P
     shares = np.array([share for _, share in phase.pools])
     turns = np.random.default_rng(seed).choice(list(sources), phase.steps, p=shares / shares.sum())
     tests = {path.stem: CropPool.load(pools, path.stem) for path in sorted(pools.glob("test_*.npz"))}
-    net = begin(start, phase.network, phase.size)
+    net = beginning(start, teacher, phase.network, phase.size)
+    if phase.kind == "stage2":  # a new head on the trained backbone learns from the trained head
+        net, taught_by = build_network(phase.network, phase.size), net
+    else:
+        taught_by = as_trained(teacher) if teacher else None
+    objective = objective_of(phase, net, taught_by).to(memory_format=torch.channels_last).train()
     if phase.frozen:
         hold_pixels(net.backbone)
-    net = net.to(memory_format=torch.channels_last)
-    tables = tuple(label_table(2 * n, s) for n, s in zip(phase.size[::-1], label_sigma(phase.size), strict=True))
-    aid = HeatmapAid(net)
-    both = nn.ModuleList((net, aid)).to(memory_format=torch.channels_last)
-    optimizer = MuonAdamW(both, LEARNING_RATE, MUON_RATE, WEIGHT_DECAY)
+    optimizer = MuonAdamW(objective, LEARNING_RATE, MUON_RATE, WEIGHT_DECAY)
     average = ExponentialMovingAverage(net, momentum=0.002, gamma=200.0)
     done, losses, began = 0, [], time.time()
     metrics, checkpoint = out / "metrics.json", out / "state.pt"
@@ -178,7 +120,7 @@ def train(rank: int, workers: int, phase: Phase, start: Sequence[Path], pools: P
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
         done, average.step = state["step"], state["step"]
-        both.load_state_dict(state["both"])
+        objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
         average.module.load_state_dict(state["average"])
     dist.barrier()  # nobody writes these files before everybody has read them
@@ -189,26 +131,23 @@ def train(rank: int, workers: int, phase: Phase, start: Sequence[Path], pools: P
         desc=f"{phase.network} {phase.size[0]} x {phase.size[1]}",
         disable=rank > 0,
     ):
-        images, points, visible = draw_batch(sources[turns[step]], BATCH, phase.size, rng)
-        weight, absent = loss_weights(points, visible, phase.absent, phase.parts)
+        batch = as_batch(draw_batch(sources[turns[step]], BATCH, phase.size, rng))
+        objective.set_epoch(step)
         with torch.autocast("cpu", torch.bfloat16):
-            features = stage_features(net, images.contiguous(memory_format=torch.channels_last))
-            logits = net.head(features[-1])
-            maps = aid(features) if step < phase.aid else None
-        loss = simcc_loss(logits, tables, points, weight, absent)
-        total = loss if maps is None else loss + heatmap_loss(maps, points, weight)
-        both.zero_grad(set_to_none=True)
-        total.backward()
-        average_gradients(both, workers)
-        nn.utils.clip_grad_norm_(both.parameters(), 5.0)
+            result = objective(batch)
+        objective.zero_grad(set_to_none=True)
+        result["loss"].backward()
+        average_gradients(objective, workers)
+        nn.utils.clip_grad_norm_(objective.parameters(), 5.0)
         optimizer.step(phase.schedule.at(step))
-        losses.append(loss.item())
+        losses.append(result.get("loss_task", result["loss"]).item())
         if rank > 0:
             continue
         average.update(net)
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == phase.steps:
             row = {
                 "network": phase.network,
+                "kind": phase.kind,
                 "size": phase.size,
                 "pictures": (step + 1) * BATCH * workers,
                 "loss": float(np.mean(losses)),
@@ -218,13 +157,29 @@ def train(rank: int, workers: int, phase: Phase, start: Sequence[Path], pools: P
             history.append(row)
             losses.clear()
             tqdm.write(json.dumps(row))
-            save(average.module, out / f"{phase.network}.safetensors")
+            save(average.module, weights_of(phase, out))
             metrics.write_text(json.dumps(history, indent=1) + "\n")
-            state = {"both": both.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            state = {"objective": objective.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             torch.save(state | {"average": average.module.state_dict()}, out / "state.tmp")
             os.replace(out / "state.tmp", checkpoint)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def beginning(start: Sequence[Path], teacher: Path | None, network: str, size: tuple[int, int]) -> DWPose:
+    """A network before its first step: `begin`, or the strongest channels of its teacher.
+
+    Raises:
+        ValueError: where a file can't become, or hasn't got, such a network.
+    """
+    if start or not teacher:
+        return begin(start, network, size)
+    return pruned(as_trained(teacher), replace(VARIANTS[network], input_size=size), network)
+
+
+def weights_of(phase: Phase, out: Path) -> Path:
+    """What a phase leaves in `out`: the first stage's stays, for where the second does not beat it."""
+    return out / f"{phase.network}{'-stage1' if phase.kind == 'stage1' else ''}.safetensors"
 
 
 def average_gradients(module: nn.Module, workers: int) -> None:
@@ -236,35 +191,48 @@ def average_gradients(module: nn.Module, workers: int) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def check_start(network: str, start: Sequence[Path], out: Path, length: float = 1.0) -> None:
-    """Make or recognise the folder of a run, which has one beginning.
+def check_start(
+    network: str, start: Sequence[Path], out: Path, length: float = 1.0, teacher: Path | None = None
+) -> tuple[Phase, ...]:
+    """The phases of a run, after making or recognising its folder, which has one beginning.
 
     Raises:
-        ValueError: when `start` can't become the `network` or is missing, `length` is not positive, or `out` was begun
-            otherwise.
+        ValueError: when `start` can't become the `network` or is missing, `teacher` can't teach it, `length` is not
+            positive, or `out` was begun otherwise.
     """
-    if not start and network not in PHASES:
+    if not start and not teacher and network not in PHASES:
         raise ValueError(f"{network} is more than CPUs learn from nothing: give --start, a file of synthetic_run")
-    begin(start, network, pool_size(network)[::-1])
+    net = beginning(start, teacher, network, pool_size(network)[::-1])
+    taught_by = as_trained(teacher) if teacher else None
+    phases = phases_of(network, bool(start), taught_by.name if taught_by else None)
+    if start and phases[0].kind == "stage2":
+        raise ValueError(f"{teacher} is a {network} and its own teacher: leave out --start")
+    objective_of(phases[0], net, taught_by)
     if length <= 0:
         raise ValueError(f"--length must be more than 0, got {length}")
     origin = f"{network} from {', '.join(str(path.resolve()) for path in start) or 'nothing'}"
     origin += "" if length == 1.0 else f", length {length}"
+    origin += f", taught by {teacher.resolve()}" if teacher else ""
     begun = out / "begun.txt"
     if begun.is_file() and (found := begun.read_text()) != origin:
         raise ValueError(f"{out} was begun as {found}, this run is {origin}; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     begun.write_text(origin)
+    return tuple(phase.scaled(length) for phase in phases)
 
 
 def finish(network: str, out: Path, earlier: list[Path]) -> None:
     """Average the trained network with `earlier` files, calibrate its scores, note both in metrics.json.
 
-    What was trained is kept in OUT/trained.safetensors, so that doing this again gives the same.
+    What was trained is kept in OUT/trained.safetensors, so that doing this again gives the same. Of a distillation that
+    is the second stage's network where it beats the first one's.
     """
     result, trained = out / f"{network}.safetensors", out / "trained.safetensors"
     if not trained.is_file():
-        os.replace(result, trained)
+        rows = {row.get("kind"): row for row in json.loads((out / "metrics.json").read_text())}
+        first = out / f"{network}-stage1.safetensors"
+        better = "stage1" in rows and rows["stage1"]["strong"]["body_pck"] > rows["stage2"]["strong"]["body_pck"]
+        shutil.copyfile(first if better else result, trained)
     size = VARIANTS[network].input_size
     net = mean_weights([read_weights(path, network, size) for path in (*earlier, trained)]).eval()
     row = {}
@@ -343,6 +311,7 @@ def main() -> None:
         metavar="FILE",
         help="train on from the weights of an earlier run (.safetensors), or from the mean of several",
     )
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help="learn from this network, by DWPose's two stages")
     parser.add_argument(
         "--mean",
         type=Path,
@@ -364,20 +333,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     out = args.out.resolve()
-    check_start(args.network, args.start, out, args.length)  # before an hour of rendering
+    phases = check_start(args.network, args.start, out, args.length, args.teacher)  # before an hour of rendering
     for path in args.mean:
         read_weights(path, args.network, VARIANTS[args.network].input_size)
     prepare(args, out)
     limit_threads()
     start = args.start
-    for number, phase in enumerate((MORE if start else PHASES)[args.network]):
+    for number, phase in enumerate(phases):
         if not (out / f"phase{number}.done").is_file():
             (out / "rendezvous").unlink(missing_ok=True)
-            arguments = (args.workers, phase.scaled(args.length), start, out / "pool", out, args.seed + number)
+            arguments = (args.workers, phase, start, args.teacher, out / "pool", out, args.seed + number)
             torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
             (out / "state.pt").unlink()
             (out / f"phase{number}.done").touch()
-        start = [out / f"{phase.network}.safetensors"]
+        start = [weights_of(phase, out)]
     finish(args.network, out, args.mean)
 
 

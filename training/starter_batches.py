@@ -12,11 +12,11 @@ import torch
 
 from dwpose_core.skeleton import FLIP_INDICES
 
-from .objectives import normalize
 from .synthetic.crop_bank import GAINED, GREY, PATCHED, SHIFTED, ZOOMED
 from .synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from .synthetic.pool import CropPool
 from .synthetic.styles import drawn
+from .synthetic.torch_composite import Crops
 from .synthetic.torch_photometric import LUMA
 
 DRAWN = 0.15  # of all crops
@@ -31,10 +31,8 @@ def resized(images: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> tu
     return np.stack(small), (points + 0.5) * scale - 0.5
 
 
-def draw_batch(
-    pool: CropPool, count: int, size: tuple[int, int], rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`count` random crops: images (N, 3, H, W) normalised, points (N, 133, 2), visible (N, 133)."""
+def draw_batch(pool: CropPool, count: int, size: tuple[int, int], rng: np.random.Generator) -> Crops:
+    """`count` random crops at `size` (H, W)."""
     chosen = np.sort(rng.choice(len(pool), count, replace=False))
     images = np.empty((count, *size, 3), np.uint8)
     points, visible = pool.keypoints[chosen].copy(), pool.visible[chosen].copy()
@@ -51,7 +49,7 @@ def draw_batch(
     images[flip] = images[flip][:, :, ::-1]
     points[flip, :, 0] = size[1] - 1 - points[flip, :, 0]
     points[flip], visible[flip] = points[flip][:, FLIP_INDICES], visible[flip][:, FLIP_INDICES]
-    return normalize(_recolour(images, rng)), torch.from_numpy(points), torch.from_numpy(visible)
+    return Crops(_recolour(images, rng), torch.from_numpy(points), torch.from_numpy(visible))
 
 
 def _zoom(image: np.ndarray, points: np.ndarray, visible: np.ndarray, rng: np.random.Generator) -> np.ndarray:

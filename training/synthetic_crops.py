@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from .label_objective import as_batch
 from .objectives import SimCCObjective
 from .synthetic.background import Background, Foreground
 from .synthetic.composite import Disturbance
@@ -20,7 +21,7 @@ from .synthetic.ring import Ring
 from .synthetic.torch_composite import Crops, composite_batch
 from .synthetic.torch_photometric import Dice
 from .synthetic.torch_styles import drawn
-from .synthetic_stage import GOING_ON, as_batch, phase_at
+from .synthetic_stage import GOING_ON, phase_at
 
 REFRESH_SHARE = 0.06  # of the time of training goes into new people on a CPU
 BATCHES_AT_ONCE = 3  # composited; fewer and larger steps keep a GPU busy

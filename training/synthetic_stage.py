@@ -18,26 +18,15 @@ from torch import nn
 from tqdm import tqdm
 
 from dwpose_core.models.rtmcc import DWPose
-from dwpose_core.simcc import label_sigma
 
 from . import checkpoint
+from .label_objective import LabelObjective, as_batch
 from .muon import MuonAdamW
-from .objectives import SimCCObjective, Stage1Distillation, Stage2Distillation, normalize
+from .objectives import SimCCObjective, Stage1Distillation, Stage2Distillation
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
-from .small_simcc import (
-    MORE_HANDS,
-    PART_WEIGHTS,
-    HeatmapAid,
-    heatmap_loss,
-    label_table,
-    loss_weights,
-    simcc_loss,
-    stage_features,
-    turned_away,
-)
+from .small_simcc import MORE_HANDS, PART_WEIGHTS
 from .starter_score import measure
 from .synthetic.composite import MILD, QUIET, STRONG, TUMBLING, VACANT, Disturbance
-from .synthetic.labels import OUTSIDE
 from .synthetic.pool import CropPool
 from .synthetic.torch_composite import Crops
 
@@ -108,39 +97,20 @@ def phase_at(progress: float) -> tuple[Disturbance, float]:
     return next((disturb, absent) for until, disturb, absent in PHASES if progress < until or until == 1.0)
 
 
-class LabelObjective(SimCCObjective):
-    """SimCC cross entropy with flat rows for points outside; a fresh network has the heat-map aid at first."""
+def label_objective(student: DWPose, fresh: bool) -> LabelObjective:
+    """That of a stage: a fresh network has the heat-map aid at first, one that goes on more weight on hands."""
 
-    def __init__(self, student: DWPose, fresh: bool = True):
-        super().__init__(student)
-        self.fresh = fresh
-        self.aid = HeatmapAid(student)
-        size = student.config.input_size
-        for axis, (length, sigma) in enumerate(zip(size[::-1], label_sigma(size), strict=True)):
-            self.register_buffer(f"table_{axis}", label_table(2 * length, sigma), persistent=False)
-        self.progress = 0.0
+    def fresh_at(tick: int) -> tuple[float, bool]:
+        return phase_at(tick / TICKS)[1], tick < AID_UNTIL * TICKS
 
-    def set_epoch(self, epoch: int) -> None:
-        self.progress = epoch / TICKS
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        features = stage_features(self.student, normalize(batch["image"]))
-        logits = self.student.head(features[-1])
-        maps = self.aid(features) if self.fresh and self.progress < AID_UNTIL else None
-        device = batch["image"].device
-        # The small tensors these functions make belong on the device, and their sums in full precision.
-        with torch.autocast(device.type, enabled=False), torch.device(device):
-            absent = phase_at(self.progress)[1] if self.fresh else GOING_ON_ABSENT
-            parts = PART_WEIGHTS if self.fresh else MORE_HANDS
-            weight, absent = loss_weights(batch["keypoints"], batch["flags"], absent, parts)
-            task = simcc_loss(logits, (self.table_0, self.table_1), batch["keypoints"], weight, absent)
-            loss = task if maps is None else task + heatmap_loss(maps, batch["keypoints"], weight)
-        return {"loss": loss, "loss_task": task.detach()}
+    if fresh:
+        return LabelObjective(student, PART_WEIGHTS, fresh_at)
+    return LabelObjective(student, MORE_HANDS, lambda tick: (GOING_ON_ABSENT, False))
 
 
 def build_objective(kind: str, student: DWPose, teacher: DWPose | None, fresh: bool = True) -> SimCCObjective:
     if kind == "labels":
-        return LabelObjective(student, fresh)
+        return label_objective(student, fresh)
     if teacher is None:
         raise ValueError(f"{kind} needs a teacher")
     if kind == "stage1":
@@ -163,12 +133,6 @@ class OnDevice:
 def figures(net: OnDevice, pool: CropPool) -> dict[str, float | None]:
     """starter_score.measure, rounded for a json file."""
     return {name: None if value is None else round(value, 4) for name, value in measure(net, pool).items()}
-
-
-def as_batch(crops: Crops) -> dict[str, torch.Tensor]:
-    """What objectives take. For the distillation a face that is turned away has no label."""
-    visible = ((crops.visible > OUTSIDE) & ~turned_away(crops.keypoints, crops.visible)).float()
-    return {"image": crops.image, "keypoints": crops.keypoints, "visible": visible, "flags": crops.visible}
 
 
 def train_stage(
