@@ -1,8 +1,14 @@
-"""Runners without networks, for tests of what happens around them."""
+"""Runners without networks and with random ones, for tests of what happens around them."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+
+from dwpose_core.backends import TorchRunner
+from dwpose_core.models import create_detector, create_model
+from dwpose_core.pipeline import Options
+from dwpose_core.preprocessor import DWposeDetector
 
 
 class FigurePose:
@@ -33,3 +39,20 @@ class Nobody:
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor]:
         return (torch.zeros(len(images), 84, 85),)  # 8*8 + 4*4 + 2*2 anchors
+
+
+def random_networks() -> DWposeDetector:
+    """A detector of real, random networks. Their BatchNorms get statistics, so that folding them means something."""
+    torch.manual_seed(0)
+    pose, boxes = create_model("debug"), create_detector("yolox-nano")
+    for module in [*pose.modules(), *boxes.modules()]:
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return DWposeDetector(
+        TorchRunner(pose, "cpu"), TorchRunner(boxes, "cpu"), Options(max_people=3, flip_test="corrected")
+    )
+
+
+def photo(height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

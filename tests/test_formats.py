@@ -1,4 +1,4 @@
-"""Each format against what its readers expect, round trips, and every dialect of OpenPose JSON in circulation."""
+"""Each format against what its readers expect, round trips, and what is refused."""
 
 from __future__ import annotations
 
@@ -21,23 +21,7 @@ from dwpose_core.formats import (
     to_transformers,
 )
 from dwpose_core.people import People
-
-LENGTHS = {
-    "pose_keypoints_2d": 54,
-    "face_keypoints_2d": 210,
-    "hand_left_keypoints_2d": 63,
-    "hand_right_keypoints_2d": 63,
-    "foot_keypoints_2d": 18,
-}
-
-
-def some_people(count=2, size=(480, 640), seed=0) -> People:
-    rng = np.random.default_rng(seed)
-    xy = rng.uniform(10, 400, (count, 133, 2))
-    box = np.concatenate([xy.min(1), xy.max(1)], axis=-1)
-    return People(
-        xy, rng.uniform(0.4, 1.1, (count, 133)), box, rng.uniform(0.5, 1, count), size, id=np.arange(count) + 5
-    )
+from tests.people_samples import LENGTHS, some_people
 
 
 def scene_people(shared, name: str) -> tuple[People, dict]:
@@ -153,130 +137,6 @@ def test_openpose_round_trip_is_stable(shared):
     for before, after in zip(first[0]["people"], second[0]["people"], strict=True):
         for key in LENGTHS:
             np.testing.assert_allclose(after[key], before[key], rtol=1e-6, err_msg=key)
-
-
-# --- dialects: each turns the frame dict of our producer into another's
-
-
-def normalised(frame):
-    frame = json.loads(json.dumps(frame))
-    for person in frame["people"]:
-        for key in LENGTHS:
-            table = np.reshape(person[key], (-1, 3)) / (frame["canvas_width"], frame["canvas_height"], 1)
-            person[key] = table.reshape(-1).tolist()
-        del person["bbox"]
-    return frame
-
-
-def change(frame, **changes):
-    """The frame with keys of all its people replaced: a value, or a function of the old value."""
-    people = [{**p, **{k: v(p[k]) if callable(v) else v for k, v in changes.items()}} for p in frame["people"]]
-    return {**frame, "people": people}
-
-
-def nested(values):
-    return [values[i : i + 3] for i in range(0, len(values), 3)]
-
-
-def body_25(values):
-    points = nested(values)
-    feet = [[11.0, 12.0, 1.0]] * 6
-    return [number for point in [*points[:8], [33.0, 44.0, 1.0], *points[8:], *feet] for number in point]
-
-
-def command_line(frame):
-    people = change(frame, pose_keypoints_2d=body_25, person_id=[-1], foot_keypoints_2d=None)["people"]
-    return {"version": 1.3, "people": [{**person, "pose_keypoints_3d": []} for person in people]}
-
-
-DIALECTS = {
-    "list": lambda frame: [frame],
-    "dict": lambda frame: frame,
-    "text": lambda frame: json.dumps([frame]),
-    "bytes": lambda frame: json.dumps(frame).encode(),
-    "bytes with a byte order mark": lambda frame: b"\xef\xbb\xbf" + json.dumps(frame).encode(),
-    "side channel of ComfyUI": lambda frame: [json.dumps([frame])],
-    "normalised (OpenposePreprocessor, DWposeDeluxe)": normalised,
-    "normalised body, hands in pixels": lambda frame: change(
-        frame, pose_keypoints_2d=normalised(frame)["people"][0]["pose_keypoints_2d"]
-    ),
-    "nested (Magos), face of 68": lambda frame: change(
-        frame,
-        pose_keypoints_2d=nested,
-        hand_left_keypoints_2d=nested,
-        hand_right_keypoints_2d=nested,
-        face_keypoints_2d=lambda values: nested(values)[:68],
-    ),
-    "numpy arrays": lambda frame: change(frame, pose_keypoints_2d=np.array, hand_left_keypoints_2d=np.array),
-    "float canvas": lambda frame: {**frame, "canvas_height": 480.0, "canvas_width": 640.0},
-    "no canvas": lambda frame: {"people": frame["people"]},
-    "body of 24": lambda frame: change(
-        frame, pose_keypoints_2d=lambda values: values + frame["people"][0]["foot_keypoints_2d"], foot_keypoints_2d=[]
-    ),
-    "command line, BODY_25": command_line,
-}
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_every_dialect_is_read(dialect):
-    people = some_people(1)
-    (frame,) = to_openpose(people)
-    (got,) = from_openpose(DIALECTS[dialect](frame), image_size=(480, 640))
-    assert got.image_size == (480, 640) and len(got) == 1
-    points = np.delete(np.arange(133), np.s_[17:23]) if "BODY_25" in dialect else np.arange(133)
-    np.testing.assert_allclose(got.xy[:, points], people.xy[:, points], atol=1e-3)
-    np.testing.assert_array_equal(got.score, np.ones((1, 133)))
-    if "BODY_25" in dialect:
-        assert (got.xy[0, 17:23] == (11, 12)).all()
-        assert got.id is None
-    np.testing.assert_allclose(got.box, people.box, atol=1e-3)
-
-
-@pytest.mark.parametrize("absent", [None, [], [0.0] * 63])
-def test_absent_parts_are_missing_points(absent):
-    (frame,) = to_openpose(some_people(1))
-    (got,) = from_openpose(change(frame, hand_left_keypoints_2d=absent))
-    assert not got.part("left_hand")[1].any() and got.part("right_hand")[1].all()
-    person = dict(frame["people"][0])
-    del person["hand_left_keypoints_2d"]
-    (got,) = from_openpose({**frame, "people": [person]})
-    assert not got.part("left_hand")[1].any()
-
-
-def test_frames_without_a_canvas_take_their_neighbours():
-    (frame,) = to_openpose(some_people(1))
-    got = from_openpose([{"people": []}, frame, {"people": None}])
-    assert [people.image_size for people in got] == [(480, 640)] * 3
-    assert [len(people) for people in got] == [0, 1, 0]
-    with pytest.raises(ValueError, match=r"frame 0.*image_size"):
-        from_openpose({"people": []})
-    assert from_openpose({"people": []}, (7, 9))[0].image_size == (7, 9)
-
-
-def test_normalised_can_be_said():
-    (frame,) = to_openpose(People(np.full((1, 133, 2), 1.5), np.ones((1, 133)), np.zeros((1, 4)), [1], (480, 640)))
-    assert from_openpose(frame, normalized=False)[0].xy.max() == 1.5
-    assert from_openpose(frame)[0].xy.max() == 960
-    (frame,) = to_openpose(some_people(1))
-    assert from_openpose(frame, normalized=True)[0].xy.max() > 10_000
-
-
-def test_confidence_negative_and_nan_points_are_missing():
-    (frame,) = to_openpose(some_people(1))
-    frame["people"][0]["hand_left_keypoints_2d"][2] = -1.0
-    frame["people"][0]["hand_left_keypoints_2d"][3] = float("nan")
-    frame["people"][0]["hand_left_keypoints_2d"][8] = 0.25
-    (got,) = from_openpose(json.dumps(frame))
-    assert got.score[0, 91:95].tolist() == [0, 0, 0.25, 1]
-    assert np.isfinite(got.xy).all()
-
-
-def test_a_neck_without_shoulders_is_lost_and_one_between_shoulders_stays():
-    (frame,) = to_openpose(some_people(1))
-    assert openpose_body(from_openpose(frame)[0])[2][0, 1]
-    body = frame["people"][0]["pose_keypoints_2d"]
-    body[6:9] = [0.0, 0.0, 0.0]
-    assert not openpose_body(from_openpose(frame)[0])[2][0, 1]
 
 
 BROKEN = {

@@ -1,11 +1,9 @@
-"""The front door: what goes in and comes out, older detectors' spellings and pixels, folders and hub repositories."""
+"""The front door: what goes in and comes out, older detectors' spellings and pixels."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dwpose_core import hub, preprocessor
-from dwpose_core.backends import TorchRunner
-from dwpose_core.models import create_detector, create_model, download
-from dwpose_core.models.weights import save_safetensors
+from dwpose_core import preprocessor
 from dwpose_core.people import People
-from dwpose_core.pipeline import Options
 from dwpose_core.preprocessor import DWposeDetector, control_size
-from tests.stand_ins import FigurePose, Nobody
+from tests.stand_ins import FigurePose, Nobody, photo, random_networks
 
 
 @pytest.fixture
@@ -32,20 +26,7 @@ def figure():
 
 @pytest.fixture(scope="module")
 def networks():
-    """A detector of real, random networks. Their BatchNorms get statistics, so that folding them means something."""
-    torch.manual_seed(0)
-    pose, boxes = create_model("debug"), create_detector("yolox-nano")
-    for module in [*pose.modules(), *boxes.modules()]:
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return DWposeDetector(
-        TorchRunner(pose, "cpu"), TorchRunner(boxes, "cpu"), Options(max_people=3, flip_test="corrected")
-    )
-
-
-def photo(height=90, width=120, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return random_networks()
 
 
 # --- what goes in and comes out -----------------------------------------------------------------------------------
@@ -259,218 +240,6 @@ def test_the_filter_follows_the_resolution_asked_for(short, filtered):
     expected = cv2.resize(image, (512, 512), interpolation=filtered)
     np.testing.assert_array_equal(preprocessor._resize(image, 510), expected)
     np.testing.assert_array_equal(preprocessor._resize(torch.from_numpy(image), 510), expected)
-
-
-# --- folders, repositories, constructors ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No network, empty caches."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.delenv("DWPOSE_MODELS", raising=False)
-
-
-def same_weights(a, b):
-    first, second = (runner.net.state_dict() for runner in (a, b))
-    assert first.keys() == second.keys()
-    return all(torch.allclose(first[key], second[key], rtol=1e-6, atol=0) for key in first)
-
-
-def test_a_saved_folder_restores_everything(networks, tmp_path, offline):
-    networks.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} >= {
-        "config.json", "pose.safetensors", "detector.safetensors", "README.md"
-    }  # fmt: skip
-    again = DWposeDetector.from_pretrained(tmp_path, device="cpu")
-    assert again.options == networks.options
-    assert again.pose.net.config == networks.pose.net.config
-    assert same_weights(again.pose, networks.pose)
-    assert same_weights(again.detector, networks.detector)
-    crops = torch.randn(2, 3, 64, 64)
-    for a, b in zip(networks.pose(crops), again.pose(crops), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-
-
-def test_half_precision(networks, tmp_path):
-    half = DWposeDetector(TorchRunner(networks.pose.net, "cpu"), options=Options()).to(torch.float16)
-    assert half.pose.dtype == torch.float16
-    assert networks.pose.dtype == torch.float32
-    half.save_pretrained(tmp_path)
-    size = (tmp_path / "pose.safetensors").stat().st_size
-    networks.save_pretrained(tmp_path / "full")
-    assert size < 0.6 * (tmp_path / "full" / "pose.safetensors").stat().st_size
-    again = DWposeDetector.from_pretrained(tmp_path, device="cpu", dtype="float16")
-    assert again.pose.dtype == torch.float16
-    assert again.detector is None
-    assert same_weights(again.pose, half.pose)
-    assert len(again.detect(photo())) <= 1
-
-
-def test_subfolder_variant_and_dtype_as_pipelines_pass_them(networks, tmp_path):
-    networks.save_pretrained(tmp_path / "sub")
-    (tmp_path / "sub" / "pose.safetensors").rename(tmp_path / "sub" / "pose.fp16.safetensors")
-    with pytest.warns(UserWarning, match="no variant 'fp16' of detector"):
-        found = DWposeDetector.from_pretrained(
-            tmp_path, subfolder="sub", variant="fp16", revision=None, device="cpu", dtype=torch.bfloat16
-        )
-    assert found.pose.dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="does not hold it"):
-        DWposeDetector.from_pretrained(tmp_path / "sub", device="cpu")
-    with pytest.warns(FutureWarning, match="torch_dtype"):
-        found = DWposeDetector.from_pretrained(
-            tmp_path / "sub", None, variant="fp16", device="cpu", torch_dtype=torch.float64
-        )
-    assert found.pose.dtype == torch.float64
-    assert found.detector is None
-
-
-def test_a_file_and_a_folder_of_something_else(networks, tmp_path, offline):
-    save_safetensors(create_model("debug"), tmp_path / "mine.safetensors")
-    found = DWposeDetector.from_pretrained(tmp_path / "mine.safetensors", None, device="cpu")
-    assert found.pose.name == "debug"
-    with pytest.raises(FileNotFoundError, match="gone"):
-        DWposeDetector.from_pretrained(tmp_path / "gone.safetensors", None)
-    with pytest.raises(ValueError, match="save_pretrained"):
-        DWposeDetector.from_pretrained(tmp_path, None)
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(ValueError, match="save_pretrained"):
-        DWposeDetector.from_pretrained(tmp_path, None)
-    with pytest.raises(ValueError, match="dwpose-l-384"):
-        DWposeDetector.from_pretrained("dwpose-xxl", None)
-    with pytest.raises(ValueError, match="dtype"):
-        DWposeDetector.from_pretrained(tmp_path / "mine.safetensors", None, dtype="float17")
-    with pytest.raises(download.WeightsUnavailable, match="somebody/pose"):
-        DWposeDetector.from_pretrained("somebody/pose", None)
-
-
-def test_options_of_a_newer_version_are_refused(networks, tmp_path):
-    networks.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["options"]["clairvoyance"] = True
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="clairvoyance"):
-        DWposeDetector.from_pretrained(tmp_path)
-
-
-def test_from_a_hub_repository(networks, tmp_path, monkeypatch):
-    """Against a folder that stands for the hub: what is asked for, and with which arguments."""
-    import huggingface_hub
-    from huggingface_hub.utils import EntryNotFoundError
-
-    networks.save_pretrained(tmp_path)
-    asked = []
-
-    def hf_hub_download(repo_id, filename, **options):
-        asked.append((repo_id, filename, options["subfolder"], options["revision"], options["token"]))
-        if not (tmp_path / filename).is_file():
-            raise EntryNotFoundError(filename)
-        return str(tmp_path / filename)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    found = DWposeDetector.from_pretrained("me/pose", revision="v1", subfolder="x", token="t", device="cpu")
-    assert same_weights(found.pose, networks.pose)
-    files = ("config.json", "pose.safetensors", "detector.safetensors")
-    assert asked == [("me/pose", name, "x", "v1", "t") for name in files]
-    asked.clear()
-    assert DWposeDetector.from_pretrained("me/pose", None, device="cpu").detector is None
-    assert [name for _, name, *_ in asked] == ["config.json", "pose.safetensors"]
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"repository me/pose holds no config\.json"):
-        DWposeDetector.from_pretrained("me/pose")
-
-
-def test_push_to_hub_sends_a_folder_that_loads(networks, tmp_path, monkeypatch):
-    """The upload is replaced by a copy; everything up to it is the real thing."""
-    import shutil
-
-    from huggingface_hub import HfApi
-
-    def upload_folder(self, *, repo_id, folder_path, **_):
-        shutil.copytree(folder_path, tmp_path / repo_id)
-        return f"https://hub/{repo_id}"
-
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Url", (), {"repo_id": repo_id}))
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    networks.push_to_hub("me/pose", model_card_kwargs={"licence": "Apache-2.0", "repo_id": "me/pose"})
-    assert same_weights(DWposeDetector.from_pretrained(tmp_path / "me" / "pose", device="cpu").pose, networks.pose)
-    card = (tmp_path / "me" / "pose" / "README.md").read_text()
-    for words in ("library_name: dwpose-torch", "| pose | debug | 64 x 64 |", "yolox-nano | 416 x 416", "Apache-2.0"):
-        assert words in card
-    assert 'from_pretrained("me/pose")' in card
-    assert "{" not in card
-
-
-def test_published_repository_and_urls_are_the_catalogue(monkeypatch, offline):
-    """yzd-v/DWPose and the URLs scripts for controlnet_aux contain lead to the digest-checked files."""
-    fetched = []
-
-    def fetch(entry, **_):
-        fetched.append(entry.name)
-        raise download.WeightsUnavailable(entry.name)
-
-    monkeypatch.setattr(hub.download, "fetch", fetch)
-    with pytest.raises(download.WeightsUnavailable):
-        DWposeDetector(pose_ckpt="https://huggingface.co/yzd-v/DWPose/resolve/main/dw-ll_ucoco_384.pth")
-    with pytest.raises(download.WeightsUnavailable):
-        DWposeDetector.from_pretrained("dwpose-l")
-    assert fetched == ["dwpose-l-384-pth", "dwpose-l"]
-    with pytest.raises(ValueError, match="not in the catalogue of pose"):
-        DWposeDetector(pose_ckpt="https://example.com/other.pth")
-    fetched.clear()
-    with warnings.catch_warnings(record=True), pytest.raises(download.WeightsUnavailable):
-        DWposeDetector.from_pretrained("yzd-v/DWPose", None)
-    assert fetched[0] == "dwpose-l-384"
-
-
-def test_constructors_of_older_detectors(tmp_path, networks, monkeypatch):
-    networks.save_pretrained(tmp_path)
-    pose, boxes = tmp_path / "pose.safetensors", tmp_path / "detector.safetensors"
-    with pytest.warns(FutureWarning, match="det_config"):
-        found = DWposeDetector(
-            det_config="yolox.py", det_ckpt=boxes, pose_config="dwpose.py", pose_ckpt=pose, device="cpu"
-        )
-    assert same_weights(found.pose, networks.pose) and same_weights(found.detector, networks.detector)
-    found_by = []
-    monkeypatch.setattr(hub, "find", lambda *names: found_by.append(names) or hub.Sources(pose, boxes))
-    found = DWposeDetector(device="cpu")  # easy_dwpose
-    assert found_by == [("auto", "auto")]
-    assert found.device.type == found.detector.device.type == "cpu"
-    with pytest.raises(TypeError, match="device="):
-        DWposeDetector("cuda:0")
-    with pytest.raises(TypeError, match="loaded already"):
-        DWposeDetector(FigurePose(), device="cpu")
-
-
-def test_auto_offline_takes_what_ships_and_says_so(monkeypatch, offline, tmp_path):
-    save_safetensors(create_model("dwpose-s"), tmp_path / "dwpose-s-synthetic.safetensors")
-    save_safetensors(create_detector("yolox-cspnext-s"), tmp_path / "yolox-cspnext-s.safetensors")
-    monkeypatch.setattr(
-        hub.catalogue, "cached_path", lambda entry, *_: None if entry.repo else tmp_path / entry.filename
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = DWposeDetector.from_pretrained(device="cpu")
-    texts = [str(warning.message) for warning in caught]
-    assert (found.pose.name, found.detector.name) == ("dwpose-s", "yolox-cspnext-s")
-    assert any("dwpose-l-384 is not available" in text and "bundled dwpose-s-synthetic" in text for text in texts)
-    assert any("yolox-l is not available" in text and "bundled yolox-cspnext-s" in text for text in texts)
-    assert all(warning.filename == __file__ for warning in caught)
-
-
-def test_the_onnx_backend_is_not_moved_or_saved(tmp_path, shared):
-    pytest.importorskip("onnxruntime")
-    from dwpose_core.backends import OnnxRunner
-
-    runner = OnnxRunner(shared / "data" / "yolox_nano.onnx", "cpu")
-    found = DWposeDetector(FigurePose(), runner)
-    with pytest.raises(ValueError, match="torch backend"):
-        found.to("cpu")
-    with pytest.raises(ValueError, match="torch backend"):
-        found.save_pretrained(tmp_path)
 
 
 def test_no_import_of_pipelines_libraries():

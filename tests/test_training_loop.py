@@ -1,4 +1,4 @@
-"""The loop end to end on drawn people: learning, resuming, several processes, and everything that can go wrong."""
+"""The loop end to end on drawn people: learning, resuming, both stages, and everything that can go wrong."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import time
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ import torch
 from dwpose_core import simcc
 from dwpose_core.models import create_model
 from dwpose_core.models.weights import load_pose, read_metadata
+from tests.training_runs import arguments, assert_same_run, in_child, losses
 from training import checkpoint, config, distill_stage1, distill_stage2, distributed, evaluate, train_pose
 from training.data.augment import NO_AUGMENT
 from training.data.toy import write_toy_data
@@ -28,74 +26,10 @@ from training.loop import fit
 from training.monitor import NonFiniteLoss
 from training.objectives import SimCCObjective, normalize
 
-# Short runs with all of the augmentation on.
-SHORT = [
-    *("debug", "--batch-size", "4", "--log-every", "1", "--warmup-steps", "3", "--epochs", "10", "--cosine-epoch", "5"),
-    *("--early.flip", "0.5", "--early.half-body", "0.5", "--early.rotation-probability", "0.6"),
-    *("--early.shift-probability", "0.3", "--early.scale", "0.6,1.4", "--early.cutout", "1.0"),
-]
-
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory) -> DataSource:
     return write_toy_data(tmp_path_factory.mktemp("toy"))
-
-
-def arguments(toy: DataSource, out: Path, *more: str) -> list[str]:
-    # On the CPU: forked children cannot use CUDA, and what is compared bit by bit must not depend on a GPU's order.
-    return [*SHORT, "--device", "cpu", "--train", f"{toy.annotations},{toy.images}", "--out", str(out), *more]
-
-
-def losses(folder: Path) -> dict[int, float]:
-    lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
-
-
-def in_child(main, argv: list[str], environment: dict[str, str] | None = None) -> multiprocessing.Process:
-    """Run a recipe in a forked process: a real process to kill, without paying for the imports again."""
-
-    def run() -> None:
-        os.environ.update(environment or {})
-        main(argv)
-
-    child = multiprocessing.get_context("fork").Process(target=run)
-    child.start()
-    return child
-
-
-def in_two_processes(main, argv: list[str]) -> None:
-    """What `torchrun --nproc-per-node 2` does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    children = [in_child(main, argv, {**group, "RANK": str(rank)}) for rank in range(2)]
-    for child in children:
-        child.join(120)
-    assert [child.exitcode for child in children] == [0, 0]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    """Bit for bit: network, average, optimiser, generators."""
-
-    def compare(x, y, where: str) -> None:
-        assert type(x) is type(y), where
-        if isinstance(x, dict):
-            assert x.keys() == y.keys(), where
-            for key in x:
-                compare(x[key], y[key], f"{where}/{key}")
-        elif isinstance(x, list):
-            assert len(x) == len(y), where
-            for i, pair in enumerate(zip(x, y, strict=True)):
-                compare(*pair, f"{where}/{i}")
-        elif isinstance(x, torch.Tensor):
-            assert torch.equal(x, y), where
-        else:
-            assert x == y, where
-
-    compare(checkpoint.load_state(a / "last.pt"), checkpoint.load_state(b / "last.pt"), "")
-    models = [load_pose(folder / "last.safetensors").state_dict() for folder in (a, b)]
-    compare(*({k: v for k, v in state.items()} for state in models), "model")
 
 
 @pytest.mark.slow
@@ -154,68 +88,6 @@ def test_same_seed_same_loss_other_seed_other_loss(toy, tmp_path):
         train_pose.main(arguments(toy, tmp_path / name, "--seed", seed, "--max-steps", "4"))
     a, b, c = (losses(tmp_path / name / "debug") for name, _ in runs)
     assert a == b and a != c
-
-
-@pytest.mark.parametrize("stage, batch, accumulate", [("pose", 4, 1), ("stage1", 2, 2)])
-def test_two_processes_equal_one_with_the_joint_batch(toy, tmp_path, stage, batch, accumulate):
-    """Loss sequence to 1e-5, with BatchNorm over both processes; weights end equal on both."""
-    main, more = train_pose.main, []
-    if stage == "stage1":
-        torch.manual_seed(0)
-        teacher = tmp_path / "teacher.safetensors"
-        checkpoint.save_model(teacher, create_model("debug"), {})
-        main, more = distill_stage1.main, ["--distill.teacher-weights", str(teacher)]
-        more += ["--distill.teacher-batch-stats", "true"]
-    name = "debug" if stage == "pose" else "debug-stage1"
-    # AdamW turns a gradient of rounding noise into a full step, so the rate decides how fast rounding grows.
-    shared_flags = ["--max-steps", "8", "--lr", "1e-3", "--accumulate", str(accumulate), *more]
-    main(arguments(toy, tmp_path / "one", "--batch-size", str(2 * batch), *shared_flags))
-    argv = arguments(toy, tmp_path / "two", "--batch-size", str(batch), *shared_flags)
-    if stage == "pose":  # with an interruption: resuming restores every process
-        in_two_processes(main, [*argv, "--max-steps", "5"])
-    in_two_processes(main, argv)
-    one, two = (losses(tmp_path / folder / name) for folder in ("one", "two"))
-    assert one.keys() == two.keys() and len(one) == 8
-    for step in one:
-        assert two[step] == pytest.approx(one[step], rel=1e-5), step
-
-
-def test_two_processes_judge_the_same_people(toy, tmp_path):
-    pytest.importorskip("pycocotools")
-    torch.manual_seed(0)
-    model = tmp_path / "model.safetensors"
-    checkpoint.save_model(model, create_model("debug"), {})
-    argv = [str(model), "--annotations", toy.annotations, "--images", toy.images, "--device", "cpu", "--workers", "0"]
-    for name, judge in (("one", evaluate.main), ("two", partial(in_two_processes, evaluate.main))):
-        judge([*argv, "--save-results", str(tmp_path / name)])
-    files = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
-    one, two = ({entry["image_id"]: entry for entry in file} for file in files)
-    assert one.keys() == two.keys() and len(one) == 8
-    for image_id in one:
-        np.testing.assert_allclose(one[image_id]["face_kpts"], two[image_id]["face_kpts"], atol=2e-3)
-
-
-def test_all_reduce_batchnorm_of_one_process_is_batchnorm(tmp_path):
-    """Forward, gradients and running statistics against PyTorch's own layer."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    try:
-        torch.manual_seed(0)
-        plain, ours = torch.nn.BatchNorm2d(5), distributed.AllReduceBatchNorm(5)
-        for layer in (plain, ours):
-            torch.manual_seed(1)
-            torch.nn.init.normal_(layer.weight)
-            torch.nn.init.normal_(layer.bias)
-        x = torch.randn(4, 5, 6, 7) * 3 + 50
-        inputs = [x.clone().requires_grad_() for _ in range(2)]
-        for layer, batch in zip((plain, ours), inputs, strict=True):
-            (layer(batch) * torch.linspace(0, 1, x.numel()).view_as(x)).sum().backward()
-        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
-        for name, value in plain.state_dict().items():
-            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(ours.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
-    finally:
-        distributed.stop()
 
 
 def test_sigterm_saves_and_leaves(toy, tmp_path):
