@@ -14,7 +14,7 @@ import colorsys
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from .images import as_images
 from .people import People
 from .preprocessor import DWposeDetector
 from .regions import crop_square, part_boxes, steady_boxes
-from .render import Style, render
+from .render import Style, find_style, render
 from .skeleton import HAND_EDGES, OPENPOSE_BODY, OPENPOSE_COLORS, OPENPOSE_LIMBS
 from .tracking import Steady, smooth
 from .video import Frame, VideoReader, people_of
@@ -39,6 +39,7 @@ WAN_STYLE = "wan-animate"
 # Wan's transformer looks at patches of 2 x 2 latents of 8 x 8 pixels.
 SIDE_MULTIPLE = 16
 FACE_SIZE = 512  # what Wan-Animate's face encoder takes
+SELECTIONS = ("largest", "centre", "score", "left", "index")
 # The original grows the box of the face points to 1.3 times its area and gives three quarters of the new height to the
 # forehead: both sides times sqrt(1.3), and the middle goes up by a quarter of what is gained in height.
 _FACE_PADDING = (1.3**0.5 - 1) / 2
@@ -103,7 +104,7 @@ def prepare_animation(
         max_pixels: width times height of the result; sides are multiples of 16.
         style: "wan-animate", or a style of `render.render` for other pipelines (VACE: "dwpose").
         people: how many, of those seen longest; None takes everyone. Wan-Animate animates one.
-        select: which ones: "largest", "centre", "score" or "left", see `edit.select_tracks`.
+        select: which ones: one of SELECTIONS, see `edit.select_tracks`.
         steadiness: seconds over which the path of the face crop is averaged (standard deviation). With much more than
             the default a head that moves fast leaves its crop.
         batch_size: frames per call of the detector.
@@ -121,7 +122,17 @@ def prepare_animation(
         raise ValueError(f"fps must be > 0, got {fps}")
     if people is not None and people < 1:
         raise ValueError(f"people must be at least 1, or None for everyone; got {people}")
+    if select not in SELECTIONS:
+        raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, got {select!r}")
+    if style != WAN_STYLE:
+        find_style(style)
     clip = _Clip(video, fps, source_fps)
+    # All that can be wrong is looked at before the film goes through the networks.
+    size, character = fit_size((1, 1), max_pixels), None
+    if reference is not None:
+        (picture,) = as_images(reference)
+        size = fit_size(picture.shape[:2], max_pixels)
+        character = _largest(detector.detect(picture)) if retarget else None
     threshold = detector.options.keypoint_threshold
 
     def detect(images: Sequence[np.ndarray]) -> list[People]:
@@ -147,13 +158,11 @@ def prepare_animation(
     actors = smooth(actors, float(clip.fps))
     if reference is None:
         size = fit_size(frames[0].image_size, max_pixels)
-        actors = [_place(person, size, stretch=True) for person in actors]
-    else:
-        (character,) = as_images(reference)
-        size = fit_size(character.shape[:2], max_pixels)
-        if retarget:
-            actors = _retargeted(actors, detector.detect(character))
-        actors = [_place(person, size, stretch=retarget) for person in actors]
+    if character is not None:
+        actors = edit.align(edit.retarget(actors, character), character)
+    # What has the shape of the map already only loses what its sides lack of multiples of 16.
+    padded = reference is not None and character is None
+    actors = [edit.fit(person, size, "pad" if padded else "stretch") for person in actors]
     if style == WAN_STYLE:
         maps = (draw_wan(person, threshold) for person in actors)
     else:
@@ -274,18 +283,7 @@ def _face_box(person: People, threshold: float) -> np.ndarray:
     return box - np.float32([0, 1, 0, 1]) * (box[3] - box[1]) * np.float32(_FACE_LIFT)
 
 
-def _place(people: People, size: tuple[int, int], stretch: bool) -> People:
-    """Into an image of another size: stretched per axis, or whole and in the middle, as the original pads."""
-    old, new = (np.float32(side[::-1]) for side in (people.image_size, size))
-    factor = new / old
-    factor = factor if stretch else np.full(2, factor.min())
-    shift = (new - old * factor) / 2
-    box = (people.box.reshape(-1, 2, 2) * factor + shift).reshape(-1, 4)
-    return replace(people, xy=people.xy * factor + shift, box=box, image_size=size)
-
-
-def _retargeted(frames: list[People], characters: People) -> list[People]:
-    if not len(characters):
+def _largest(people: People) -> People:
+    if not len(people):
         raise ValueError("nobody was found in the reference; give one with a person, or retarget=False")
-    (character,) = edit.select_per_frame([characters], "largest")
-    return edit.align(edit.retarget(frames, character), character)
+    return edit.select_per_frame([people], "largest")[0]

@@ -61,9 +61,7 @@ class TorchRunner:
         self.net = fuse_batchnorm(net).requires_grad_(False)
         self.input_size: tuple[int, int] = net.config.input_size
         self.name: str = net.name
-        # Weights of one network differ: a file called dwpose-s-something is named in full.
-        stem = Path(getattr(net, "source", "")).stem
-        self.weights: str = stem if stem.startswith(net.name) else net.name
+        self.weights: str = getattr(net, "weights", net.name)
         self.to(pick_device(device), dtype)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> TorchRunner:

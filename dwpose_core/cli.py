@@ -207,6 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, WeightsUnavailable) as error:
         print(f"dwpose: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"dwpose: not enough memory: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

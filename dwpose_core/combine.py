@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .edit import SEEN
-from .people import People
+from .people import SEEN, People
 
 
 def together(first: Sequence[People], second: Sequence[People]) -> list[People]:

@@ -23,7 +23,7 @@ from .video_cli import video  # noqa: F401
 def image(args: argparse.Namespace) -> int:
     inputs = find_inputs(args.inputs)
     several = len(inputs) > 1 or any(Path(name).is_dir() for name in args.inputs)
-    outputs = _output_paths(inputs, args.out, several)
+    outputs = _output_paths(inputs, args.out, several, args.json, args.overlay)
     boxes = _parse_boxes(args.box)
     if boxes is not None and several:
         raise ValueError("--box goes with a single input image")
@@ -45,8 +45,9 @@ def image(args: argparse.Namespace) -> int:
             for photo, people, target in zip(photos, results, targets, strict=True):
                 try:
                     _write_results(photo, people, target, args, drawing)
-                except OSError as error:
-                    failures.append(f"{target} cannot be written: {error.strerror or error}")
+                except (OSError, MemoryError) as error:
+                    reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+                    failures.append(f"{target} cannot be written: {reason}")
                 found += len(people)
                 nobody += len(people) == 0
             progress.update(min(args.batch_size, len(inputs) - start))
@@ -62,7 +63,7 @@ def image(args: argparse.Namespace) -> int:
 
 
 def render(args: argparse.Namespace) -> int:
-    from .formats import from_openpose, load_npz
+    from .formats import load_npz
     from .render import render as draw
 
     source = Path(args.keypoints)
@@ -71,7 +72,11 @@ def render(args: argparse.Namespace) -> int:
     if not source.is_file():
         raise ValueError(f"no keypoint file at {source}")
     size = args.image_size and parse_size(args.image_size)
-    frames = load_npz(source) if source.suffix == ".npz" else from_openpose(source.read_bytes(), size)
+    if isinstance(size, int):
+        raise ValueError(f"--image-size is WIDTHxHEIGHT in pixels, got {args.image_size}")
+    frames = load_npz(source) if source.suffix == ".npz" else _read_json(source, size)
+    if not frames:
+        raise ValueError(f"{source} holds no frames: there is nothing to draw")
     out = Path(args.out)
     several = len(frames) > 1
     if several and out.suffix:
@@ -85,6 +90,17 @@ def render(args: argparse.Namespace) -> int:
         write_image(target, draw(people, draw_size(args.draw_size, people), **drawing))
     print(f"{len(frames)} frames, {sum(len(people) for people in frames)} people; wrote {out}")
     return 0
+
+
+def _read_json(source: Path, size: tuple[int, int] | None) -> list[People]:
+    """`formats.from_openpose` of a file; errors name it."""
+    from .formats import from_openpose
+
+    try:
+        return from_openpose(source.read_bytes(), size)
+    except ValueError as error:
+        hint = "; give one with --image-size WIDTHxHEIGHT" if "no image_size" in str(error) else ""
+        raise ValueError(f"{source}: {error}{hint}") from error
 
 
 def models(args: argparse.Namespace) -> int:
@@ -150,31 +166,39 @@ def _single_output(out: str, stem: str) -> Path:
     return path
 
 
-def _output_paths(inputs: list[Path], out: str, several: bool) -> list[Path]:
+def _output_paths(inputs: list[Path], out: str, several: bool, json_too: bool, overlay_too: bool) -> list[Path]:
     """Where the map of each input goes.
 
     Raises:
-        ValueError: where it would replace an input or the map of another one, or `out` is no name for it.
+        ValueError: where something written would replace an input or what is written for another one, or `out` is no
+            name for it.
     """
-    outputs = _in_folder(inputs, out) if several else [_single_output(out, inputs[0].stem)]
+    if several:
+        folder = Path(out)
+        if folder.suffix.lower() in IMAGE_SUFFIXES:
+            raise ValueError(f"with several inputs -o is a folder, not a file like {folder.name}")
+        outputs = [folder / f"{path.stem}.png" for path in inputs]
+    else:
+        outputs = [_single_output(out, inputs[0].stem)]
     photographs = {path.resolve() for path in inputs}
-    for target in outputs:
-        if target.resolve() in photographs:
-            raise ValueError(f"the map would replace the photograph {target}; choose another folder with -o")
-    return outputs
-
-
-def _in_folder(inputs: list[Path], out: str) -> list[Path]:
-    folder = Path(out)
-    if folder.suffix.lower() in IMAGE_SUFFIXES:
-        raise ValueError(f"with several inputs -o is a folder, not a file like {folder.name}")
-    outputs = [folder / f"{path.stem}.png" for path in inputs]
     owner: dict[Path, Path] = {}
     for path, target in zip(inputs, outputs, strict=True):
-        if target in owner:
-            raise ValueError(f"{owner[target]} and {path} would both be written to {target}; run them one by one")
-        owner[target] = path
+        files = [target, *([_json_path(target)] if json_too else []), *([_overlay_path(target)] if overlay_too else [])]
+        for file in (file.resolve() for file in files):
+            if file in photographs:
+                raise ValueError(f"{file.name} would replace the photograph {file}; choose another folder with -o")
+            if file in owner:
+                raise ValueError(f"{owner[file]} and {path} would both be written to {file}; run them one by one")
+            owner[file] = path
     return outputs
+
+
+def _json_path(target: Path) -> Path:
+    return target.with_suffix(".json")
+
+
+def _overlay_path(target: Path) -> Path:
+    return target.with_name(f"{target.stem}.overlay.png")
 
 
 def _write_results(photo: np.ndarray, people: People, target: Path, args: argparse.Namespace, drawing: dict) -> None:
@@ -184,10 +208,10 @@ def _write_results(photo: np.ndarray, people: People, target: Path, args: argpar
     size = draw_size(args.draw_size, people)
     write_image(target, render(people, size, **drawing))
     if args.json:
-        with atomic_write(target.with_suffix(".json")) as temporary:
+        with atomic_write(_json_path(target)) as temporary:
             temporary.write_text(json.dumps(to_openpose(people, threshold=args.threshold)))
     if args.overlay:
-        write_image(target.with_name(f"{target.stem}.overlay.png"), overlay(photo, people, **drawing))
+        write_image(_overlay_path(target), overlay(photo, people, **drawing))
 
 
 def _parse_boxes(texts: list[str] | None) -> np.ndarray | None:

@@ -11,10 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from .openpose import extent
-from .people import People
+from .people import SEEN, People
 from .skeleton import FLIP_INDICES, PARTS
-
-SEEN = 0.3  # score from which a point counts as seen; the original DWPose draws from here
 
 _LEFT_HIP, _RIGHT_HIP, _LEFT_SHOULDER, _RIGHT_SHOULDER = 11, 12, 5, 6
 
@@ -80,18 +78,38 @@ def mirror(people: People) -> People:
     )
 
 
+def fit(people: People, size: tuple[int, int], how: str = "stretch") -> People:
+    """The people of the image brought to another `size` (H, W).
+
+    Args:
+        how: "stretch" scales each axis by itself; "crop" and "pad" keep the shape of people and put the middle of the
+            image in the middle: "crop" fills the size and cuts what is too much (as ComfyUI crops hints), "pad" shows
+            all of the image.
+    """
+    old, new = (np.float32((side[1], side[0])) for side in (people.image_size, size))
+    factor = new / old
+    if how in ("crop", "pad"):
+        factor = np.full(2, factor.max() if how == "crop" else factor.min())
+    elif how != "stretch":
+        raise ValueError(f"people are fitted by 'stretch', 'crop' or 'pad', got {how!r}")
+    shift = (new - old * factor) / 2
+    box = (people.box.reshape(-1, 2, 2) * factor + shift).reshape(-1, 4)
+    return replace(people, xy=people.xy * factor + shift, box=box, image_size=size)
+
+
 def align(frames: Sequence[People], reference: People) -> list[People]:
     """The whole clip moved and scaled by one rule, so that its first person stands where `reference` stands.
 
-    Scale and place come from torso and legs of the first frame that shows both; the clip gets the reference's image
-    size. Frames after it keep their motion, scaled.
+    Place and scale come from the torso (middle of the hips, distance to the neck) in the first frame that shows it;
+    where the reference or every frame hides it, from the shoulders (their middle and distance), else from the box. The
+    clip gets the reference's image size, and all of its frames keep their motion, scaled. The person is followed by
+    their id where they have one, else taken as the first of each frame.
 
     Raises:
         ValueError: when the reference or every frame is empty.
     """
     frames, goal = list(frames), _first_person([reference], "reference")
-    start = _first_person(frames, "clip")
-    (root, size), (goal_root, goal_size) = _anchor(start), _anchor(goal)
+    (root, size), (goal_root, goal_size) = _common_anchor(_actor(frames), goal)
     factor, result = goal_size / size, []
     for people in frames:
         corner = people.box.reshape(-1, 2, 2)
@@ -111,20 +129,19 @@ def retarget(frames: Sequence[People], reference: People) -> list[People]:
     reference's proportions give it.
 
     Every limb's length relative to the torso is compared between clip (its 90th percentile, as limbs pointing at the
-    camera look short) and reference; the clip's limbs are scaled by the ratio, from the hips outwards. Hands go with
-    the forearm's ratio, feet with the shin's, the face with the head's. The person keeps place and overall size;
-    `align` moves it to the reference's. People are followed by their ids where they have some, else taken as the first
-    of each frame.
+    camera look short) and reference; the clip's limbs are scaled by the ratio, from the hips outwards. Where one of
+    them hides the hips, as a portrait does, lengths are relative to the shoulders' width; limbs that one of them hides
+    stay as long as they are. Hands go with the forearm's ratio, feet with the shin's, the face with the head's. The
+    person keeps place and overall size; `align` moves it to the reference's. People are followed by their ids where
+    they have some, else taken as the first of each frame.
 
     Raises:
         ValueError: when the reference or every frame is empty.
     """
     frames, goal = list(frames), _first_person([reference], "reference")
-    start = _first_person(frames, "clip")
-    key = None if start.id is None else int(start.id[0])
-    picks = [_pick(people, key) for people in frames]
-    own = np.stack([_limb_lengths(people[p : p + 1]) for people, p in zip(frames, picks, strict=True) if p is not None])
-    own = np.array([_robust(column) for column in own.T])
+    picks = _picks(frames)
+    own = np.stack([_limb_lengths(person) for person in _actor(frames)])  # (frames, 2, limbs)
+    own = np.array([[_robust(limb) for limb in unit.T] for unit in own.transpose(1, 0, 2)])
     theirs = _limb_lengths(goal)
     ratios = np.array([_pair_ratio(i, own, theirs) for i in range(len(_TREE))])
     result = []
@@ -147,6 +164,13 @@ def _first_person(frames: Sequence[People], what: str) -> People:
     raise ValueError(f"there is nobody in the {what}")
 
 
+def _picks(frames: Sequence[People]) -> list[int | None]:
+    """Where in each frame the first person of the clip is; None where not."""
+    start = _first_person(frames, "clip")
+    key = None if start.id is None else int(start.id[0])
+    return [_pick(people, key) for people in frames]
+
+
 def _pick(people: People, key: int | None) -> int | None:
     if not len(people):
         return None
@@ -156,21 +180,49 @@ def _pick(people: People, key: int | None) -> int | None:
     return int(found[0]) if len(found) else None
 
 
+def _actor(frames: Sequence[People]) -> list[People]:
+    """The first person of the clip, as often as they are in it."""
+    return [people[p] for people, p in zip(frames, _picks(frames), strict=True) if p is not None]
+
+
 def _middle(xy: np.ndarray, score: np.ndarray, a: int, b: int) -> np.ndarray | None:
     seen = [i for i in (a, b) if score[i] >= SEEN]
     return xy[seen].mean(0) if seen else None
 
 
-def _anchor(person: People) -> tuple[np.ndarray, float]:
-    """A point of the body and its size in pixels, from the same things in every picture: hips and torso, else the
-    neck and the shoulders, else the box."""
+Anchor = tuple[np.ndarray, float]  # a point of the body, and a size in pixels
+
+
+def _torso(person: People) -> Anchor | None:
     xy, score = person.xy[0], person.score[0]
     hips = _middle(xy, score, _LEFT_HIP, _RIGHT_HIP)
     neck = _middle(xy, score, _LEFT_SHOULDER, _RIGHT_SHOULDER)
-    if hips is not None and neck is not None and np.linalg.norm(neck - hips) > 1:
-        return hips, float(np.linalg.norm(neck - hips))
+    if hips is None or neck is None or np.linalg.norm(neck - hips) <= 1:
+        return None
+    return hips, float(np.linalg.norm(neck - hips))
+
+
+def _shoulders(person: People) -> Anchor | None:
+    left, right = person.xy[0, _LEFT_SHOULDER], person.xy[0, _RIGHT_SHOULDER]
+    width = float(np.linalg.norm(left - right))
+    if person.score[0, [_LEFT_SHOULDER, _RIGHT_SHOULDER]].min() < SEEN or width <= 1:
+        return None
+    return (left + right) / 2, width
+
+
+def _box(person: People) -> Anchor:
     x1, y1, x2, y2 = person.box[0]
     return np.float32([(x1 + x2) / 2, (y1 + y2) / 2]), float(max(y2 - y1, 1))
+
+
+def _common_anchor(actor: Sequence[People], goal: People) -> tuple[Anchor, Anchor]:
+    """The same thing in the first frame of `actor` that shows it and in `goal`: torso, else shoulders, else box."""
+    for kind in (_torso, _shoulders):
+        there = kind(goal)
+        here = next((anchor for person in actor if (anchor := kind(person)) is not None), None)
+        if here is not None and there is not None:
+            return here, there
+    return _box(actor[0]), _box(goal)
 
 
 def _joints(xy: np.ndarray) -> np.ndarray:
@@ -180,20 +232,18 @@ def _joints(xy: np.ndarray) -> np.ndarray:
 
 
 def _limb_lengths(person: People) -> np.ndarray:
-    """Length of each limb of `_TREE` over the torso's, NaN where an end is not seen."""
+    """Length of each limb of `_TREE` over the torso's and over the shoulders' width: (2, limbs), NaN where not seen."""
     score = person.score[0]
     joints = _joints(person.xy[0])
     seen = np.concatenate([score[PARTS["body"]], [score[[5, 6]].min(), score[[11, 12]].min()]]) >= SEEN
-    torso = np.linalg.norm(joints[-2] - joints[-1])
+    units = np.float64([np.linalg.norm(joints[-2] - joints[-1]), np.linalg.norm(joints[5] - joints[6])])
+    units[[not (seen[-1] and seen[-2]), not seen[-2]]] = np.nan
+    units[~(units > 1)] = np.nan
     lengths = np.full(len(_TREE), np.nan)
-    if not (seen[-1] and seen[-2] and torso > 1):
-        # without hips a limb is compared with the shoulders' width
-        torso = np.linalg.norm(person.xy[0, 5] - person.xy[0, 6]) if seen[5] and seen[6] else 0
-    if torso > 1:
-        for i, (joint, parent) in enumerate(_TREE):
-            if seen[joint] and seen[parent]:
-                lengths[i] = np.linalg.norm(joints[joint] - joints[parent]) / torso
-    return lengths
+    for i, (joint, parent) in enumerate(_TREE):
+        if seen[joint] and seen[parent]:
+            lengths[i] = np.linalg.norm(joints[joint] - joints[parent])
+    return lengths / units[:, None]
 
 
 def _robust(lengths: np.ndarray) -> float:
@@ -206,9 +256,13 @@ _TWIN = {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6, 8: 9, 9: 8, 10: 11, 11:
 
 
 def _pair_ratio(limb: int, own: np.ndarray, theirs: np.ndarray) -> float:
+    """Of lengths (2, limbs), in the first unit that both sides have them in; 1 where there is none."""
     pair = [limb, _TWIN.get(limb, limb)]
-    a, b = (np.nan if np.isnan(side[pair]).all() else np.nanmean(side[pair]) for side in (own, theirs))
-    return float(np.clip(b / a, *_RATIO)) if a > 0 and b > 0 else 1.0
+    for lengths in zip(own[:, pair], theirs[:, pair], strict=True):
+        a, b = (np.nan if np.isnan(side).all() else np.nanmean(side) for side in lengths)
+        if a > 0 and b > 0:
+            return float(np.clip(b / a, *_RATIO))
+    return 1.0
 
 
 def _rebuild(xy: np.ndarray, ratios: np.ndarray) -> np.ndarray:

@@ -57,7 +57,8 @@ def to_coco(people: People | Iterable[People], image_ids: int | Iterable[int]) -
         ValueError: when there are not as many ids as images.
     """
     frames = as_frames(people)
-    image_ids = [image_ids] if isinstance(people, People) and isinstance(image_ids, int) else list(image_ids)
+    one = isinstance(people, People) and isinstance(image_ids, (int, np.integer))
+    image_ids = [image_ids] if one else list(image_ids)
     if len(image_ids) != len(frames):
         raise ValueError(f"{len(frames)} images but {len(image_ids)} image ids")
     results = []
@@ -69,7 +70,7 @@ def to_coco(people: People | Iterable[People], image_ids: int | Iterable[int]) -
             sure = score[score > 0.2]
             results.append(
                 {
-                    "image_id": image_id,
+                    "image_id": int(image_id) if isinstance(image_id, np.integer) else image_id,
                     "category_id": 1,
                     **{key: person[PARTS[part]].reshape(-1).tolist() for key, part in _COCO_KEYS.items()},
                     "bbox": [left, top, right - left, bottom - top],

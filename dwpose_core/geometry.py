@@ -19,6 +19,9 @@ LETTERBOX_VALUE = 114  # grey that YOLOX was trained with
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
+# cv2.remap takes images of less than 32767 pixels a side (SHRT_MAX).
+REMAP_LIMIT = 32000
+
 Image = np.ndarray | torch.Tensor
 
 
@@ -83,7 +86,10 @@ def warp_affine(
     levels, so the grid is laid out here and only looked up there.
     """
     height, width = size
-    (a, b, tx), (c, d, ty) = cv2.invertAffineTransform(np.float64(matrix)).tolist()
+    matrix = np.float64(matrix)
+    if max(image.shape[:2]) > REMAP_LIMIT:
+        image, matrix = _near(image, matrix, size)
+    (a, b, tx), (c, d, ty) = cv2.invertAffineTransform(matrix).tolist()
     fixed = 1 << 10  # OpenCV's AB_SCALE; 16 rounds to the nearest of 32 steps
     limit = 1 << 29
     xs, ys = np.arange(width), np.arange(height)
@@ -97,6 +103,20 @@ def warp_affine(
     np.clip(y >> 5, -32768, 32767, out=whole[..., 1], casting="unsafe")
     fraction = ((y & 31) * 32 + (x & 31)).astype(np.uint16)
     return cv2.remap(image, whole, fraction, cv2.INTER_LINEAR, dst=out, borderValue=(0, 0, 0))
+
+
+def _near(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a large image that a warp of `size` (H, W) looks at, thinned where it is large still; its matrix."""
+    corners = np.float64([(0, 0, 1), (size[1], 0, 1), (0, size[0], 1), (size[1], size[0], 1)])
+    seen = corners @ cv2.invertAffineTransform(matrix).T  # (4, 2), image pixels
+    sides = np.array(image.shape[1::-1])
+    low = np.floor(seen.min(0) - 2).clip(0, sides - 1).astype(int)
+    high = np.ceil(seen.max(0) + 3).clip(low + 1, sides).astype(int)
+    step = -(-(high - low).max() // REMAP_LIMIT)
+    part = image[low[1] : high[1] : step, low[0] : high[0] : step]
+    # Pixel p of the part is pixel low + step * p of the image.
+    back = np.vstack([matrix, (0, 0, 1)]) @ np.float64([(step, 0, low[0]), (0, step, low[1]), (0, 0, 1)])
+    return np.ascontiguousarray(part), back[:2]
 
 
 def _crop_on_device(image: torch.Tensor, matrices: np.ndarray, input_size: tuple[int, int]) -> torch.Tensor:

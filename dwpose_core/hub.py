@@ -41,7 +41,7 @@ MODEL_CARD = """---
 133 keypoints per person (17 body, 6 feet, 68 face, 2 x 21 hands, COCO-WholeBody order) and the control maps ControlNets
 for poses are trained on.
 
-| part | network | input (W x H) | file |
+| part | weights | input (W x H) | file |
 |---|---|---|---|
 | pose | {{ pose }} | {{ pose_input }} | pose.safetensors |
 {% if detector -%}
@@ -90,7 +90,7 @@ def find(
     name, folder = str(pose), Path(pose).expanduser()
     published = name in {entry.repo for entry in catalogue.ENTRIES}
     parts = ("pose", "detector") if detector == "auto" else ("pose",)
-    if folder.is_dir():
+    if folder.is_dir() and not _is_name(name, folder / (subfolder or "")):
         folder /= subfolder or ""
         saved = _open(partial(_from_folder, folder), parts, variant, f"the folder {folder}")
     elif _is_repository(name) and not folder.is_file() and not published:
@@ -155,7 +155,7 @@ def save(pose: Runner, detector: Runner | None, options: Options, folder: Path) 
     for part, runner in runners.items():
         config[part] = f"{part}.safetensors" if runner else None
         if runner:
-            save_safetensors(unfuse_batchnorm(runner.net), folder / config[part])
+            save_safetensors(unfuse_batchnorm(runner.net), folder / config[part], {"weights": runner.weights})
     config["options"] = dataclasses.asdict(options)
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -211,6 +211,11 @@ def _behind_url(url: str, kind: str) -> catalogue.WeightEntry:
         f"{url} is not in the catalogue of {kind} weights; download the file and give its path, or leave it out to get "
         f"{DEFAULT_POSE if kind == 'pose' else DEFAULT_DETECTOR}"
     )
+
+
+def _is_name(name: str, folder: Path) -> bool:
+    """Whether `name` means an entry of the catalogue, although there is a folder of that name, of something else."""
+    return name in {entry.name for entry in catalogue.ENTRIES} and not (folder / CONFIG_NAME).is_file()
 
 
 def _is_repository(name: str) -> bool:

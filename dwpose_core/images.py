@@ -57,7 +57,9 @@ def from_pil(image: PILImage.Image) -> np.ndarray:
             )
         grey = np.rint(values * (255 / top)).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode == "La":  # Pillow converts this one to LA only
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
@@ -67,11 +69,12 @@ def from_pil(image: PILImage.Image) -> np.ndarray:
 def as_images(image: Any) -> list[np.ndarray | torch.Tensor]:
     """One image or several, of any accepted kind -> list of (H, W, 3) uint8 RGB.
 
-    Accepted: a path or PIL image; an array or tensor (H, W), (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or
-    (N, C, H, W), C = 1, 3 or 4, uint8 or float in 0..1, RGB; a list or tuple of these.
+    Accepted: a path or PIL image; an array or tensor (H, W), (H, W, C), (N, H, W, C), (C, H, W) or (N, C, H, W), C = 1,
+    3 or 4, uint8 or float in 0..1, RGB; a list or tuple of these. Where both readings are possible channels come last.
 
     Raises:
-        ValueError: for another kind, shape or dtype, for floats that are not finite or not in 0..1, and for no image.
+        ValueError: for another kind, shape or dtype, for floats that are not finite or not in 0..1, and for a batch of
+            none. (An empty list is a list of no images.)
     """
     if isinstance(image, (list, tuple)):
         return [single for item in image for single in as_images(item)]
@@ -83,24 +86,24 @@ def as_images(image: Any) -> list[np.ndarray | torch.Tensor]:
             raise ValueError(
                 f"image array must be uint8 in 0..255 or float in 0..1, got {image.dtype}; convert it first"
             )
-        return [out.numpy() for out in _split(torch.from_numpy(np.ascontiguousarray(image)), channels_first=False)]
+        return [out.numpy() for out in _split(torch.from_numpy(np.ascontiguousarray(image)))]
     if isinstance(image, torch.Tensor):
-        return _split(image, channels_first=True)
+        return _split(image)
     if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
         return [from_pil(image)]
     raise ValueError(f"cannot read an image from {type(image).__name__}; give a path, PIL image, array or tensor")
 
 
-def _split(pixels: torch.Tensor, channels_first: bool) -> list[torch.Tensor]:
+def _split(pixels: torch.Tensor) -> list[torch.Tensor]:
     """Batch of images -> list of (H, W, 3) uint8; channels come last where either reading is possible."""
     shape = tuple(pixels.shape)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim == 3:
         pixels = pixels[None]
-    if channels_first and pixels.ndim == 4 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[1] in (1, 3, 4):
+    if pixels.ndim == 4 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[1] in (1, 3, 4):
         pixels = pixels.permute(0, 2, 3, 1)
-    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4) or 0 in pixels.shape[1:]:
+    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4) or 0 in shape:
         raise ValueError(f"image must be (H, W), (H, W, C), (C, H, W) or a batch of these, C = 1, 3 or 4; got {shape}")
     if pixels.dtype != torch.uint8:
         if not pixels.dtype.is_floating_point:

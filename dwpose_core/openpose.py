@@ -181,7 +181,7 @@ def from_openpose(obj: Any, image_size: Sequence[int] | None = None, *, normaliz
     for number, (frame, canvas) in enumerate(zip(frames, canvases, strict=True)):
         size = canvas or image_size
         if size is None:
-            raise ValueError(f"frame {number}: no canvas_height and canvas_width; pass image_size=(H, W)")
+            raise ValueError(f"frame {number}: has no canvas_height and canvas_width, and no image_size was given")
         result.append(_read_frame(frame["people"], size, normalized, f"frame {number}"))
     return result
 
@@ -206,7 +206,9 @@ def _parse(obj: Any) -> list:
         try:
             return _parse(json.loads(obj))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"not JSON ({error}); for a file pass its contents, not its name") from None
+            named = isinstance(obj, str) and not set("[{\n") & set(obj)
+            hint = "; of a file give the contents, not the name" if named else ""
+            raise ValueError(f"not JSON ({error}){hint}") from None
     if isinstance(obj, Mapping):
         return [obj]
     if not isinstance(obj, (list, tuple)):

@@ -11,6 +11,8 @@ from .skeleton import NUM_KEYPOINTS, PARTS
 
 # Letters used in shapes here and elsewhere: P people, K = 133 keypoints.
 
+SEEN = 0.3  # score from which a point counts as seen; the original DWPose draws from here
+
 
 @dataclass(frozen=True, eq=False)
 class People:
@@ -87,7 +89,10 @@ class People:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"person {index} of {len(self)}")
             index = [int(index)]
-        pick = np.arange(len(self))[np.asarray(index) if not isinstance(index, slice) else index]
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index.astype(np.int64) if index.size == 0 else index  # numpy takes an empty list for floats
+        pick = np.arange(len(self))[index]
         return People(
             xy=self.xy[pick],
             score=self.score[pick],

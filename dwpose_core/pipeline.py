@@ -45,10 +45,20 @@ class Options:
             raise ValueError(f"flip_test must be 'off', 'original' or 'corrected', got {self.flip_test!r}")
         for name in ("image_batch", "people_batch", "max_people"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 < self.nms_threshold <= 1:
-            raise ValueError(f"nms_threshold is an IoU in (0, 1], got {self.nms_threshold}")
+            if value is not None and not (_is_number(value, (int, np.integer)) and value >= 1):
+                raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
+        for name, top in (("detector_threshold", 1.0), ("keypoint_threshold", np.inf), ("min_size", np.inf)):
+            value = getattr(self, name)
+            if not (_is_number(value, (int, float, np.number)) and 0 <= value <= top):
+                raise ValueError(f"{name} must be a number from 0{' to 1' if top == 1 else ''}, got {value!r}")
+        if not (_is_number(self.nms_threshold, (int, float, np.number)) and 0 < self.nms_threshold <= 1):
+            raise ValueError(f"nms_threshold is an IoU in (0, 1], got {self.nms_threshold!r}")
+        if self.refine not in (None, True, False):
+            raise ValueError(f"refine must be True, False or None, got {self.refine!r}")
+
+
+def _is_number(value: object, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def estimate_people(

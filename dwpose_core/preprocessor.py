@@ -6,9 +6,11 @@ Drop-in for the DWPose and OpenPose detectors of controlnet_aux and easy_dwpose:
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from .people import People
 from .pipeline import Options, Runner, estimate_people
 from .render import Style, render
 
+MAX_PIXELS = 8192 * 8192  # of a map whose size follows from its short side
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 
 
@@ -67,7 +70,7 @@ class DWposeDetector(
         pose_ckpt: str | os.PathLike | None = None,
     ):
         if det_config is not None or pose_config is not None:
-            _warn("det_config and pose_config are ignored: which network a file holds is read from the file", 3)
+            _warn("det_config and pose_config are ignored: which network a file holds is read from the file", 2)
         if pose is None:
             found = hub.find(pose_ckpt or "auto", (det_ckpt or "auto") if detector is None else None)
             pose, loaded = hub.load_runners(found, device, None, "torch", None)
@@ -130,8 +133,10 @@ class DWposeDetector(
             models.download.WeightsUnavailable: when named weights can be neither found nor downloaded.
         """
         if torch_dtype is not None:
-            _warn("torch_dtype is an old spelling; use dtype", 3)
+            _warn("torch_dtype is an old spelling; use dtype", 2)
             dtype = torch_dtype if dtype is None else dtype
+        if not isinstance(options, Options | None):
+            raise ValueError(f"options must be dwpose_core.pipeline.Options(...), got {type(options).__name__}")
         device = pick_device(device)  # before a download: a device that is not here should fail at once
         found = hub.find(
             pose,
@@ -152,7 +157,7 @@ class DWposeDetector(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         for part, runner in (("pose", self.pose), ("detector", self.detector)):
             if runner is not None:
-                kwargs.setdefault(part, runner.name)
+                kwargs.setdefault(part, runner.weights)
                 kwargs.setdefault(f"{part}_input", "{1} x {0}".format(*runner.input_size))
         return super().generate_model_card(*args, **kwargs)
 
@@ -197,7 +202,7 @@ class DWposeDetector(
         """
         several = _is_several(images)
         frames = as_images(images)
-        options = self._options(changes, batch_size)
+        options = self._options(changes, batch_size, self.detect)
         people = estimate_people(frames, self.pose, self.detector, _as_boxes(boxes, several, frames), options)
         return people if several else people[0]
 
@@ -253,7 +258,7 @@ class DWposeDetector(
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
         if keypoint_threshold is not None:
             changes["keypoint_threshold"] = keypoint_threshold
-        options = self._options(changes, batch_size)
+        options = self._options(changes, batch_size, self.__call__)
         several = _is_several(image)
         frames = originals = as_images(image)
         boxes = _as_boxes(boxes, several, originals)
@@ -268,10 +273,10 @@ class DWposeDetector(
         for original, people in zip(originals, estimated, strict=True):
             if image_resolution is None:
                 size = tuple(original.shape[:2])
-            elif isinstance(image_resolution, (int, np.integer)):
-                size = control_size(people.image_size, image_resolution)
-            else:
+            elif isinstance(image_resolution, (list, tuple)):
                 size = tuple(image_resolution)
+            else:
+                size = control_size(people.image_size, image_resolution)
             parts = [part for part, wanted in include.items() if wanted]
             threshold = options.keypoint_threshold
             maps.append(
@@ -283,22 +288,34 @@ class DWposeDetector(
             maps, everyone = maps[0], everyone[0]
         return (maps, everyone) if return_people else maps
 
-    def _options(self, changes: dict[str, Any], batch_size: int | None) -> Options:
+    def _options(self, changes: dict[str, Any], batch_size: int | None, method: Callable) -> Options:
         for name in changes:
             if name not in _OPTIONS:
-                hint = "; detect() returns keypoints for drawers of your own" if name == "draw_pose" else ""
-                raise TypeError(f"unknown keyword {name!r}{hint}; options are {', '.join(_OPTIONS)}")
+                known = [*_OPTIONS, *(p for p in inspect.signature(method).parameters if p not in ("image", "changes"))]
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = "; detect() returns keypoints for drawers of your own" if name == "draw_pose" else hint
+                raise TypeError(f"unknown keyword {name!r}{hint}; known are {', '.join(known)}")
         if batch_size is not None:
             changes = {**changes, "image_batch": batch_size}
         return dataclasses.replace(self.options, **changes)
 
 
 def control_size(size: Sequence[int], resolution: int) -> tuple[int, int]:
-    """ControlNet's size rule: (H, W) scaled to the short side `resolution`, both rounded to multiples of 64."""
-    if resolution < 64:
-        raise ValueError(f"resolution must be at least 64 pixels, got {resolution}")
+    """ControlNet's size rule: (H, W) scaled to the short side `resolution`, both rounded to multiples of 64.
+
+    Raises:
+        ValueError: for a resolution that is no number of pixels, and where a strip would become larger than MAX_PIXELS.
+    """
+    if isinstance(resolution, bool) or not isinstance(resolution, (int, float, np.number)) or not resolution >= 64:
+        raise ValueError(f"resolution must be at least 64 pixels, got {resolution!r}")
     factor = resolution / min(size)
     height, width = (max(64, int(np.round(side * factor / 64)) * 64) for side in size)
+    if height * width > MAX_PIXELS:
+        raise ValueError(
+            f"an image of {size[1]} x {size[0]} pixels has {width} x {height} at the short side {resolution:g}; give "
+            "a lower resolution, None for its own size, or (H, W)"
+        )
     return height, width
 
 

@@ -8,10 +8,8 @@ import cv2
 import numpy as np
 
 from .openpose import openpose_body
-from .people import People
+from .people import SEEN, People
 from .skeleton import OPENPOSE_LIMBS, PARTS
-
-SEEN = 0.3  # score from which a point counts as seen; the original DWPose draws from here
 
 # Fewer seen points than this say where a part is, but not how large.
 _MIN_POINTS = 4

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .people import People
+from .people import SEEN, People
 from .skeleton import NUM_KEYPOINTS
-from .tracking import SEEN
 
 # Limbs from the middle outwards, as (inner, outer) COCO points: a wrong elbow must not cost the wrist its place, too.
 _LIMBS = ((5, 7), (6, 8), (7, 9), (8, 10), (11, 13), (12, 14), (13, 15), (14, 16), (0, 1), (0, 2), (1, 3), (2, 4))

@@ -14,10 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .people import People
+from .people import SEEN, People
 from .skeleton import NUM_KEYPOINTS, OKS_SIGMAS, PARTS
-
-SEEN = 0.3  # score from which a point counts as seen; the original DWPose draws from here
 
 _BODY = PARTS["body"]
 # OKS falls off with (2 sigma)^2 (COCO keypoint evaluation).
@@ -30,12 +28,14 @@ _COAST = 0.95
 _SPEED_RATE = 0.5
 
 
-def track(frames: Iterable[People], *, max_age: int = 30, min_similarity: float = 0.2) -> list[People]:
+def track(
+    frames: Iterable[People], *, max_age: int = 30, min_similarity: float = 0.2, threshold: float = SEEN
+) -> list[People]:
     """The same frames with ids: a person keeps their id from frame to frame, also through gaps of `max_age` frames.
 
     See `Tracker` for how people are matched.
     """
-    tracker = Tracker(max_age=max_age, min_similarity=min_similarity)
+    tracker = Tracker(max_age=max_age, min_similarity=min_similarity, threshold=threshold)
     return [tracker.push(people) for people in frames]
 
 
@@ -53,6 +53,7 @@ def smooth(
     min_cutoff: float = 1.0,
     beta: float = 20.0,
     speed_cutoff: float = 1.0,
+    threshold: float = SEEN,
 ) -> list[People]:
     """Keypoints without jitter. Frames need ids (`track`) and either `fps` or their `times` in seconds.
 
@@ -63,7 +64,7 @@ def smooth(
         if fps is None or not fps > 0:
             raise ValueError(f"smooth needs fps > 0, or the times of the frames in seconds; got fps={fps}")
         times = np.arange(len(frames)) / fps
-    euro = OneEuro(min_cutoff=min_cutoff, beta=beta, speed_cutoff=speed_cutoff)
+    euro = OneEuro(min_cutoff=min_cutoff, beta=beta, speed_cutoff=speed_cutoff, threshold=threshold)
     return [euro.push(people, float(time)) for people, time in zip(frames, times, strict=True)]
 
 
@@ -78,12 +79,13 @@ class Tracker:
     Args:
         max_age: frames a track may be missing before it is forgotten.
         min_similarity: below this, a person is somebody new.
+        threshold: score from which a point counts as seen.
     """
 
-    def __init__(self, *, max_age: int = 30, min_similarity: float = 0.2):
+    def __init__(self, *, max_age: int = 30, min_similarity: float = 0.2, threshold: float = SEEN):
         if max_age < 0 or not 0 < min_similarity < 1:
             raise ValueError(f"max_age must be >= 0 and min_similarity in 0..1, got {max_age} and {min_similarity}")
-        self.max_age, self.min_similarity = max_age, min_similarity
+        self.max_age, self.min_similarity, self.threshold = max_age, min_similarity, threshold
         self._next_id = 0
         self._tracks: list[_Track] = []
 
@@ -99,13 +101,13 @@ class Tracker:
             if ids[p] < 0 and t not in taken:
                 taken.add(t)
                 ids[p] = self._tracks[t].id
-                self._tracks[t].update(people, p)
+                self._tracks[t].update(people, p, self.threshold)
         for t, known in enumerate(self._tracks):
             known.age += t not in taken
         self._tracks = [known for known in self._tracks if known.age <= self.max_age]
         for p in np.flatnonzero(ids < 0):
             ids[p] = self._next_id
-            self._tracks.append(_Track(self._next_id, people, p))
+            self._tracks.append(_Track(self._next_id, people, p, self.threshold))
             self._next_id += 1
         return replace(people, id=ids)
 
@@ -116,7 +118,8 @@ class Tracker:
         moved = np.stack([known.expected_shift() for known in self._tracks])  # (T, 2)
         boxes = np.stack([known.box for known in self._tracks]) + np.tile(moved, 2)
         xy = np.stack([known.xy for known in self._tracks]) + moved[:, None]
-        seen = np.stack([known.seen for known in self._tracks])[:, None] & (people.score[:, _BODY] >= SEEN)
+        now = people.score[:, _BODY] >= self.threshold
+        seen = np.stack([known.seen for known in self._tracks])[:, None] & now
         iou, area = box_overlap(boxes, people.box)
         distance = np.square(xy[:, None] - people.xy[:, _BODY]).sum(-1)  # (T, P, 17)
         common = seen.sum(-1)
@@ -127,24 +130,24 @@ class Tracker:
 class _Track:
     """One person as last seen, and how fast they moved (pixels per frame)."""
 
-    def __init__(self, id: int, people: People, p: int):
+    def __init__(self, id: int, people: People, p: int, threshold: float):
         self.id = id
         self.speed = np.zeros(2, np.float32)
-        self._see(people, p)
+        self._see(people, p, threshold)
 
-    def update(self, people: People, p: int) -> None:
+    def update(self, people: People, p: int, threshold: float) -> None:
         step = (people.box[p].reshape(2, 2).mean(0) - self.box.reshape(2, 2).mean(0)) / (self.age + 1)
         self.speed += _SPEED_RATE * (step - self.speed)
-        self._see(people, p)
+        self._see(people, p, threshold)
 
     def expected_shift(self) -> np.ndarray:
         """Pixels (2,) from where they were seen to where they should be now."""
         return self.speed * (1 - _COAST ** (self.age + 1)) / (1 - _COAST)
 
-    def _see(self, people: People, p: int) -> None:
+    def _see(self, people: People, p: int, threshold: float) -> None:
         self.age = 0  # frames since
         self.box = people.box[p]
-        self.xy, self.seen = people.xy[p, _BODY], people.score[p, _BODY] >= SEEN
+        self.xy, self.seen = people.xy[p, _BODY], people.score[p, _BODY] >= threshold
 
 
 def box_overlap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -268,9 +271,8 @@ class OneEuro:
     serves any resolution. At constant speed a point is never further behind than 1 / (2 pi beta) person sizes: 0.8 % by
     default.
 
-    Points with a low score pull less: their cutoffs are multiplied by score / 0.6 (at most 1). A point that was not
-    seen (score below 0.3) for `memory` seconds starts afresh instead of sliding over from where it was. Scores do not
-    change.
+    Points with a low score pull less: their cutoffs are multiplied by half of score / threshold (at most 1). A point
+    not seen for `memory` seconds starts afresh instead of sliding over from where it was. Scores do not change.
 
     Args:
         min_cutoff: Hz, 1 in the paper's recipe: lower it against jitter of still points.
@@ -278,15 +280,25 @@ class OneEuro:
             MediaPipe's pose filter (80, on a lower min_cutoff).
         speed_cutoff: Hz of the low-pass on the speed itself, 1 in the paper.
         memory: seconds.
+        threshold: score from which a point counts as seen.
     """
 
-    def __init__(self, *, min_cutoff: float = 1.0, beta: float = 20.0, speed_cutoff: float = 1.0, memory: float = 0.25):
+    def __init__(
+        self,
+        *,
+        min_cutoff: float = 1.0,
+        beta: float = 20.0,
+        speed_cutoff: float = 1.0,
+        memory: float = 0.25,
+        threshold: float = SEEN,
+    ):
         if not (min_cutoff > 0 and beta >= 0 and speed_cutoff > 0 and memory >= 0):
             raise ValueError(
                 f"min_cutoff and speed_cutoff must be > 0 Hz, beta and memory >= 0; "
                 f"got {min_cutoff}, {speed_cutoff}, {beta} and {memory}"
             )
         self.min_cutoff, self.beta, self.speed_cutoff, self.memory = min_cutoff, beta, speed_cutoff, memory
+        self.threshold = max(threshold, 1e-6)  # at 0 everything is seen
         self._rows: dict[int, int] = {}  # id -> row of the arrays below
         self._xy = np.zeros((0, NUM_KEYPOINTS, 2))
         self._speed = np.zeros((0, NUM_KEYPOINTS, 2))  # person sizes per second
@@ -302,12 +314,12 @@ class OneEuro:
         step = time - self._time[rows][:, None]  # (P, 1) seconds; infinite for a new person
         if (step <= 0).any():
             raise ValueError(f"times of frames must rise, got {time} after {self._time[rows].max()}")
-        seen = people.score >= SEEN
+        seen = people.score >= self.threshold
         fresh = time - self._seen[rows] > self.memory  # (P, K)
         sides = (people.box[:, 2:] - people.box[:, :2]).astype(np.float64).clip(min=1)
         size = np.sqrt(sides.prod(-1))[:, None, None]
         old, old_speed = self._xy[rows], self._speed[rows]
-        weight = np.clip(people.score / (2 * SEEN), 0, 1)
+        weight = np.clip(people.score / (2 * self.threshold), 0, 1)
         speed = (raw - old) / (size * step[..., None])
         speed = old_speed + _rate(self.speed_cutoff * weight, step)[..., None] * (speed - old_speed)
         speed[fresh] = 0

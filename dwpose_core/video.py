@@ -105,6 +105,13 @@ def _upright(picture: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), quarter_turns))
 
 
+def check_video_name(path: str | os.PathLike) -> None:
+    """Raises ValueError for a suffix `VideoWriter` cannot write."""
+    path = Path(path)
+    if path.suffix.lower() not in (".mp4", ".mov", ".m4v", ".mkv"):
+        raise ValueError(f"a video is written as .mp4 (or .mov, .mkv), not as {path.name}")
+
+
 class VideoWriter:
     """Writes an H.264 mp4 that appears under its name only when it is complete.
 
@@ -120,8 +127,7 @@ class VideoWriter:
 
     def __init__(self, path: str | os.PathLike, source: VideoReader, *, audio: bool = False, crf: int = 18):
         path = Path(path)
-        if path.suffix.lower() not in (".mp4", ".mov", ".m4v", ".mkv"):
-            raise ValueError(f"a video is written as .mp4 (or .mov, .mkv), not as {path.name}")
+        check_video_name(path)
         self._source, self._crf = source, crf
         self._want_audio = audio and source.has_audio
         self._stack = contextlib.ExitStack()

@@ -40,12 +40,23 @@ def add_steady(sub: argparse.ArgumentParser) -> None:
 
 def steady_from(args: argparse.Namespace):
     """A fresh `tracking.Steady` as the options say; None with --raw."""
-    from .tracking import GapFiller, OneEuro, Steady
+    from .tracking import GapFiller, OneEuro, Steady, Tracker
 
     if args.raw:
         return None
-    euro = None if args.no_smooth else OneEuro(min_cutoff=args.min_cutoff, beta=args.beta)
-    return Steady(filler=GapFiller(args.max_gap, threshold=args.threshold), euro=euro)
+    seen = {"threshold": args.threshold}
+    euro = None if args.no_smooth else OneEuro(min_cutoff=args.min_cutoff, beta=args.beta, **seen)
+    return Steady(Tracker(**seen), GapFiller(args.max_gap, **seen), euro)
+
+
+def _check_targets(source: str, *targets: str | None) -> None:
+    """Raises ValueError where two of the files would be one."""
+    names = [source, *filter(None, targets)]
+    for i, name in enumerate(names):
+        for other in names[:i]:
+            if Path(name).resolve() == Path(other).resolve():
+                what = "is the input" if other == source else "is named twice"
+                raise ValueError(f"{name} {what}; write to another file")
 
 
 def video(args: argparse.Namespace) -> int:
@@ -54,11 +65,11 @@ def video(args: argparse.Namespace) -> int:
     from .arguments import describe, draw_size, drawing_from, load_networks
     from .formats import save_npz, to_openpose
     from .images import atomic_write
-    from .video import VideoReader, pose_video
+    from .video import VideoReader, check_video_name, pose_video
 
-    for name in (args.out, args.overlay):
-        if name and Path(name).resolve() == Path(args.input).resolve():
-            raise ValueError(f"{name} is the input; write to another file")
+    _check_targets(args.input, args.out, args.overlay, args.keypoints)
+    for name in filter(None, (args.out, args.overlay)):
+        check_video_name(name)
     keypoints = args.keypoints and Path(args.keypoints)
     if keypoints and keypoints.suffix not in (".npz", ".json"):
         raise ValueError(f"--keypoints is written as .npz or .json, not as {keypoints.name}")

@@ -272,11 +272,14 @@ def test_other_styles():
         (film(2), {"people": 0}, "people"),
         (film(2), {"select": "prettiest"}, "largest"),
         (film(2), {"style": "cubist"}, "dwpose"),
+        (film(2), {"max_pixels": 10}, "max_pixels"),
+        (film(2), {"reference": "nowhere.png"}, "nowhere.png"),
     ],
 )
-def test_mistakes_are_named(video, options, message):
-    with pytest.raises(ValueError, match=message):
-        prepare_animation(video, Watcher(walk(2)), progress=False, max_pixels=64 * 64, **options)
+def test_mistakes_are_named_before_the_film_is_looked_at(video, options, message):
+    watcher = Watcher([])
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare_animation(video, watcher, **({"progress": False, "max_pixels": 64 * 64} | options))
 
 
 def test_nobody():

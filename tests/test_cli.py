@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dwpose_core import images
+from dwpose_core import commands, images
 from dwpose_core.cli import build_parser, main
 from dwpose_core.models import create_model
 from dwpose_core.models.weights import save_safetensors
@@ -77,6 +77,33 @@ def test_a_photograph_is_never_replaced_by_its_map(photos, weights, capsys, inpu
     assert run("image", *(photos / name for name in inputs), "-o", photos / out, "--pose", weights) != 0
     assert "would replace the photograph" in capsys.readouterr().err
     assert (photos / "a.png").read_bytes() == before and not (photos / "b.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (["pose.overlay.png"], "would replace the photograph"),  # the overlay of pose.png
+        (["x.png", "x.overlay.png"], "would both be written"),  # map of the one, overlay of the other
+    ],
+)
+def test_what_is_written_beside_the_map_replaces_nothing(photos, weights, capsys, inputs, message):
+    for name in inputs:
+        Image.open(photos / "a.png").save(photos / name)
+    before = [(photos / name).read_bytes() for name in inputs]
+    out = photos / "pose.png" if len(inputs) == 1 else photos / "maps"
+    assert run("image", *(photos / name for name in inputs), "-o", out, "--overlay", "--pose", weights) == 2
+    assert message in capsys.readouterr().err
+    assert [(photos / name).read_bytes() for name in inputs] == before
+
+
+def test_a_map_too_large_for_the_memory_costs_only_itself(tmp_path, photos, weights, capsys, monkeypatch):
+    def full(path, image):
+        raise MemoryError
+
+    monkeypatch.setattr(commands, "write_image", full)
+    flags = ("--pose", weights, "--detector", "none", "--device", "cpu")
+    assert run("image", photos / "a.png", "-o", tmp_path / "a.png", *flags) == 1
+    assert "not enough memory" in capsys.readouterr().err
 
 
 def test_folder_keeps_going_past_a_broken_file(tmp_path, photos, weights, capsys):
@@ -164,6 +191,10 @@ def test_interrupt_leaves_whole_files(tmp_path, photos, weights, monkeypatch, ca
         (["image", "PHOTOS/a.png", "-o", "x.png", "--device", "cuda:99"], "cuda:99"),
         (["image", "PHOTOS/a.png", "PHOTOS/a2/a.png", "-o", "x"], "would both be written"),
         (["render", "absent.json", "-o", "x.png"], "no keypoint file"),
+        (["render", "PHOTOS/bare.json", "-o", "x.png"], "bare.json: frame 0: has no canvas_height"),
+        (["render", "PHOTOS/bare.json", "-o", "x.png"], "--image-size WIDTHxHEIGHT"),
+        (["render", "PHOTOS/bare.json", "-o", "x.png", "--image-size", "512"], "WIDTHxHEIGHT"),
+        (["render", "PHOTOS/none.json", "-o", "x.png"], "no frames"),
         (["convert", "absent.pth", "x.safetensors"], "absent.pth"),
     ],
 )
@@ -171,6 +202,8 @@ def test_usage_errors(photos, args, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (photos / "a2").mkdir()
     Image.open(photos / "a.png").save(photos / "a2" / "a.png")
+    (photos / "bare.json").write_text('{"people": []}')
+    (photos / "none.json").write_text("[]")
     assert run(*(arg.replace("PHOTOS", str(photos)) for arg in args)) == 2
     assert message in capsys.readouterr().err
 

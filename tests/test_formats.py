@@ -340,3 +340,12 @@ def test_broken_npz_is_refused(tmp_path):
         load_npz(path)
     with pytest.raises(ValueError, match=r"must end in \.npz"):
         save_npz(tmp_path / "clip.bin", some_people(1))
+
+
+def test_an_image_id_may_be_numpys():
+    (result,) = to_coco(some_people(1), np.int64(3))
+    assert result["image_id"] == 3 and json.dumps(result)
+
+
+def test_nobody_may_be_picked():
+    assert len(some_people(2)[[]]) == 0

@@ -48,6 +48,21 @@ def test_tensor_crop_agrees_with_the_cpu():
     assert np.abs(plain.astype(int) - device).mean() < 0.2
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_crops_of_pictures_that_opencv_does_not_take(axis):
+    """A strip of 34000 px: a box in it gives the pixels of the same box in a piece of it; all of it is thinned."""
+    rng = np.random.default_rng(0)
+    strip = np.repeat(rng.integers(0, 256, (3400, 20, 3), np.uint8), 10, axis=0)
+    piece, boxes = strip[33000:], np.array([[2, 150, 18, 900]], np.float32)
+    moved = boxes + np.float32((0, 33000, 0, 33000))
+    if axis:
+        strip, piece = (np.ascontiguousarray(image.transpose(1, 0, 2)) for image in (strip, piece))
+        boxes, moved = boxes[:, [1, 0, 3, 2]], moved[:, [1, 0, 3, 2]]
+    np.testing.assert_array_equal(geometry.crop(strip, moved, (256, 192)), geometry.crop(piece, boxes, (256, 192)))
+    whole = geometry.crop(strip, np.array([[0, 0, *strip.shape[1::-1]]]), (256, 192))
+    assert whole.any()
+
+
 def test_points_survive_the_round_trip():
     boxes = np.array([[10, 20, 110, 320], [0, 0, 640, 100]], np.float32)
     center, scale = geometry.box_to_center_scale(boxes, (256, 192))

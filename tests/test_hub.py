@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from dwpose_core import hub
 from dwpose_core.backends import TorchRunner
-from dwpose_core.models import create_detector, create_model, download
+from dwpose_core.models import catalogue, create_detector, create_model, download
 from dwpose_core.models.weights import save_safetensors
 from dwpose_core.pipeline import Options
 from dwpose_core.preprocessor import DWposeDetector
@@ -51,6 +52,31 @@ def test_a_saved_folder_restores_everything(networks, tmp_path, offline):
     crops = torch.randn(2, 3, 64, 64)
     for a, b in zip(networks.pose(crops), again.pose(crops), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_keep_their_name(tmp_path, offline):
+    """The network is dwpose-s in all of these; only the official weights are called so."""
+    shutil.copy(catalogue.cached_path(catalogue.find("dwpose-s-synthetic")), tmp_path / "mine.safetensors")
+    loaded = DWposeDetector.from_pretrained(tmp_path / "mine.safetensors", None, device="cpu")
+    assert loaded.pose.description.startswith("mine (dwpose-s) on cpu")
+    bundled = DWposeDetector.from_pretrained("dwpose-s-synthetic", None, device="cpu")
+    assert bundled.pose.description.startswith("dwpose-s-synthetic on cpu")
+    bundled.save_pretrained(tmp_path / "folder")
+    again = DWposeDetector.from_pretrained(tmp_path / "folder", None, device="cpu")
+    assert again.pose.description.startswith("dwpose-s-synthetic on cpu")
+    assert "pose detector: dwpose-s-synthetic" in (tmp_path / "folder" / "README.md").read_text()
+
+
+def test_a_folder_called_like_a_model_does_not_hide_it(tmp_path, monkeypatch, offline):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dwpose-nano").mkdir()
+    assert DWposeDetector.from_pretrained("dwpose-nano", None, device="cpu").pose.weights == "dwpose-nano"
+
+
+def test_options_are_options(networks, tmp_path):
+    networks.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"Options\(\.\.\.\), got dict"):
+        DWposeDetector.from_pretrained(tmp_path, options={"max_people": 1}, device="cpu")
 
 
 def test_half_precision(networks, tmp_path):

@@ -98,6 +98,7 @@ def test_broken_files(tmp_path, kind, message):
     [
         gradient(),
         gradient().astype(np.float32) / 255,
+        gradient().transpose(2, 0, 1),
         torch.from_numpy(gradient()),
         torch.from_numpy(gradient()).permute(2, 0, 1),
         torch.from_numpy(gradient())[None].float() / 255,
@@ -105,7 +106,7 @@ def test_broken_files(tmp_path, kind, message):
         Image.fromarray(gradient()),
         [gradient()],
     ],
-    ids=["array", "float", "tensor", "chw", "nhwc", "nchw", "pil", "list"],
+    ids=["array", "float", "chw array", "tensor", "chw", "nhwc", "nchw", "pil", "list"],
 )
 def test_every_kind_gives_the_same_pixels(image):
     (pixels,) = as_images(image)
@@ -127,7 +128,8 @@ def test_grey_arrays_get_three_channels():
         (torch.full((3, 4, 4), float("nan")), "finite"),
         (np.full((4, 4, 3), np.inf, np.float32), "finite"),
         (np.full((4, 4, 3), 200.0, np.float32), "divide by 255"),
-        (np.zeros((4, 4, 5), np.uint8), "C = 1, 3 or 4"),
+        (np.zeros((5, 4, 5), np.uint8), "C = 1, 3 or 4"),
+        (np.zeros((0, 4, 4, 3), np.uint8), "C = 1, 3 or 4"),
         (np.zeros((0, 4, 3), np.uint8), "C = 1, 3 or 4"),
         (np.zeros(4, np.uint8), "C = 1, 3 or 4"),
         (42, "int"),

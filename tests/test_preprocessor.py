@@ -95,9 +95,15 @@ def test_size_rule(size, resolution, expected):
     assert control_size(size, resolution) == expected
 
 
+def test_a_strip_does_not_become_a_giant():
+    with pytest.raises(ValueError, match=r"2 x 1000 pixels has 512 x 256000.*\(H, W\)"):
+        control_size((1000, 2), 512)
+    assert control_size((34000, 800), 512) == (21760, 512)
+
+
 @pytest.mark.parametrize(
     ("image_resolution", "expected"),
-    [(None, (90, 120)), ((200, 144), (200, 144)), (64, (64, 128)), (256, (256, 384))],
+    [(None, (90, 120)), (128.0, (128, 192)), ((200, 144), (200, 144)), (64, (64, 128)), (256, (256, 384))],
 )
 def test_map_sizes(figure, image_resolution, expected):
     made, people = figure(photo(), 128, image_resolution, output_type="np", return_people=True)
@@ -183,7 +189,9 @@ def test_input_image_and_fourth_argument(figure):
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"incluude_hand": True}, TypeError, "incluude_hand.*keypoint_threshold"),
+        ({"incluude_hand": True}, TypeError, "incluude_hand.*did you mean include_hand.*keypoint_threshold.*thickness"),
+        ({"detect_resolution": "512"}, ValueError, "resolution.*'512'"),
+        ({"image_resolution": True}, ValueError, "resolution.*True"),
         ({"draw_pose": None}, TypeError, "detect"),
         ({"output_type": "jpg"}, ValueError, "'pil', 'np' or 'pt'"),
         ({"style": "cubist"}, ValueError, "dwpose"),

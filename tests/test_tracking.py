@@ -200,6 +200,14 @@ def test_a_point_that_returns_starts_afresh():
     np.testing.assert_allclose(after.xy[0, 9], frames[25].xy[0, 9])
 
 
+def test_points_above_a_lower_threshold_are_smoothed_too():
+    """Shaking points of score 0.25 are left alone where 0.3 is asked for, and held still where 0.2 is."""
+    frames = [replace(people, score=people.score * 0 + 0.25) for people in shake(walk(60, 0.0), 3.0)]
+    before = jitter(frames)
+    kept, calmed = (jitter(smooth(track(frames), 30, threshold=value)) for value in (0.3, 0.2))
+    assert kept == pytest.approx(before, rel=1e-3) and calmed < 0.6 * before
+
+
 def test_a_doubtful_outlier_pulls_less_than_a_sure_one():
     pulled = []
     for score in (0.9, 0.1):

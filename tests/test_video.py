@@ -245,7 +245,7 @@ def figure_everywhere(monkeypatch):
     from dwpose_core import arguments
     from dwpose_core.preprocessor import DWposeDetector
 
-    from .test_pipeline import FigurePose
+    from .stand_ins import FigurePose
 
     monkeypatch.setattr(arguments, "load_networks", lambda args, with_detector=True: DWposeDetector(FigurePose()))
 
@@ -278,5 +278,11 @@ def test_the_command_refuses_to_overwrite_its_input_and_says_what_is_missing(tmp
 
     source = make_film(tmp_path / "in.mp4")
     assert main(["video", str(source), "-o", str(source)]) == 2
+    twice = str(tmp_path / "twice.mp4")
+    assert main(["video", str(source), "-o", twice, "--overlay", twice]) == 2
+    assert "named twice" in capsys.readouterr().err
+    for options in (["-o", "pose.gif"], ["-o", twice, "--overlay", "both.gif"]):
+        assert main(["video", str(source), *options, "--pose", "nowhere.onnx"]) == 2
+        assert "written as .mp4" in capsys.readouterr().err
     assert main(["video", str(tmp_path / "no.mp4"), "-o", str(tmp_path / "o.mp4")]) == 2
     assert "no video file" in capsys.readouterr().err

@@ -9,7 +9,6 @@ Writes pose.mp4, face.mp4 (what the pipeline is given) and animation.mp4. Needs
 import sys
 
 import torch
-from PIL import Image
 
 from dwpose_core import DWposeDetector
 from dwpose_core.animate import prepare_animation
@@ -39,9 +38,9 @@ def animate(pipe, detector, portrait, video, prompt, max_pixels=832 * 480, steps
 
 
 if __name__ == "__main__":
-    from diffusers.utils import export_to_video
+    from diffusers.utils import export_to_video, load_image
 
-    portrait = Image.open(sys.argv[1]).convert("RGB")
+    portrait = load_image(sys.argv[1])  # upright, as a telephone's pictures are not
     animation, frames = animate(load(), DWposeDetector.from_pretrained(), portrait, *sys.argv[2:4])
     for name, pictures in (("pose", animation.pose_video), ("face", animation.face_video), ("animation", frames)):
         export_to_video(pictures, f"{name}.mp4", fps=round(animation.fps))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..formats import save_npz
 from ..people import People
-from ..tracking import GapFiller, OneEuro, Steady
+from ..tracking import GapFiller, OneEuro, Steady, Tracker
 from ..video import pose_video
 from .decode import draw_size
 from .shard import Tally
@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     from .plan import Config
 
 
-def steady_of(settings: dict[str, Any] | None) -> Steady | None:
-    """`tracking.Steady` from {"max_gap", "min_cutoff", "beta", "smooth"}; None leaves every frame by itself."""
+def steady_of(settings: dict[str, Any] | None, threshold: float) -> Steady | None:
+    """`tracking.Steady` from {"max_gap", "min_cutoff", "beta", "smooth"}; None leaves every frame by itself.
+
+    `threshold` is the score from which a point counts as seen.
+    """
     if settings is None:
         return None
+    seen = {"threshold": threshold}
     euro = {name: settings[name] for name in ("min_cutoff", "beta") if name in settings}
     return Steady(
-        filler=GapFiller(settings.get("max_gap", 5)), euro=OneEuro(**euro) if settings.get("smooth", True) else None
+        Tracker(**seen),
+        GapFiller(settings.get("max_gap", 5), **seen),
+        OneEuro(**euro, **seen) if settings.get("smooth", True) else None,
     )
 
 
@@ -55,7 +61,7 @@ def extract_video(
             detector.detect,
             map_path=place(f"{key}.mp4", ".mp4") if maps else None,
             overlay_path=place(f"{key}.overlay.mp4", ".overlay.mp4") if maps and config.overlay else None,
-            steady=steady_of(config.steady),
+            steady=steady_of(config.steady, detector.options.keypoint_threshold),
             batch_size=detector.options.image_batch,
             draw_size=lambda people: draw_size(config.draw_size, people.image_size),
             drawing=config.style,

@@ -178,8 +178,8 @@ def read_weights(path: str | Path) -> tuple[PoseConfig | YOLOXConfig, dict[str, 
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read into a torch module: {error}. Known are RTMPose / DWPose whole-body networks with "
-            "the outputs simcc_x and simcc_y, and YOLOX as exported by its authors, in float32 or float16. "
-            'Any other graph can only be run as it is, with backend="onnx"'
+            "the outputs simcc_x and simcc_y, and YOLOX as exported by its authors, in float32 or float16. Others, "
+            'exports of yolox-cspnext among them, run as they are in ONNX Runtime (backend="onnx")'
         ) from error
 
 

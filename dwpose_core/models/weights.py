@@ -52,7 +52,8 @@ def load_network(
 ) -> DWPose | YOLOX:
     """A network with the weights of a file, or of a catalogue name (downloaded where needed).
 
-    It carries `name` (the architecture) and `source` (the file its weights came from).
+    It carries `name` (the architecture), `source` (the file its weights came from) and `weights` (their name for
+    people: that of the catalogue, else the file's).
 
     Args:
         kind: "pose" or "detector" where only that will do.
@@ -84,8 +85,18 @@ def load_network(
         raise ValueError(f"{path} predicts {config.num_keypoints} keypoints; a whole-body model has {NUM_KEYPOINTS}")
     model = DWPose(config, name) if found == "pose" else YOLOX(config, name)
     load_state(model, state, str(path))
-    model.source = str(path)
+    model.source, model.weights = str(path), entry.name if entry else weights_name(path, name)
     return model.float().eval()
+
+
+def weights_name(path: Path, network: str) -> str:
+    """What to call the weights of a file: weights of one network differ, and only the official ones bear its name."""
+    for entry in catalogue.ENTRIES:
+        if (entry.filename, entry.network) == (path.name, network):
+            return entry.name
+    if path.suffix.lower() == ".safetensors" and (saved := read_metadata(path).get("weights")):
+        return saved
+    return path.stem if path.stem.startswith(network) else f"{path.stem} ({network})"
 
 
 def _read(path: Path, part: str) -> tuple[PoseConfig | YOLOXConfig, State]:

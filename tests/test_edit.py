@@ -1,0 +1,98 @@
+"""People brought to other pictures and proportions: what is not seen must not change what is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dwpose_core import edit
+from dwpose_core.openpose import extent
+from dwpose_core.people import People
+
+# A standing person, 17 body points of COCO, pixels.
+BODY = np.float32(
+    [
+        *((200, 60), (208, 52), (192, 52), (218, 58), (182, 58)),
+        *((240, 110), (160, 110), (255, 170), (145, 170), (262, 230), (138, 230)),
+        *((225, 230), (175, 230), (228, 320), (172, 320), (230, 410), (170, 410)),
+    ]
+)
+LEGS, HIPS = slice(13, 17), [11, 12]
+
+
+def person(hidden=(), id: int | None = None, size=(480, 400)) -> People:
+    xy = np.full((1, 133, 2), 200, np.float32)
+    xy[0, :17] = BODY
+    score = np.zeros((1, 133), np.float32)
+    score[0, :17] = 0.9
+    score[0, hidden] = 0.0
+    box = extent(xy[0], score[0])[None]
+    return People(xy, score, box, [0.9], size, id=None if id is None else [id])
+
+
+PORTRAIT = [*HIPS, 13, 14, 15, 16]
+
+
+@pytest.mark.parametrize("reference", [person(PORTRAIT), person()], ids=["portrait", "whole"])
+@pytest.mark.parametrize("clip", [[person(PORTRAIT)], [person()], [person(PORTRAIT), person()]])
+def test_a_body_fitted_to_itself_stays(clip, reference):
+    """Whatever of it either side shows."""
+    for before, after in zip(clip, edit.retarget(clip, reference), strict=True):
+        np.testing.assert_allclose(after.xy[0, :17], before.xy[0, :17], atol=0.1)
+    for before, after in zip(clip, edit.align(clip, reference), strict=True):
+        np.testing.assert_allclose(after.xy[0, :17], before.xy[0, :17], atol=0.1)
+
+
+def test_a_portrait_gives_its_arms():
+    """Arms twice as long, no hips to measure them by; the legs, which a portrait hides, stay."""
+    goal = person(PORTRAIT)
+    xy = goal.xy.copy()
+    for elbow, wrist, shoulder in ((7, 9, 5), (8, 10, 6)):
+        xy[0, wrist] = xy[0, shoulder] + 2 * (BODY[wrist] - BODY[shoulder])
+        xy[0, elbow] = xy[0, shoulder] + 2 * (BODY[elbow] - BODY[shoulder])
+    (after,) = edit.retarget([person()], replace(goal, xy=xy))
+    np.testing.assert_allclose(after.xy[0, 9] - after.xy[0, 5], 2 * (BODY[9] - BODY[5]), atol=0.1)
+    np.testing.assert_allclose(after.xy[0, LEGS], BODY[LEGS], atol=0.1)
+
+
+def test_aligned_by_the_first_frame_that_shows_the_torso():
+    """Somebody walks into view, half as large as the reference: all frames are doubled, not by their boxes."""
+    half = replace(person(), xy=person().xy / 2, box=person().box / 2)
+    entering = replace(half, score=person(PORTRAIT).score, box=extent(half.xy[0], person(PORTRAIT).score[0])[None])
+    first, second = edit.align([entering, half], person())
+    np.testing.assert_allclose(second.xy[0, :17], BODY, atol=0.1)
+    np.testing.assert_allclose(first.xy[0, :11], BODY[:11], atol=0.1)
+
+
+def test_aligned_by_the_person_of_that_id():
+    """In the second frame somebody else comes first."""
+    actor, other = person(id=4), person(id=7)
+    other = replace(other, xy=other.xy + 100)
+    arrays = (np.concatenate((getattr(other, n), getattr(actor, n))) for n in ("xy", "score", "box", "box_score"))
+    both = People(*arrays, other.image_size, id=np.array((7, 4)))
+    hidden = replace(actor, score=person(PORTRAIT).score)
+    _, after = edit.align([hidden, both], person())
+    np.testing.assert_allclose(after.xy[1, :17], BODY, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "how", "corner"),
+    [((960, 800), "stretch", (800, 960)), ((240, 800), "stretch", (800, 240)), ((240, 800), "pad", (500, 240)),
+     ((240, 800), "crop", (800, 600)), ((960, 400), "crop", (600, 960))],
+)  # fmt: skip
+def test_fitting(size, how, corner):
+    """Where the picture's lower right corner comes to lie; its middle is the middle but where it is stretched."""
+    people = replace(person(), xy=np.tile(np.float32((400, 480)), (1, 133, 1)))
+    after = edit.fit(people, size, how)
+    assert after.image_size == size
+    np.testing.assert_allclose(after.xy[0, 0], corner, atol=1e-3)
+    if how != "stretch":
+        middle = edit.fit(replace(people, xy=np.tile(np.float32((200, 240)), (1, 133, 1))), size, how).xy[0, 0]
+        np.testing.assert_allclose(middle, (size[1] / 2, size[0] / 2), atol=1e-3)
+
+
+def test_an_unknown_way_to_fit():
+    with pytest.raises(ValueError, match="'stretch', 'crop' or 'pad'"):
+        edit.fit(person(), (10, 10), "cover")
