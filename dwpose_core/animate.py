@@ -234,6 +234,8 @@ class _Clip(Iterable[Frame]):
             with VideoReader(video) as reader:
                 self._source_fps, frames = reader.fps, reader.frame_count
         else:
+            if not hasattr(video, "__len__"):
+                raise ValueError(f"a video is a path or a list or batch of frames, got {type(video).__name__}")
             if len(video) == 0:
                 raise ValueError("this video has no frames")
             self._source_fps, frames = Fraction(source_fps or fps or 30).limit_denominator(1001), len(video)

@@ -74,8 +74,11 @@ def _add_image(command) -> None:
         """,
     )
     sub.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders (searched deeply) or globs")
-    sub.add_argument("-o", "--out", required=True, help="the map, or a folder for <stem>.png")
+    sub.add_argument(
+        "-o", "--out", required=True, help="the map, or a folder for <stem>.png, in folders as those searched"
+    )
     sub.add_argument("--json", action="store_true", help="write OpenPose JSON beside each map")
+    sub.add_argument("--scores", action="store_true", help="scores in the JSON, where most readers expect 1 or 0")
     sub.add_argument("--overlay", action="store_true", help="write <stem>.overlay.png, the pose over the photograph")
     find = _add_networks(sub)
     find.add_argument("--box", action="append", metavar="X1,Y1,X2,Y2", help="own box in pixels, for one input; repeat")
@@ -130,10 +133,13 @@ def _add_render(command) -> None:
         dwpose render pose.json -o pose.png
         dwpose render pose.json -o pose.png --draw-size 1024x1536 --style xinsir
         dwpose render clip.json -o frames/
-        dwpose render poses/ -o thick/ --thickness 2                  poses/ is from `dwpose extract`
+        dwpose render poses/ -o thick/ --thickness 2     of `dwpose image --json`, or of `dwpose extract`
         """,
     )
-    sub.add_argument("keypoints", help="OpenPose JSON of any dialect, .npz written by us, or the output of extract")
+    sub.add_argument(
+        "keypoints",
+        help="OpenPose JSON of any dialect, .npz written by us, a folder of these, or the output of extract",
+    )
     sub.add_argument(
         "-o",
         "--out",

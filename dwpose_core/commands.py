@@ -21,9 +21,10 @@ from .video_cli import video  # noqa: F401
 
 
 def image(args: argparse.Namespace) -> int:
-    inputs = find_inputs(args.inputs)
+    named = find_inputs(args.inputs, args.out)
+    inputs = list(named)
     several = len(inputs) > 1 or any(Path(name).is_dir() for name in args.inputs)
-    outputs = _output_paths(inputs, args.out, several, args.json, args.overlay)
+    outputs = _output_paths(named, args.out, several, args.json, args.overlay)
     boxes = _parse_boxes(args.box)
     if boxes is not None and several:
         raise ValueError("--box goes with a single input image")
@@ -63,44 +64,68 @@ def image(args: argparse.Namespace) -> int:
 
 
 def render(args: argparse.Namespace) -> int:
-    from .formats import load_npz
-    from .render import render as draw
-
-    source = Path(args.keypoints)
-    if source.is_dir() or source.name.endswith((".jsonl", ".jsonl.gz")):
-        return redraw(source, Path(args.out), args.draw_size and parse_size(args.draw_size), drawing_from(args))
-    if not source.is_file():
-        raise ValueError(f"no keypoint file at {source}")
+    source, drawing = Path(args.keypoints), drawing_from(args)
+    extracted = (source / "keypoints").is_dir() or source.name.endswith((".jsonl", ".jsonl.gz"))
+    if extracted:
+        return redraw(source, Path(args.out), args.draw_size and parse_size(args.draw_size), drawing)
     size = args.image_size and parse_size(args.image_size)
     if isinstance(size, int):
         raise ValueError(f"--image-size is WIDTHxHEIGHT in pixels, got {args.image_size}")
-    frames = load_npz(source) if source.suffix == ".npz" else _read_json(source, size)
-    if not frames:
-        raise ValueError(f"{source} holds no frames: there is nothing to draw")
+    if source.is_dir():
+        return _render_folder(source, Path(args.out), size, args.draw_size, drawing)
+    if not source.is_file():
+        raise ValueError(f"no keypoint file at {source}")
+    frames = _read_frames(source, size)
     out = Path(args.out)
-    several = len(frames) > 1
-    if several and out.suffix:
-        raise ValueError(f"{source} holds {len(frames)} frames: -o must be a folder, not a file like {out.name}")
-    if not several:
+    if len(frames) == 1:
         out = _single_output(args.out, source.stem)
-    digits = max(6, len(str(len(frames))))
-    drawing = drawing_from(args)
-    for number, people in enumerate(tqdm(frames, unit="frame", disable=not several)):
-        target = out / f"{number:0{digits}d}.png" if several else out
-        write_image(target, draw(people, draw_size(args.draw_size, people), **drawing))
+    elif out.suffix:
+        raise ValueError(f"{source} holds {len(frames)} frames: -o must be a folder, not a file like {out.name}")
+    _draw_frames(frames, out, args.draw_size, drawing, bar=True)
     print(f"{len(frames)} frames, {sum(len(people) for people in frames)} people; wrote {out}")
     return 0
 
 
-def _read_json(source: Path, size: tuple[int, int] | None) -> list[People]:
-    """`formats.from_openpose` of a file; errors name it."""
-    from .formats import from_openpose
+def _render_folder(source: Path, out: Path, size: tuple[int, int] | None, size_drawn: str | None, drawing: dict) -> int:
+    """Every .json and .npz of a folder: one frame to OUT/<stem>.png, several to OUT/<stem>/<frame>.png."""
+    files = sorted(p for p in source.iterdir() if p.suffix in (".json", ".npz"))
+    if not files:
+        raise ValueError(f"no .json or .npz in {source}, nor what `dwpose extract --keypoints jsonl` writes")
+    failures: list[str] = []
+    for file in tqdm(files, unit="file"):
+        try:
+            frames = _read_frames(file, size)
+            _draw_frames(frames, out / (f"{file.stem}.png" if len(frames) == 1 else file.stem), size_drawn, drawing)
+        except (ValueError, OSError) as error:
+            failures.append(str(error))
+    for line in failures:
+        print(f"failed: {line}", file=sys.stderr)
+    print(f"{len(files) - len(failures)} of {len(files)} files; wrote {out}")
+    return 1 if failures else 0
+
+
+def _draw_frames(frames: list[People], out: Path, size: str | None, drawing: dict, bar: bool = False) -> None:
+    """One frame to the file `out`, several to <frame>.png in the folder `out`."""
+    from .render import render as draw
+
+    digits = max(6, len(str(len(frames))))
+    for number, people in enumerate(tqdm(frames, unit="frame", disable=not bar or len(frames) == 1)):
+        target = out / f"{number:0{digits}d}.png" if len(frames) > 1 else out
+        write_image(target, draw(people, draw_size(size, people), **drawing))
+
+
+def _read_frames(source: Path, size: tuple[int, int] | None) -> list[People]:
+    """The frames of a .npz or of OpenPose JSON; errors name the file."""
+    from .formats import from_openpose, load_npz
 
     try:
-        return from_openpose(source.read_bytes(), size)
+        frames = load_npz(source) if source.suffix == ".npz" else from_openpose(source.read_bytes(), size)
     except ValueError as error:
         hint = "; give one with --image-size WIDTHxHEIGHT" if "no image_size" in str(error) else ""
         raise ValueError(f"{source}: {error}{hint}") from error
+    if not frames:
+        raise ValueError(f"{source} holds no frames: there is nothing to draw")
+    return frames
 
 
 def models(args: argparse.Namespace) -> int:
@@ -134,17 +159,23 @@ def doctor(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def find_inputs(names: list[str]) -> list[Path]:
-    """Files, the images below folders, and globs -> files, in a stable order, each once.
+def find_inputs(names: list[str], out: str) -> dict[Path, Path]:
+    """Files, the images below folders, and globs -> files in a stable order, each once, with the name its map gets
+    (without suffix): that of the file, below a folder with the folders between.
+
+    Maps of an earlier run in a folder `out` below an input folder are no input.
 
     Raises:
         ValueError: when a name matches nothing.
     """
-    found: list[Path] = []
+    found: dict[Path, Path] = {}
+    target = Path(out).resolve()
     for name in names:
         path = Path(name)
         if path.is_dir():
+            earlier = target if path.resolve() in target.parents else None
             matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            matches = [p for p in matches if earlier is None or earlier not in p.resolve().parents]
             if not matches:
                 raise ValueError(f"no image below the folder {name}")
         elif path.is_file():
@@ -153,8 +184,10 @@ def find_inputs(names: list[str]) -> list[Path]:
             matches = [Path(p) for p in sorted(glob.glob(name, recursive=True)) if Path(p).is_file()]
             if not matches:
                 raise ValueError(f"no file, folder or pattern matches {name!r}")
-        found += matches
-    return list(dict.fromkeys(found))
+        for match in matches:
+            below = match.relative_to(path) if path.is_dir() else Path(match.name)
+            found.setdefault(match, below.with_name(match.stem))
+    return found
 
 
 def _single_output(out: str, stem: str) -> Path:
@@ -166,8 +199,8 @@ def _single_output(out: str, stem: str) -> Path:
     return path
 
 
-def _output_paths(inputs: list[Path], out: str, several: bool, json_too: bool, overlay_too: bool) -> list[Path]:
-    """Where the map of each input goes.
+def _output_paths(named: dict[Path, Path], out: str, several: bool, json_too: bool, overlay_too: bool) -> list[Path]:
+    """Where the map of each input goes; see `find_inputs`.
 
     Raises:
         ValueError: where something written would replace an input or what is written for another one, or `out` is no
@@ -177,12 +210,13 @@ def _output_paths(inputs: list[Path], out: str, several: bool, json_too: bool, o
         folder = Path(out)
         if folder.suffix.lower() in IMAGE_SUFFIXES:
             raise ValueError(f"with several inputs -o is a folder, not a file like {folder.name}")
-        outputs = [folder / f"{path.stem}.png" for path in inputs]
+        outputs = [folder / name.with_name(f"{name.name}.png") for name in named.values()]
     else:
-        outputs = [_single_output(out, inputs[0].stem)]
-    photographs = {path.resolve() for path in inputs}
+        (name,) = named.values()
+        outputs = [_single_output(out, name.name)]
+    photographs = {path.resolve() for path in named}
     owner: dict[Path, Path] = {}
-    for path, target in zip(inputs, outputs, strict=True):
+    for path, target in zip(named, outputs, strict=True):
         files = [target, *([_json_path(target)] if json_too else []), *([_overlay_path(target)] if overlay_too else [])]
         for file in (file.resolve() for file in files):
             if file in photographs:
@@ -209,7 +243,8 @@ def _write_results(photo: np.ndarray, people: People, target: Path, args: argpar
     write_image(target, render(people, size, **drawing))
     if args.json:
         with atomic_write(_json_path(target)) as temporary:
-            temporary.write_text(json.dumps(to_openpose(people, threshold=args.threshold)))
+            confidence = "score" if args.scores else "binary"
+            temporary.write_text(json.dumps(to_openpose(people, threshold=args.threshold, confidence=confidence)))
     if args.overlay:
         write_image(_overlay_path(target), overlay(photo, people, **drawing))
 

@@ -110,7 +110,7 @@ def test_folder_keeps_going_past_a_broken_file(tmp_path, photos, weights, capsys
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
     out = tmp_path / "maps"
     assert run("image", photos, "-o", out, "--pose", weights, "--detector", "none", "--device", "cpu") == 1
-    assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png", "c.png"]
+    assert sorted(p.name for p in out.rglob("*.png")) == ["a.png", "b.png", "c.png"]
     text = capsys.readouterr()
     assert "broken.jpg" in text.err
     assert "3 of 4 images" in text.out
@@ -136,6 +136,31 @@ def test_own_boxes_and_render_of_the_json(tmp_path, photos, weights):
     np.testing.assert_array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(out)))
 
 
+def test_folders_stay_folders_and_a_second_run_takes_the_same_photographs(tmp_path, photos, weights, capsys):
+    """Two photographs of one name in two folders; maps inside the folder that is searched."""
+    Image.open(photos / "a.png").save(photos / "deep" / "a.png")
+    flags = ("--pose", weights, "--detector", "none", "--device", "cpu")
+    for _ in range(2):
+        assert run("image", photos, "-o", photos / "poses", *flags) == 0
+        assert "4 of 4 images" in capsys.readouterr().out
+    maps = [path.relative_to(photos / "poses").as_posix() for path in sorted((photos / "poses").rglob("*.png"))]
+    assert maps == ["a.png", "b.png", "deep/a.png", "deep/c.png"]
+
+
+def test_scores_in_the_json_can_be_thresholded_later(tmp_path, photos, weights, capsys):
+    out = tmp_path / "poses"
+    flags = ("--pose", weights, "--detector", "none", "--device", "cpu", "--json", "--scores", "--threshold", "0.01")
+    run("image", photos, "-o", out, *flags)
+    (frame,) = json.loads((out / "a.json").read_text())
+    scores = np.array(frame["people"][0]["pose_keypoints_2d"][2::3])
+    assert len(np.unique(scores)) > 5
+    (out / "broken.json").write_text("{")
+    assert run("render", out, "-o", tmp_path / "again", "--threshold", 1e9) == 1
+    assert "broken.json: not JSON" in capsys.readouterr().err
+    assert not np.asarray(Image.open(tmp_path / "again" / "a.png")).any()
+    assert np.asarray(Image.open(out / "a.png")).any()
+
+
 def test_write_failures_are_listed(tmp_path, photos, weights, capsys, monkeypatch):
     real = Image.Image.save
 
@@ -147,7 +172,7 @@ def test_write_failures_are_listed(tmp_path, photos, weights, capsys, monkeypatc
     monkeypatch.setattr(Image.Image, "save", full)
     out = tmp_path / "maps"
     assert run("image", photos, "-o", out, "--pose", weights, "--detector", "none", "--device", "cpu") == 1
-    assert sorted(p.name for p in out.iterdir()) == ["a.png", "c.png"]
+    assert sorted(p.name for p in out.rglob("*.png")) == ["a.png", "c.png"]
     assert "b.png cannot be written: No space left on device" in capsys.readouterr().err
 
 

@@ -141,6 +141,23 @@ def test_what_is_not_an_image(image, message):
         as_images(image)
 
 
+@pytest.mark.parametrize(("suffix", "most"), [("png", 0), ("webp", 0), ("jpg", 40)])
+def test_colours_survive_being_written(tmp_path, suffix, most):
+    """A thin red line on black, which a JPEG of halved colour turns brown (by 96 grey levels)."""
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[20, :, 0] = 255
+    write_image(tmp_path / f"a.{suffix}", image)
+    assert np.abs(read_image(tmp_path / f"a.{suffix}").astype(int) - image).max() <= most
+
+
+def test_urls_and_home_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_image(tmp_path / "a.png", gradient())
+    np.testing.assert_array_equal(read_image("~/a.png"), gradient())
+    with pytest.raises(ValueError, match="download it first"):
+        read_image("https://example.com/a.jpg")
+
+
 def test_write_is_all_or_nothing(tmp_path):
     target = tmp_path / "sub" / "map.png"
     write_image(target, gradient())
