@@ -112,6 +112,26 @@ def test_bad_files_say_what_is_wrong(tmp_path, content, match):
         read_annotations(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ("half a li", "a.json is not a JSON file"),
+        ('{"images": [{"id": 1}], "annotations": []}', "entry 1 of 'images' has no file_name"),
+        ('{"images": [], "annotations": [{"id": 3, "image_id": 1}]}', "entry 3 of 'annotations' has no bbox"),
+        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": []}', "image 1 has no width and height"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, text, match):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        read_annotations(tmp_path / "a.json")
+
+
+def test_a_missing_image_folder_is_told_at_the_start(toy, tmp_path):
+    with pytest.raises(ValueError, match=r"no folder .*nowhere: the images of .*toy\.json"):
+        WholeBodyDataset((DataSource(toy.annotations, str(tmp_path / "nowhere")),), (64, 48), aug.NO_AUGMENT)
+
+
 @pytest.mark.parametrize("name", ["missing.jpg", "broken.jpg", "empty.jpg"])
 def test_bad_images_name_the_file(tmp_path, name):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not a photograph")

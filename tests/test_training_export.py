@@ -72,8 +72,52 @@ def test_half_precision_is_half_the_size(run, tmp_path):
     assert sizes[1] < 0.6 * sizes[0]
 
 
+@pytest.mark.parametrize("kept, source", [(("best", "last"), "best"), (("last",), "last")])
+def test_it_says_what_was_taken(run, tmp_path, capsys, kept, source):
+    """A run folder gives its best weights, else its last; step and recipe go along, and the card loads this file."""
+    folder = tmp_path / "debug"
+    folder.mkdir()
+    (folder / "config.json").write_text((run / "config.json").read_text())
+    for step, name in enumerate(kept, 5):
+        facts = {"recipe": "debug", "step": str(step), "seed": "21"}
+        checkpoint.save_model(folder / f"{name}.safetensors", create_model("debug"), facts)
+    out = tmp_path / "new" / "mine.safetensors"
+    export.main([str(folder), str(out)])
+    assert f"from {folder / source}.safetensors, step 5)" in capsys.readouterr().out
+    metadata = read_metadata(out)
+    assert (metadata["source"], metadata["step"], metadata["recipe"]) == (f"debug/{source}.safetensors", "5", "debug")
+    card = out.with_suffix(".md").read_text()
+    assert f"Exported from `debug/{source}.safetensors`, step 5." in card
+    assert 'from_pretrained(pose="mine.safetensors")' in card
+
+
+@pytest.mark.parametrize("beside", [None, "another run"])
+def test_a_file_that_left_its_run_keeps_its_recipe(run, tmp_path, beside):
+    """Also where the settings of another run lie beside it: those are not its own."""
+    moved, out = tmp_path / "moved.safetensors", tmp_path / "out.safetensors"
+    facts = {"recipe": "dwpose-m-stage2", "step": "7", "seed": "3", "whole_body_ap": "0.1234"}
+    checkpoint.save_model(moved, create_model("debug"), facts)
+    if beside:
+        (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    export.main([str(moved), str(out)])
+    metadata = read_metadata(out)
+    assert {name: metadata[name] for name in facts} == facts
+    card = out.with_suffix(".md").read_text()
+    assert "The recipe is called `dwpose-m-stage2`" in card and "learning rate" not in card
+    assert "Whole-body AP 0.1234 in the validation of its own run" in card
+
+
+def test_last_pt_knows_its_step(run, tmp_path):
+    export.main([str(run / "last.pt"), str(tmp_path / "a.safetensors")])
+    metadata = read_metadata(tmp_path / "a.safetensors")
+    assert (metadata["source"], metadata["step"], metadata["recipe"]) == ("last.pt", "2", "debug")
+
+
 def test_mistakes(tmp_path):
     with pytest.raises(ValueError, match="is it the folder of a run"):
         export.main([str(tmp_path), str(tmp_path / "a.safetensors")])
     with pytest.raises(SystemExit):
         export.main([str(tmp_path), "a.onnx"])
+    (tmp_path / "stats.json").write_text("[]")
+    with pytest.raises(ValueError, match="not the record of one model"):
+        export.main([str(tmp_path), str(tmp_path / "a.safetensors"), "--stats", str(tmp_path / "stats.json")])

@@ -218,6 +218,27 @@ def test_a_head_that_starts_as_its_own_teacher_has_nothing_to_learn(toy, tmp_pat
     assert losses(tmp_path / "debug-stage2")[1] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "main, network, match",
+    [
+        (distill_stage1.main, "dwpose-nano", "sees crops of .* choose a teacher for the same crops"),
+        (distill_stage2.main, "dwpose-s", "sees crops of"),
+    ],
+)
+def test_teachers_suit_the_student(toy, tmp_path, main, network, match):
+    checkpoint.save_model(tmp_path / "t.safetensors", create_model(network), {})
+    more = ["--distill.teacher", network, "--distill.teacher-weights", str(tmp_path / "t.safetensors")]
+    with pytest.raises(ValueError, match=match):
+        main(arguments(toy, tmp_path, *more))
+
+
+def test_the_second_stage_keeps_its_network(toy, tmp_path):
+    checkpoint.save_model(tmp_path / "t.safetensors", create_model("dwpose-t"), {})
+    more = ["--distill.teacher", "dwpose-t", "--distill.teacher-weights", str(tmp_path / "t.safetensors")]
+    with pytest.raises(ValueError, match="must be a dwpose-s"):
+        distill_stage2.main(["dwpose-s", *arguments(toy, tmp_path, *more)[1:]])
+
+
 @pytest.mark.parametrize("argv, match", [([], "needs the weights of its teacher"), (["nano"], "holds")])
 def test_teachers_are_checked(toy, tmp_path, argv, match):
     more = []

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from dwpose_core.models.weights import weights_name
 from dwpose_core.skeleton import PARTS
 from training import evaluate, metric
 
@@ -128,7 +131,8 @@ def test_results_file_round_trip(golden, truth, tmp_path):
     "content, match",
     [
         ({}, "not a results file"),
-        ([], "not a results file"),
+        (["x"], "not a results file"),
+        ([{"image_id": 785, "keypoints": [0] * 399}], "has no score"),
         ([{"image_id": 1, "score": 1, "keypoints": [0] * 399}], "image_id 1"),
         ([{"image_id": 785, "score": 1, "keypoints": [0] * 51}], "no foot_kpts"),
     ],
@@ -152,6 +156,59 @@ def test_command_line_judges_a_results_file(golden, shared, tmp_path, capsys):
     assert record["stats"]["whole/AP"] == pytest.approx(1.0) and record["published"]["whole"] == 0.631
 
 
+def test_several_results_files_are_one_result(golden, shared, tmp_path, capsys):
+    """Shards judged together; the same images twice are refused; without anybody AP is 0, with a note."""
+    people = metric.oks_nms(people_of(golden))
+    first = people.image_id == people.image_id[0]
+    parts = {"a": people[first], "b": people[~first], "all": people}
+    content = {name: metric.results_json(part) for name, part in parts.items()} | {"nobody": []}
+    for name, entries in content.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(entries))
+
+    def judge(*names: str) -> dict:
+        files = [str(tmp_path / f"{name}.json") for name in names]
+        annotations = str(shared / "data" / "test_coco_wholebody.json")
+        evaluate.main(["--results", *files, "--annotations", annotations, "--json", str(tmp_path / "stats.json")])
+        return json.loads((tmp_path / "stats.json").read_text())
+
+    record = judge("a", "nobody", "b")
+    assert record["stats"]["whole/AP"] == pytest.approx(1.0) and len(record["model"]) == 3
+    assert 0 < judge("a")["stats"]["whole/AP"] < 0.5
+    with pytest.raises(ValueError, match="share images"):
+        judge("all", "a")
+    assert "nobody was found" not in capsys.readouterr().out
+    stats = judge("nobody")["stats"]
+    assert all(stats[f"{part}/{kind}"] == 0 for part in evaluate.COLUMNS for kind in ("AP", "AR"))
+    assert "nobody was found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "weights, row",
+    [
+        ("dwpose-s", "dwpose-s"),
+        ("dwpose-l-384-pth", "dwpose-l-384"),
+        ("rtmpose-x-384", "rtmpose-x-384"),
+        ("rtmpose-l", None),  # the network of dwpose-l, but not its weights
+        ("dwpose-s-synthetic", None),
+        ("best (dwpose-m)", None),
+    ],
+)
+def test_published_figures_belong_to_official_weights(weights, row):
+    assert evaluate.published_row(weights) == row
+
+
+@pytest.mark.parametrize(
+    "file, name", [("dw-ss_ucoco.pth", "dwpose-s"), ("best.pth", "best (dwpose-s)"), ("mine.onnx", "mine")]
+)
+def test_names_of_judged_weights(file, name):
+    """A network knows its weights; a session of ONNX Runtime has the name of its file alone."""
+    runner = SimpleNamespace(name=Path(file).stem)
+    if not file.endswith("onnx"):
+        runner = SimpleNamespace(name="dwpose-s", weights=weights_name(Path(file), "dwpose-s"))
+    assert evaluate.weights_of(runner, file) == name
+    assert evaluate.weights_of(SimpleNamespace(name="dw-ll_ucoco_384"), "x/dw-ll_ucoco_384.onnx") == "dwpose-l-384"
+
+
 def test_detector_boxes(shared):
     golden = np.load(shared / "golden" / "dataset_augment.npz")
     boxes = evaluate.detector_boxes(shared / "data" / "test_coco_det_AP_H_56.json")
@@ -163,7 +220,10 @@ def test_detector_boxes(shared):
         np.testing.assert_allclose(score[order], golden["det_score"][mine][theirs], rtol=1e-6)
 
 
-@pytest.mark.parametrize("argv", [[], ["model", "--results", "r.json"], ["model.onnx"]])
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["model", "--results", "r.json"], ["model.onnx"], ["--results", "r.json", "--save-results", "s.json"]],
+)
 def test_command_line_mistakes(argv, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate"])
     with pytest.raises(SystemExit):

@@ -101,10 +101,82 @@ def test_ubody_continues_where_it_stopped(release, capsys):
 
 def test_ubody_says_what_is_missing(release, capsys):
     (release / "videos" / "Olympic" / "A_Trim1.mkv").unlink()
-    ubody.main([str(release), "--workers", "1"])
-    assert "1 annotated videos are not in" in capsys.readouterr().out
+    assert ubody.main([str(release), "--workers", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "problem: Olympic/A_Trim1: not in" in printed and "0 people to train on, 3 to test on" in printed
     with pytest.raises(ValueError, match="Cooking"):
         ubody.main([str(release), "--scenes", "Cooking"])
+
+
+def people_in(release) -> dict[str, int]:
+    scene = release / "annotations" / "Olympic"
+    return {s: len(json.loads((scene / f"{s}_annotations.json").read_text())["annotations"]) for s in ("train", "val")}
+
+
+@pytest.mark.parametrize(
+    "more, people, files",
+    [
+        (["--format", "png"], 3, {"jpg": 3, "png": 3}),
+        (["--interval", "5"], 6, {"jpg": 6}),
+        (["--interval", "5", "--format", "png"], 6, {"jpg": 3, "png": 6}),
+        (["--interval", "15"], 2, {"jpg": 4}),
+    ],
+)
+def test_another_format_or_interval_adds_what_is_missing(release, more, people, files):
+    """What is done is judged by the frames that are wanted now, not by the folder of an earlier run."""
+    assert ubody.main([str(release), "--workers", "1"]) == 0
+    folder = release / "images" / "Olympic" / "A_Trim1"
+    stamp = (folder / "000010.jpg").stat().st_mtime_ns
+    assert ubody.main([str(release), "--workers", "1", *more]) == 0
+    assert people_in(release) == {"train": people, "val": people}
+    assert {suffix: len(list(folder.glob(f"*.{suffix}"))) for suffix in files} == files
+    assert (folder / "000010.jpg").stat().st_mtime_ns == stamp
+    table = read_annotations(release / "annotations" / "Olympic" / "train_annotations.json")
+    assert all((release / "images" / name).is_file() for name in table.file_names)
+
+
+def test_a_split_does_not_lose_all_of_its_people(release, capsys):
+    ubody.main([str(release), "--workers", "1"])
+    (release / "videos").rename(release / "elsewhere")
+    assert ubody.main([str(release), "--workers", "1", "--format", "png"]) == 1
+    assert people_in(release) == {"train": 3, "val": 3}
+    assert "train_annotations.json stays as it was: none of its .png frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video", None])
+def test_a_damaged_video_does_not_stop_the_others(release, capsys, content):
+    """Listed with status 1, whether it is no video at all or breaks off; and used once it is whole."""
+    video = release / "videos" / "Olympic" / "A_Trim1.mkv"
+    whole = video.read_bytes()
+    video.write_bytes(whole[:200] if content is None else content)
+    assert ubody.main([str(release), "--workers", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "problem: Olympic/A_Trim1: " in printed and "1 problems" in printed
+    assert people_in(release) == {"train": 0, "val": 3}
+    assert not (release / "images" / "Olympic" / "A_Trim1.part").exists()
+    video.write_bytes(whole)
+    assert ubody.main([str(release), "--workers", "1"]) == 0
+    assert people_in(release) == {"train": 3, "val": 3}
+
+
+def test_frames_past_the_end_are_not_looked_for_again(release, capfd):
+    video = release / "videos" / "Olympic" / "A_Trim1.mkv"
+    whole = video.read_bytes()
+    film(video, 30, 25)
+    for expected in (True, False):  # said once
+        assert ubody.main([str(release), "--workers", "1"]) == 0
+        assert ("1 annotated frames lie past the end" in capfd.readouterr().out) is expected
+        assert people_in(release) == {"train": 2, "val": 3}
+    video.write_bytes(whole)  # it had been cut off
+    assert ubody.main([str(release), "--workers", "1"]) == 0
+    assert people_in(release) == {"train": 3, "val": 3}
+
+
+@pytest.mark.parametrize("flag", ["--interval", "--workers", "--quality"])
+def test_ubody_numbers_start_at_one(release, flag, capsys):
+    with pytest.raises(SystemExit):
+        ubody.main([str(release), flag, "0"])
+    assert f"argument {flag}: must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_configured_sources_are_coco_and_all_fifteen_scenes():
@@ -114,12 +186,21 @@ def test_configured_sources_are_coco_and_all_fifteen_scenes():
 
 def test_check_of_a_sound_data_set(tmp_path, capsys):
     toy = write_toy_data(tmp_path)
-    sheet = tmp_path / "sheet.png"
+    sheet = tmp_path / "not yet" / "there" / "sheet.png"
     assert check.main([f"{toy.annotations},{toy.images}", "--sheet", str(sheet)]) == 0
     printed = capsys.readouterr().out
     assert "8 people in 8 images" in printed and "8 of 8 images are good" in printed
     picture = cv2.imread(str(sheet))
+    assert [file.name for file in sheet.parent.iterdir()] == ["sheet.png"]
     assert picture.shape == (4 * 262 + 6, 8 * 198 + 6, 3) and picture.std() > 20
+
+
+@pytest.mark.parametrize("name, match", [("sheet.txt", "no suffix of a picture"), ("", "is a folder")])
+def test_a_sheet_that_cannot_be_is_refused_at_the_start(tmp_path, name, match, capsys):
+    toy = write_toy_data(tmp_path)
+    with pytest.raises(ValueError, match=match):
+        check.main([f"{toy.annotations},{toy.images}", "--sheet", str(tmp_path / name)])
+    assert not capsys.readouterr().out
 
 
 def test_check_finds_every_kind_of_bad_image(tmp_path, capsys):

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .command import argument
 from .data.augment import AugmentConfig
 from .data.wholebody import DataSource
 
@@ -108,9 +111,15 @@ class TrainConfig:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.distill and self.distill.head_init not in ("stage1", "random"):
             raise ValueError(f"distill.head_init must be stage1 or random, got {self.distill.head_init!r}")
-        for name in ("epochs", "batch_size", "accumulate", "reference_batch", "val_every", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        lowest = {
+            **dict.fromkeys(("epochs", "batch_size", "accumulate", "reference_batch", "lr_batch"), 1),
+            **dict.fromkeys(("val_every", "save_every", "log_every"), 1),
+            **dict.fromkeys(("late_epoch", "cosine_epoch", "warmup_steps", "workers", "max_steps"), 0),
+            **dict.fromkeys(("lr", "weight_decay", "clip"), 0),
+        }
+        for name, least in lowest.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def path(self, relative: str) -> str:
         """A data path, relative ones below `data_root`."""
@@ -141,17 +150,17 @@ def baseline(model: str, name: str, **changes) -> TrainConfig:
     return TrainConfig(name=name, model=model, **{**small, **wide, **changes})
 
 
-def stage1(student: str, teacher: str, **changes) -> TrainConfig:
+def stage1(student: str, teacher: str, name: str = "", **changes) -> TrainConfig:
     """First distillation stage: all of the student, with the teacher's features and logits."""
-    return baseline(student, f"{student}-stage1", clip=1.0, distill=Distill(teacher), **changes)
+    return baseline(student, name or f"{student}-stage1", clip=1.0, distill=Distill(teacher), **changes)
 
 
-def stage2(model: str, **changes) -> TrainConfig:
-    """Second stage: the head alone, 60 epochs, as released: the rate is constant because the 270-epoch schedule is
-    inherited there and its cosine never reached. `--schedule cosine` is a cosine of its own from epoch 30."""
-    options = {"clip": 1.0, "epochs": 60, "cosine_epoch": 30, "schedule": "constant"}
+def stage2(model: str, name: str = "", **changes) -> TrainConfig:
+    """Second stage: the head alone, 60 epochs, as released: the 270-epoch schedule is inherited there, so that neither
+    its cosine nor the late augmentation is ever reached. `--schedule cosine` is a cosine of its own from epoch 30."""
+    options = {"clip": 1.0, "epochs": 60, "cosine_epoch": 30, "schedule": "constant", "late_epoch": 0}
     options["distill"] = Distill(model, logit_weight=1.0)
-    return baseline(model, f"{model}-stage2", **{**options, **changes})
+    return baseline(model, name or f"{model}-stage2", **{**options, **changes})
 
 
 def debug(**changes) -> TrainConfig:
@@ -182,7 +191,7 @@ STAGE1: dict[str, Callable[[], TrainConfig]] = {
     "dwpose-m": lambda: stage1("dwpose-m", "dwpose-l"),
     "dwpose-l": lambda: stage1("dwpose-l", "rtmpose-x"),
     "dwpose-l-384": lambda: stage1("dwpose-l-384", "rtmpose-x-384"),
-    "dwpose-m-coco": lambda: stage1("dwpose-m", "dwpose-l", train=COCO),
+    "dwpose-m-coco": lambda: stage1("dwpose-m", "dwpose-l", "dwpose-m-coco-stage1", train=COCO),
     "debug": lambda: debug(name="debug-stage1", clip=1.0, distill=Distill("debug")),
 }
 STAGE2: dict[str, Callable[[], TrainConfig]] = {
@@ -192,8 +201,8 @@ STAGE2: dict[str, Callable[[], TrainConfig]] = {
     "dwpose-l": lambda: stage2("dwpose-l"),
     "dwpose-l-384": lambda: stage2("dwpose-l-384"),
     "rtmpose-x": lambda: stage2("rtmpose-x"),
-    "dwpose-m-coco": lambda: stage2("dwpose-m", train=COCO),
-    "dwpose-l-coco": lambda: stage2("dwpose-l", train=COCO),
+    "dwpose-m-coco": lambda: stage2("dwpose-m", "dwpose-m-coco-stage2", train=COCO),
+    "dwpose-l-coco": lambda: stage2("dwpose-l", "dwpose-l-coco-stage2", train=COCO),
     "debug": lambda: debug(name="debug-stage2", clip=1.0, distill=Distill("debug", logit_weight=1.0)),
 }
 
@@ -205,7 +214,10 @@ def _boolean(text: str) -> bool:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers with commas between them, got {text!r}") from error
 
 
 def _spell(value) -> str:
@@ -220,7 +232,8 @@ def _add_fields(parser: argparse.ArgumentParser, value, prefix: str = "") -> Non
         if dataclasses.is_dataclass(current):
             _add_fields(parser, current, f"{flag}.")
         elif spec.name == "train":
-            parser.add_argument("--train", type=DataSource.parse, action="append", metavar="JSON,IMAGES[,WEIGHT[,N]]")
+            form = "JSON,IMAGES[,WEIGHT[,N]]"
+            parser.add_argument("--train", type=argument(DataSource.parse), action="append", metavar=form)
         elif current is not None:
             kind = hints[spec.name]
             convert = {bool: _boolean}.get(kind, kind) if kind in (bool, int, float, str) else _numbers
@@ -228,11 +241,21 @@ def _add_fields(parser: argparse.ArgumentParser, value, prefix: str = "") -> Non
             parser.add_argument(*spellings, dest=flag, type=convert, metavar=_spell(current) or "TEXT")
 
 
+def _chosen(argv: list[str]) -> str | None:
+    """The first word of a command line that is neither a flag nor the value of one; every flag takes one value."""
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("-"):
+            return word
+        if "=" not in word and word not in ("-h", "--help"):
+            next(words, None)
+    return None
+
+
 def parse(configs: dict[str, Callable[[], TrainConfig]], argv: list[str] | None, doc: str | None) -> TrainConfig:
-    """The configuration a command line names, with its flags applied."""
-    chooser = argparse.ArgumentParser(add_help=False)
-    chooser.add_argument("config", nargs="?", choices=configs)
-    base = configs[chooser.parse_known_args(argv)[0].config or next(iter(configs))]()
+    """The configuration a command line names, with its flags applied; they may stand before and after the name."""
+    argv = sys.argv[1:] if argv is None else argv
+    base = configs.get(_chosen(argv), next(iter(configs.values())))()  # a wrong name is refused below
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -246,7 +269,7 @@ def apply(config, changes: dict):
     """`config` with dotted `changes`, e.g. {"lr": 1e-3, "early.rotation": 60.0}.
 
     Raises:
-        ValueError: for a field that does not exist, or of a part this configuration does not have.
+        ValueError: for a field that does not exist, is of a part this configuration does not have, or a wrong value.
     """
     nested: dict[str, dict] = {}
     flat = {}
@@ -259,5 +282,8 @@ def apply(config, changes: dict):
         else:
             flat[head] = tuple(value) if isinstance(value, list) else value
     for head, inner in nested.items():
-        flat[head] = apply(getattr(config, head), inner)
+        try:
+            flat[head] = apply(getattr(config, head), inner)
+        except ValueError as error:
+            raise ValueError(f"{head}: {error}") from error
     return replace(config, **flat)

@@ -5,17 +5,20 @@
     python -m training.distill_stage1 dwpose-m --distill.teacher-weights rtmpose-l_ucoco_256x192-95bb32f5_20230822.pth
 
 Teachers are plain RTMPose networks: l for the students t, s and m, x for l. The same command continues an interrupted
-run. As released, add `--distill.teacher-batch-stats true` (docs/training.md says what that does).
+run. As released, the teacher's BatchNorm is in training mode; `--distill.teacher-batch-stats false` keeps it in eval
+(docs/training.md says what that does).
 """
 
 from __future__ import annotations
+
+import sys
 
 import torch
 
 from dwpose_core.models import create_model
 
+from . import command, distributed
 from . import config as configs
-from . import distributed
 from .loop import fit
 from .objectives import Stage1Distillation
 from .recipe import load_start, load_teacher, make_evaluate, with_toy_data
@@ -47,4 +50,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -8,12 +8,14 @@ The checkpoint it writes is a complete network. Defaults are as released; `--sch
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from dwpose_core.models import create_model
 
+from . import command, distributed
 from . import config as configs
-from . import distributed
 from .loop import fit
 from .objectives import Stage2Distillation
 from .recipe import load_teacher, make_evaluate, with_toy_data
@@ -27,6 +29,10 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(config.seed)  # every process builds the same network
     student = create_model(config.model)
     teacher = load_teacher(config)
+    if teacher.config != student.config:
+        raise ValueError(
+            f"the teacher of the second stage must be a {config.model}, as its student; got {teacher.name}"
+        )
     if config.distill.head_init == "stage1":
         student.head.load_state_dict(teacher.head.state_dict())
 
@@ -41,4 +47,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -31,10 +31,16 @@ def start(device: str = "") -> Process:
     """Join the group that torchrun's environment describes, or be a group of one.
 
     Raises:
-        ValueError: when a CUDA device is asked for and there is none.
+        ValueError: when there is no such device.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        asked = torch.device(device or "cpu")
+    except RuntimeError as error:
+        raise ValueError(f"--device {device}: no such device; try cpu, cuda or cuda:1") from error
+    if asked.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: this machine or this PyTorch build has no CUDA. Try --device cpu")
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     if kind == "cuda":

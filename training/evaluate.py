@@ -3,17 +3,20 @@
     python -m training.evaluate dwpose-l-384 --annotations coco_wholebody_val_v1.0.json --images val2017 \
         --boxes COCO_val2017_detections_AP_H_56_person.json
     python -m training.evaluate best.safetensors --annotations ... --images ...                     ground-truth boxes
-    python -m training.evaluate --results mine.json --annotations coco_wholebody_val_v1.0.json      no model, no images
+    python -m training.evaluate --results a.json --annotations coco_wholebody_val_v1.0.json        no model, no images
     torchrun --nproc-per-node 8 -m training.evaluate ...                                            all GPUs
 
 A model is a .pth, .onnx or .safetensors file or a catalogue name. With ground-truth boxes figures are a few points
-above the published ones, which use the detector boxes named above and the flip test.
+above the published ones, which use the detector boxes named above and the flip test. Those are printed below the
+official weights, and below others with --paper. Several results files are the parts of one result, as the shards of
+`dwpose extract --keypoints coco`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +27,12 @@ from tqdm import tqdm
 
 from dwpose_core import geometry, simcc
 from dwpose_core.backends import OnnxRunner, TorchRunner
+from dwpose_core.models import catalogue
+from dwpose_core.models.weights import load_pose
 
 from . import metric
-from .data.wholebody import read_annotations, read_image
+from .command import at_least_one, not_negative, output, run
+from .data.wholebody import read_annotations, read_coco, read_image, read_json
 from .distributed import Process, gather, start, stop
 from .objectives import normalize
 
@@ -67,14 +73,36 @@ def ground_truth_boxes(annotations: str | Path) -> dict[int, tuple[np.ndarray, n
 
 
 def detector_boxes(path: str | Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """A COCO detection file: every person box of it, without threshold and without clipping."""
+    """A COCO detection file: every person box of it, without threshold and without clipping.
+
+    Raises:
+        ValueError: when it is something else.
+    """
+    content = read_json(path)
+    fields = {"image_id", "category_id", "bbox", "score"}
+    if not isinstance(content, list) or not all(isinstance(e, dict) and fields <= e.keys() for e in content):
+        raise ValueError(
+            f"{path} is not a file of detected boxes: expected a list of {{image_id, category_id, bbox, score}}. To "
+            "use the boxes of the annotations name no boxes at all"
+        )
     grouped: dict[int, list] = {}
-    for entry in json.loads(Path(path).read_text()):
+    for entry in content:
         if entry["category_id"] == 1:
             x, y, w, h = entry["bbox"]
             grouped.setdefault(entry["image_id"], []).append((x, y, x + w, y + h, entry["score"]))
     tables = {image: np.array(rows, np.float32) for image, rows in grouped.items()}
     return {image: (table[:, :4], table[:, 4]) for image, table in tables.items()}
+
+
+def images_folder(path: str | Path) -> Path:
+    """The same path.
+
+    Raises:
+        ValueError: when it is no folder.
+    """
+    if not Path(path).is_dir():
+        raise ValueError(f"there is no folder {path}, where the images of the annotations should be")
+    return Path(path)
 
 
 def predict(
@@ -155,22 +183,52 @@ def load_runner(model: str, device: str | torch.device | None, provider: str | N
         if not model.endswith(".onnx"):
             raise ValueError(f"--provider runs .onnx files; {model} is something else. Leave it out")
         return OnnxRunner(model, provider)
-    from dwpose_core.models.weights import load_pose
-
     return TorchRunner(load_pose(model), device)
 
 
-def table(stats: dict[str, float], name: str, published: str | None) -> str:
-    """The stats as people read them: AP / AR per part, the published AP below."""
-    lines = [f"{'':24}" + "".join(f"{column.replace('_', ' '):>13}" for column in COLUMNS)]
+def weights_of(runner: Callable, model: str) -> str:
+    """What the judged weights are called. Of the files of one network only the official one bears its name."""
+    official = {entry.filename: entry.name for entry in catalogue.ENTRIES}
+    return getattr(runner, "weights", None) or official.get(Path(model).name, runner.name)
+
+
+def published_row(weights: str) -> str | None:
+    """The row of `PUBLISHED` that belongs to these weights, if they are official ones."""
+    name = weights.removesuffix("-pth")  # dwpose-l-384 is published in two forms
+    return name if name in PUBLISHED else None
+
+
+def table(name: str, stats: dict[str, float], published: str | None) -> str:
+    """Stats as people read them: AP / AR per part, the published AP below."""
+    width = max(18, len(name) + 2)
+    lines = [" " * (width + 6) + "".join(f"{column.replace('_', ' '):>13}" for column in COLUMNS)]
     for kind in ("AP", "AR"):
-        lines.append(f"{name[:18]:18}{kind:6}" + "".join(f"{100 * stats[f'{c}/{kind}']:13.1f}" for c in COLUMNS))
+        cells = "".join(f"{100 * stats[f'{c}/{kind}']:13.1f}" for c in COLUMNS)
+        lines.append(f"{name:{width}}{kind:6}{cells}")
     if published:
         row = PUBLISHED[published]
         cells = "".join(f"{100 * row[c]:13.1f}" if c in row else f"{'':13}" for c in COLUMNS)
-        lines.append(f"{published[:18]:18}{'paper':6}" + cells)
+        lines.append(f"{published:{width}}{'paper':6}{cells}")
     lines.append("hands: mean of left and right, an assumption about the published column")
     return "\n".join(lines)
+
+
+def read_shards(paths: list[str], truth: dict) -> metric.Detections:
+    """The people of all results files together: `dwpose extract` writes a file for every shard.
+
+    Raises:
+        ValueError: for files that have images in common, which are of different models or of one part twice.
+    """
+    shards = [metric.read_results(path, truth) for path in paths]
+    owners = np.concatenate([np.unique(shard.image_id) for shard in shards])
+    if len(np.unique(owners)) < len(owners):
+        raise ValueError("these results files share images, so they are not parts of one result; judge them one by one")
+    people = metric.Detections(
+        **{name: np.concatenate([getattr(shard, name) for shard in shards]) for name in vars(shards[0])}
+    )
+    if not len(people):
+        print("note: nobody was found in any image: AP is 0")
+    return people
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -179,15 +237,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--annotations", required=True, help="COCO-WholeBody json")
     parser.add_argument("--images", help="folder of the images")
     parser.add_argument("--boxes", help="detector boxes (COCO results json); ground-truth boxes without it")
-    parser.add_argument("--results", help="judge this COCO-WholeBody results json instead of a model")
+    parser.add_argument("--results", nargs="+", help="judge COCO-WholeBody results json instead of a model")
     parser.add_argument("--device", help="cuda, cpu, ...; the best present by default")
     parser.add_argument("--provider", help="run an .onnx file on ONNX Runtime: cpu, cuda, tensorrt, openvino")
     parser.add_argument("--no-flip", action="store_true", help="one pass; published figures use the flip test")
     parser.add_argument("--no-area", action="store_true", help="area = 0.53 x box (UBody)")
     parser.add_argument("--fast", action="store_true", help="judge with faster-coco-eval (same numbers)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--paper", choices=PUBLISHED, help="published row to print; by default the model's own")
+    parser.add_argument("--batch-size", type=at_least_one, default=64)
+    parser.add_argument("--workers", type=not_negative, default=2)
+    parser.add_argument("--paper", choices=PUBLISHED, help="published row to print; official weights have theirs")
     parser.add_argument("--json", help="write the stats here")
     parser.add_argument("--save-results", help="write the judged people here, as a COCO-WholeBody results json")
     args = parser.parse_args(argv)
@@ -195,36 +253,44 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("give a model or --results, one of them")
     if args.model and not args.images:
         parser.error("--images is needed to run a model")
-    truth = json.loads(Path(args.annotations).read_text())
+    if args.save_results and args.results:
+        parser.error("--save-results is for the people that a model finds; --results has them already")
+    for path in filter(None, (args.json, args.save_results)):
+        output(path)
+    truth = read_coco(args.annotations)
+    if not args.no_area:
+        metric.check_areas(truth)
     if args.results:
-        stats = metric.coco_stats(truth, metric.read_results(args.results, truth), not args.no_area, args.fast)
-        name, kept, process = Path(args.results).stem, None, Process(0, 1, torch.device("cpu"))
+        stats = metric.coco_stats(truth, read_shards(args.results, truth), not args.no_area, args.fast)
+        weights = network = Path(args.results[0]).stem
+        published, process = args.paper, Process(0, 1, torch.device("cpu"))
     else:
+        images_folder(args.images)
         process = start(args.device or "")
         runner = load_runner(args.model, process.device, args.provider)
         boxes = detector_boxes(args.boxes) if args.boxes else ground_truth_boxes(args.annotations)
         options = {"flip_test": not args.no_flip, "batch_size": args.batch_size, "workers": args.workers}
         stats, kept = evaluate_model(runner, truth, args.images, boxes, process, not args.no_area, args.fast, **options)
-        name = runner.name
+        weights, network = weights_of(runner, args.model), runner.name
+        published = args.paper or published_row(weights)
     if process.is_first:
-        published = args.paper or (name if name in PUBLISHED else None)
-        print(table(stats, name, published))
+        print(table(weights, stats, published))
         if args.json:
             record = {
                 "model": args.model or args.results,
-                "network": name,
+                "network": network,
                 "annotations": args.annotations,
                 "boxes": args.boxes or ("as in the results file" if args.results else "ground truth"),
                 "flip_test": None if args.results else not args.no_flip,
-                "stats": stats,
                 "published": PUBLISHED.get(published or ""),
                 "hands": "mean of left and right (assumption)",
+                "stats": stats,
             }
             Path(args.json).write_text(json.dumps(record, indent=2) + "\n")
-        if args.save_results and kept is not None:
+        if args.save_results:
             Path(args.save_results).write_text(json.dumps(metric.results_json(kept)))
     stop()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

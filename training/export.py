@@ -13,13 +13,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 from dwpose_core.models.rtmcc import DWPose, create_model
 from dwpose_core.models.weights import load_pose, read_metadata
 
 from . import checkpoint
+from .command import output, run
+from .data.wholebody import read_json
 
+# What the files of a run say about themselves, see `loop._metadata`.
+FACTS = ("recipe", "step", "seed", "whole_body_ap")
 # Terms of the training data, by a word in its path. They bind the weights as far as the law lets them; say so.
 DATA_TERMS = {
     "coco_wholebody": "COCO-WholeBody v1.0 annotations: non-commercial research and education only; COCO images: "
@@ -28,33 +33,58 @@ DATA_TERMS = {
 }
 
 
-def read_network(source: Path, part: str) -> tuple[DWPose, dict | None]:
-    """The finished network in `source` and the configuration of its run, where there is one beside it.
+def choose(source: Path) -> Path:
+    """The weight file that `source` stands for: of a run folder the best, where there was validation, else the last.
 
     Raises:
-        ValueError: for a folder without weights, or a file that is none of the above.
+        ValueError: for a folder without weights.
     """
-    folder = source if source.is_dir() else source.parent
-    config_file = folder / "config.json"
-    config = json.loads(config_file.read_text()) if config_file.is_file() else None
-    if source.is_dir():
-        candidates = [source / name for name in ("best.safetensors", "last.safetensors") if (source / name).is_file()]
-        if not candidates:
-            raise ValueError(f"{source} has no best.safetensors and no last.safetensors: is it the folder of a run?")
-        source = candidates[0]
-    if source.suffix == ".pt" and config is not None:
-        state = checkpoint.load_state(source)
+    if not source.is_dir():
+        return source
+    for name in ("best.safetensors", "last.safetensors"):
+        if (source / name).is_file():
+            return source / name
+    raise ValueError(f"{source} has no best.safetensors and no last.safetensors: is it the folder of a run?")
+
+
+def read_network(file: Path, part: str) -> tuple[DWPose, dict | None, dict[str, str]]:
+    """The finished network in `file`, the configuration of its run where that lies beside it, and what the file or
+    the configuration says about it: recipe, step, seed, whole_body_ap.
+
+    Raises:
+        ValueError: for a file that is no network.
+    """
+    config_file = file.parent / "config.json"
+    config = read_json(config_file) if config_file.is_file() else None
+    if config is not None and not {"name", "model", "train"} <= config.keys():
+        config = None  # of something else
+    if file.suffix == ".pt" and config:
+        state = checkpoint.load_state(file)
         if "average" in state:
             network = create_model(config["model"])
             network.load_state_dict(state["average"])
-            return network.eval(), config
-    return load_pose(source, part=part), config
+            facts = {"recipe": config["name"], "step": str(state["step"]), "seed": str(config["seed"])}
+            return network.eval(), config, facts
+    network, facts = load_pose(file, part=part), {}
+    if file.suffix == ".safetensors":
+        facts = {key: value for key, value in read_metadata(file).items() if key in FACTS and value}
+        if config and facts.get("recipe", config["name"]) != config["name"]:
+            config = None  # the file was moved here from another run
+    return network, config, ({"recipe": config["name"]} if config else {}) | facts
 
 
 def model_card(
-    network: DWPose, source: Path, digest: str, config: dict | None, data: str, licence: str, stats: dict | None
+    network: DWPose,
+    file: str,
+    digest: str,
+    config: dict | None,
+    metadata: dict[str, str],
+    data: str,
+    licence: str,
+    stats: dict | None,
 ) -> str:
-    """Markdown: what it is, what it was trained on and how, how good it is, what one may do with it."""
+    """Markdown: what it is, what it was trained on and how, how good it is, what one may do with it. `file` is the
+    name of the exported file, `metadata` what is in its header."""
     height, width = network.config.input_size
     parameters = sum(p.numel() for p in network.parameters())
     lines = [
@@ -65,7 +95,7 @@ def model_card(
         "",
         "```python",
         "from dwpose_core import DWposeDetector",
-        f'detector = DWposeDetector.from_pretrained(pose="{network.name}.safetensors")  # the path of this file',
+        f'detector = DWposeDetector.from_pretrained(pose="{file}")  # the path of this file',
         "```",
         "",
         "## Training data",
@@ -90,7 +120,10 @@ def model_card(
             "```",
         ]
     else:
-        lines.append(f"Converted from `{source.name}`; its training settings are not in the file.")
+        known = f" The recipe is called `{metadata['recipe']}`." if "recipe" in metadata else ""
+        lines.append(f"The training settings were not beside the file.{known}")
+    step = f", step {metadata['step']}" if "step" in metadata else ""
+    lines += ["", f"Exported from `{metadata['source']}`{step}."]
     lines += ["", "## Accuracy", ""]
     if stats:
         parts = ("body", "foot", "face", "left_hand", "right_hand", "hands", "whole")
@@ -104,9 +137,23 @@ def model_card(
         ]
         for kind in ("AP", "AR"):
             lines.append(f"| {kind} | " + " | ".join(f"{stats['stats'][f'{p}/{kind}']:.3f}" for p in parts) + " |")
+    elif "whole_body_ap" in metadata:
+        lines.append(f"Whole-body AP {metadata['whole_body_ap']} in the validation of its own run, not measured since.")
     else:
         lines.append("Not measured when this file was made (`python -m training.evaluate`).")
     return "\n".join(lines) + "\n"
+
+
+def read_stats(path: Path) -> dict:
+    """The record of one model that `python -m training.evaluate --json` wrote.
+
+    Raises:
+        ValueError: when it is something else.
+    """
+    stats = read_json(path)
+    if not isinstance(stats, dict) or "whole/AP" not in stats.get("stats", {}):
+        raise ValueError(f"{path} is not the record of one model, as `python -m training.evaluate --json` writes it")
+    return stats
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -121,20 +168,22 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.suffix != ".safetensors":
         parser.error(f"OUT must end in .safetensors, got {args.out}")
-    network, config = read_network(args.checkpoint, f"stage{args.stage}" if args.stage else "auto")
-    stats = json.loads(args.stats.read_text()) if args.stats else None
-    metadata = {"source": args.checkpoint.name, "recipe": config["name"] if config else ""}
-    if args.checkpoint.suffix == ".safetensors":
-        metadata = {**{k: v for k, v in read_metadata(args.checkpoint).items() if k in ("recipe", "step")}, **metadata}
+    output(args.out)
+    stats = read_stats(args.stats) if args.stats else None
+    file = choose(args.checkpoint)
+    network, config, facts = read_network(file, f"stage{args.stage}" if args.stage else "auto")
+    source = f"{file.resolve().parent.name}/{file.name}" if args.checkpoint.is_dir() else file.name
+    metadata = {"source": source, **facts}
     if stats:
         metadata["whole_body_ap"] = f"{stats['stats']['whole/AP']:.4f}"
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_model(args.out, network.half() if args.half else network, metadata)
     digest = hashlib.sha256(args.out.read_bytes()).hexdigest()
     card = args.out.with_suffix(".md")
-    card.write_text(model_card(network, args.checkpoint, digest, config, args.data, args.licence, stats))
-    print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB, {network.name}) and {card}")
+    card.write_text(model_card(network, args.out.name, digest, config, metadata, args.data, args.licence, stats))
+    step = f", step {metadata['step']}" if "step" in metadata else ""
+    size = args.out.stat().st_size / 1e6
+    print(f"{args.out} ({size:.1f} MB, {network.name} from {file}{step}) and {card}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

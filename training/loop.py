@@ -38,6 +38,7 @@ from .distributed import Process, gather, synchronize_batchnorm
 from .monitor import Log, StepStatistics, StopOnSignal
 from .objectives import SimCCObjective
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
+from .outlook import doubts, outlook
 
 Evaluate = Callable[[DWPose], dict[str, float]]  # averaged student -> {"whole/AP": ..., ...}, on every process
 
@@ -101,6 +102,9 @@ def fit(objective: SimCCObjective, config: TrainConfig, process: Process, evalua
     stream = iter(_loader(data, batches, config, process))
     trained = [p for p in objective.parameters() if p.requires_grad]
     log = Log(folder, config, process, step, end)
+    log.say(*outlook(config, schedule, per_epoch, batches.per_step))
+    for doubt in doubts(config, schedule, per_epoch):
+        log.warn(doubt)
     statistics = StepStatistics(folder, process)
     with StopOnSignal() as stop:
         while step < end and not statistics.stop_requested:

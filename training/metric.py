@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from dwpose_core.skeleton import NUM_KEYPOINTS, OKS_SIGMAS, PARTS
 
-from .data.wholebody import FIELDS, whole_body_keypoints
+from .data.wholebody import FIELDS, read_json, whole_body_keypoints
 
 # Legend: D detected people, K = 133 keypoints.
 
@@ -92,6 +91,16 @@ def oks_nms(people: Detections, threshold: float = NMS_THRESHOLD) -> Detections:
             overlap = oks(people.keypoints[first], people.area[first], people.keypoints[order], people.area[order])
             order = order[overlap <= threshold]
     return people[np.array(kept, np.int64)]
+
+
+def check_areas(truth: dict) -> None:
+    """Raises ValueError when somebody has no annotated area, which every OKS is measured by."""
+    for annotation in truth["annotations"]:
+        if "area" not in annotation:
+            raise ValueError(
+                f"annotation {annotation['id']} has no area: add it, or take 0.53 x the box with `python -m "
+                "training.evaluate --no-area`, as UBody's evaluation does"
+            )
 
 
 def coco_stats(truth: dict, people: Detections, use_area: bool = True, fast: bool = False) -> dict[str, float]:
@@ -189,19 +198,20 @@ def read_results(path: str | Path, truth: dict) -> Detections:
     Raises:
         ValueError: when it is something else, or about other images.
     """
-    content = json.loads(Path(path).read_text())
-    if not isinstance(content, list) or not content:
+    content = read_json(path)
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise ValueError(f"{path} is not a results file: expected a list of {{image_id, score, keypoints, ...}}")
     known = {image["id"] for image in truth["images"]}
-    points = []
-    for entry in content:
+    points = np.zeros((len(content), NUM_KEYPOINTS, 3), np.float32)
+    for row, entry in zip(points, content, strict=True):
         if entry.get("image_id") not in known:
             raise ValueError(f"{path} has image_id {entry.get('image_id')}, which the annotations do not have")
+        if "score" not in entry:
+            raise ValueError(f"{path}: somebody in image {entry['image_id']} has no score, by which people are ranked")
         if len(entry.get("keypoints", ())) == 3 * NUM_KEYPOINTS:
-            points.append(np.array(entry["keypoints"], np.float32).reshape(NUM_KEYPOINTS, 3))
+            row[:] = np.array(entry["keypoints"], np.float32).reshape(NUM_KEYPOINTS, 3)
         else:
-            points.append(whole_body_keypoints(entry))
-    points = np.stack(points)
+            row[:] = whole_body_keypoints(entry)
     return Detections(
         image_id=np.array([entry["image_id"] for entry in content], np.int64),
         keypoints=points[..., :2],

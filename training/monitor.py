@@ -90,6 +90,22 @@ class StepStatistics:
             checkpoint.save_state(path, {"step": step, "batches": content, "statistics": values})
 
 
+def _cut(path: Path, step: int) -> None:
+    """Leave the lines up to `step` only. A run that was killed has logged steps that it takes again, and perhaps half
+    a line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            sound = json.loads(line)["step"] <= step
+        except ValueError:
+            continue
+        if sound:
+            kept.append(line + "\n")
+    checkpoint.write_atomic(path, lambda temporary: temporary.write_text("".join(kept)))
+
+
 class Log:
     """Progress bar, log.jsonl and TensorBoard; silent on all processes but the first."""
 
@@ -102,6 +118,7 @@ class Log:
         )
         if not self.active:
             return
+        _cut(folder / "log.jsonl", step)
         self.file = open(folder / "log.jsonl", "a", buffering=1)
         if config.tensorboard:
             try:
@@ -133,9 +150,13 @@ class Log:
         shown = ("loss", "accuracy", "images_per_second", "data_wait", "whole/AP")
         self.bar.set_postfix({name: f"{values[name]:.3g}" for name in shown if name in values})
 
-    def warn(self, text: str) -> None:
+    def say(self, *lines: str) -> None:
         if self.active:
-            tqdm.write(f"warning: {text}")
+            for line in lines:
+                tqdm.write(line)
+
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {text}")
 
     def close(self) -> None:
         self.bar.close()

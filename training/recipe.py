@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from dwpose_core.backends import TorchRunner
@@ -13,10 +12,11 @@ from dwpose_core.models.weights import load_pose, read_state_dict
 
 from .config import TrainConfig
 from .data.toy import write_toy_data
-from .data.wholebody import DataSource
+from .data.wholebody import DataSource, read_coco
 from .distributed import Process, gather
-from .evaluate import detector_boxes, evaluate_model, ground_truth_boxes
+from .evaluate import detector_boxes, evaluate_model, ground_truth_boxes, images_folder
 from .loop import Evaluate
+from .metric import check_areas
 
 
 def load_start(student: DWPose, config: TrainConfig) -> None:
@@ -45,7 +45,7 @@ def load_teacher(config: TrainConfig) -> DWPose:
     """The teacher of `config.distill`, checked to be the network it should be.
 
     Raises:
-        ValueError: when no weights are named, or they belong to another network.
+        ValueError: when no weights are named, they belong to another network, or it does not suit the student.
     """
     if not config.distill.teacher_weights:
         raise ValueError(
@@ -58,6 +58,12 @@ def load_teacher(config: TrainConfig) -> DWPose:
             f"{config.distill.teacher_weights} holds {teacher.name} ({teacher.config}), {config.name} expects "
             f"{config.distill.teacher}; change --distill.teacher if that is what you want"
         )
+    student = create_model(config.model).config
+    if teacher.config.input_size != student.input_size:
+        raise ValueError(
+            f"the teacher {teacher.name} sees crops of {teacher.config.input_size}, the student {config.model} of "
+            f"{student.input_size} (H, W): choose a teacher for the same crops"
+        )
     return teacher
 
 
@@ -66,7 +72,9 @@ def make_evaluate(config: TrainConfig, process: Process) -> Evaluate | None:
     if not config.val_annotations:
         return None
     annotations = config.path(config.val_annotations)
-    truth = json.loads(Path(annotations).read_text())
+    truth = read_coco(annotations)
+    check_areas(truth)
+    images = images_folder(config.path(config.val_images))  # now, not after ten epochs
     boxes = detector_boxes(config.path(config.val_boxes)) if config.val_boxes else ground_truth_boxes(annotations)
 
     def evaluate(network: DWPose) -> dict[str, float]:
@@ -74,7 +82,7 @@ def make_evaluate(config: TrainConfig, process: Process) -> Evaluate | None:
         stats, _ = evaluate_model(
             runner,
             truth,
-            config.path(config.val_images),
+            images,
             boxes,
             process,
             flip_test=config.flip_test,

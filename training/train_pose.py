@@ -9,12 +9,14 @@ The same command continues a run that was interrupted. Every field of `training.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from dwpose_core.models import create_model
 
+from . import command, distributed
 from . import config as configs
-from . import distributed
 from .loop import fit
 from .objectives import SimCCObjective
 from .recipe import load_start, make_evaluate, with_toy_data
@@ -36,4 +38,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

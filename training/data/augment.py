@@ -37,6 +37,19 @@ class AugmentConfig:
     cutout: float = 1.0  # probability of one black rectangle
     cutout_size: tuple[float, float] = (0.2, 0.4)  # its sides as a fraction of the crop's
 
+    def __post_init__(self) -> None:
+        chances = ("flip", "half_body", "shift_probability", "rotation_probability", "blur", "median_blur", "cutout")
+        for name in chances:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, from 0 to 1, got {getattr(self, name):g}")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is LOWEST,HIGHEST such as 0.6,1.4, got {','.join(map(str, self.scale))}")
+        if len(self.cutout_size) != 2 or not 0 <= self.cutout_size[0] <= self.cutout_size[1] <= 1:
+            pair = ",".join(map(str, self.cutout_size))
+            raise ValueError(f"cutout_size is LOWEST,HIGHEST of the crop's side such as 0.2,0.4, got {pair}")
+        if len(self.hsv) != 3 or min(self.hsv) < 0:
+            raise ValueError(f"hsv is three numbers such as 5,30,30, got {','.join(map(str, self.hsv))}")
+
 
 NO_AUGMENT = AugmentConfig(
     flip=0,

@@ -4,7 +4,7 @@
     python -m training.data.check a.json,images b.json,images --limit 500     a quick look at several
 
 Reports people and labelled keypoints per part, finds missing, broken and wrongly sized images, and draws a contact
-sheet of training crops as the network gets them. Exit status 1 when an image is unusable.
+sheet of training crops as the network gets them. Exit status 1 when an image is unusable, 2 for a wrong command.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dwpose_core.images import check_picture_name, write_image
 from dwpose_core.skeleton import PARTS
 
+from ..command import argument, at_least_one, not_negative, output, run
 from .augment import NO_AUGMENT, AugmentConfig, augment, plan
 from .toy import LIMBS
 from .wholebody import Annotations, DataSource, read_annotations, read_image
@@ -127,12 +129,14 @@ def contact_sheet(
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="+", type=DataSource.parse, metavar="JSON,IMAGES[,WEIGHT[,N]]")
-    parser.add_argument("--sheet", help="write the contact sheet here (PNG)")
-    parser.add_argument("--limit", type=int, default=0, help="decode only this many images per source; 0: all")
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--show", type=int, default=20, help="bad images to list per source")
+    parser.add_argument("sources", nargs="+", type=argument(DataSource.parse), metavar="JSON,IMAGES[,WEIGHT[,N]]")
+    parser.add_argument("--sheet", help="write the contact sheet here, e.g. sheet.png")
+    parser.add_argument("--limit", type=not_negative, default=0, help="decode only this many images per source; 0: all")
+    parser.add_argument("--workers", type=at_least_one, default=4)
+    parser.add_argument("--show", type=not_negative, default=20, help="bad images to list per source")
     args = parser.parse_args(argv)
+    if args.sheet:
+        check_picture_name(output(args.sheet))
     tables, failed = [], 0
     for source in args.sources:
         table = read_annotations(source.annotations, source.sample_interval)
@@ -149,10 +153,10 @@ def main(argv: list[str] | None = None) -> int:
         if len(problems) > args.show:
             print(f"  ... and {len(problems) - args.show} more")
     if args.sheet:
-        cv2.imwrite(args.sheet, contact_sheet(tables)[..., ::-1])
+        write_image(args.sheet, contact_sheet(tables))
         print(f"contact sheet: {args.sheet}")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

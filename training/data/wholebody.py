@@ -7,6 +7,7 @@ The json form is COCO's with four more lists per person: `foot_kpts`, `face_kpts
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +40,23 @@ class DataSource:
     weight: float = 1.0
     sample_interval: int = 1
 
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"the weight of {self.annotations} must be above 0, got {self.weight:g}")
+        if self.sample_interval < 1:
+            raise ValueError(f"the interval of {self.annotations} must be at least 1, got {self.sample_interval}")
+
     @classmethod
     def parse(cls, text: str) -> DataSource:
         """`annotations.json,image_folder[,weight[,sample_interval]]`, the command-line form."""
         parts = text.split(",")
         if not 2 <= len(parts) <= 4:
             raise ValueError(f"a data source is 'annotations.json,images[,weight[,interval]]', got {text!r}")
-        weight = float(parts[2]) if len(parts) > 2 else 1.0
-        return cls(parts[0], parts[1], weight, int(parts[3]) if len(parts) > 3 else 1)
+        try:
+            weight, interval = float(parts[2]) if len(parts) > 2 else 1.0, int(parts[3]) if len(parts) > 3 else 1
+        except ValueError as error:
+            raise ValueError(f"weight and interval of a data source are numbers, got {text!r}") from error
+        return cls(parts[0], parts[1], weight, interval)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +107,35 @@ def whole_body_keypoints(annotation: dict) -> np.ndarray:
     return np.array(flat, np.float32).reshape(NUM_KEYPOINTS, 3)
 
 
+def read_json(path: str | Path):
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: naming the file, when it is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise ValueError(f"{path} is not a JSON file ({error})") from error
+
+
+def read_coco(path: str | Path) -> dict:
+    """A COCO annotation file: {"images": [...], "annotations": [...]} with the fields that everything here needs.
+
+    Raises:
+        ValueError: when it is something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or "images" not in content or "annotations" not in content:
+        raise ValueError(f"{path} is not a COCO annotation file: it needs the lists 'images' and 'annotations'")
+    fields = {"images": ("id", "file_name"), "annotations": ("id", "image_id", "bbox")}
+    for kind, needed in fields.items():
+        for entry in content[kind]:
+            if lacking := [field for field in needed if field not in entry]:
+                raise ValueError(f"{path}: entry {entry.get('id')} of '{kind}' has no {', '.join(lacking)}")
+    return content
+
+
 def read_annotations(path: str | Path, sample_interval: int = 1) -> Annotations:
     """People a top-down network can be trained on, by the rules of mmpose's `CocoWholeBodyDataset`.
 
@@ -107,9 +146,7 @@ def read_annotations(path: str | Path, sample_interval: int = 1) -> Annotations:
     Raises:
         ValueError: when the file is not COCO-WholeBody json, or nobody is left.
     """
-    content = json.loads(Path(path).read_text())
-    if not isinstance(content, dict) or "images" not in content or "annotations" not in content:
-        raise ValueError(f"{path} is not a COCO annotation file: it needs the lists 'images' and 'annotations'")
+    content = read_coco(path)
     by_image: dict[int, list[dict]] = {}
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
@@ -118,6 +155,8 @@ def read_annotations(path: str | Path, sample_interval: int = 1) -> Annotations:
     for image in content["images"]:
         if image["id"] % sample_interval:
             continue
+        if "width" not in image or "height" not in image:
+            raise ValueError(f"{path}: image {image['id']} has no width and height")
         width, height = image["width"], image["height"]
         kept = len(people)
         for annotation in by_image.get(image["id"], ()):
@@ -203,6 +242,9 @@ class WholeBodyDataset(Dataset):
     ):
         if not sources:
             raise ValueError("no training data: name at least one source, e.g. --train coco_wholebody.json,train2017")
+        for source in sources:
+            if not Path(source.images).is_dir():
+                raise ValueError(f"no folder {source.images}: the images of {source.annotations} should be there")
         self.tables = [read_annotations(source.annotations, source.sample_interval) for source in sources]
         self.folders = [Path(source.images) for source in sources]
         self.lengths = [len(table) for table in self.tables]

@@ -1,0 +1,139 @@
+"""Mistakes of users: one plain line and status 2, no traceback, and before the work instead of after it."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+
+from dwpose_core.models import create_model
+from tests.training_runs import arguments
+from training import checkpoint, command, distributed, evaluate, train_pose
+from training.data.toy import write_toy_data
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_toy_data(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save_model(tmp_path / "model.safetensors", create_model("debug"), {})
+    return tmp_path / "model.safetensors"
+
+
+MISTAKES = [
+    ("train_pose", ["debug", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+    ("train_pose", ["debug", "--early.scale", "0.6"], "early: scale is LOWEST,HIGHEST"),
+    ("train_pose", ["debug", "--train", "TOY,nowhere"], "no folder nowhere: the images of"),
+    ("train_pose", ["debug", "--device", "quantum"], "--device quantum: no such device"),
+    ("train_pose", ["rtmpose-m", "--data-root", "nowhere"], "nowhere/coco/annotations/coco_wholebody_val_v1.0.json"),
+    ("distill_stage1", ["debug"], "needs the weights of its teacher"),
+    ("distill_stage2", ["debug", "--distill.teacher-weights", "no.safetensors"], "no weights at no.safetensors"),
+    ("evaluate", ["no.pth", "--annotations", "TOY", "--images", "."], "no weights at no.pth"),
+    ("evaluate", ["dwpose-z", "--annotations", "TOY", "--images", "nowhere"], "there is no folder nowhere"),
+    ("evaluate", ["--results", "TOY", "--annotations", "TOY"], "is not a results file"),
+    ("evaluate", ["--results", "no.json", "--annotations", "no.json"], "No such file or directory: 'no.json'"),
+    ("export", [".", "a.safetensors"], "is it the folder of a run"),
+    ("data.check", ["no.json,images"], "No such file or directory: 'no.json'"),
+    ("data.ubody", ["nowhere"], "no annotations/<scene>/keypoint_annotation.json"),
+]
+
+
+@pytest.mark.parametrize("name, argv, message", MISTAKES, ids=lambda value: "" if isinstance(value, list) else value)
+def test_mistakes_are_one_line(toy, tmp_path, monkeypatch, capsys, name, argv, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name.split('.')[-1]}.py", *(a.replace("TOY", toy.annotations) for a in argv)])
+    monkeypatch.delitem(sys.modules, f"training.{name}", raising=False)  # or runpy warns that it is there already
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"training.{name}", run_name="__main__")
+    assert end.value.code == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed and printed.startswith(f"{name.split('.')[-1]}: ")
+    assert "Traceback" not in printed and len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "raised, status, printed",
+    [
+        (None, 0, ""),
+        (ValueError("choose another"), 2, "choose another"),
+        (checkpoint.CheckpointError("no space"), 2, "no space"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_status(raised, status, printed, capsys):
+    def main():
+        if raised:
+            raise raised
+
+    assert command.run(main) == status
+    assert printed in capsys.readouterr().err
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(TypeError):
+        command.run(lambda: len(1))
+
+
+def test_a_data_worker_gives_its_message_alone(toy, tmp_path, capsys):
+    broken = write_toy_data(tmp_path / "toy")
+    (tmp_path / "toy" / "000003.jpg").unlink()
+    argv = arguments(broken, tmp_path, "--workers", "1", "--max-steps", "3")
+    assert command.run(lambda: train_pose.main(argv)) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "cannot read" in told and "000003.jpg" in told and "Traceback" not in told
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="cuda:2: this machine has 2 CUDA devices"):
+        distributed.start("cuda:2")
+
+
+@pytest.mark.parametrize("flag", ["--json", "--save-results"])
+def test_evaluate_makes_the_folder_of_its_output_first(toy, model, tmp_path, monkeypatch, flag):
+    pytest.importorskip("pycocotools")
+    argv = [str(model), "--annotations", toy.annotations, "--images", toy.images, "--device", "cpu", "--workers", "0"]
+    file = tmp_path / "not yet" / "x.json"
+    evaluate.main([*argv, "--no-flip", flag, str(file)])
+    assert json.loads(file.read_text())
+    monkeypatch.setattr(evaluate, "evaluate_model", lambda *_, **__: pytest.fail("the work was begun"))
+    with pytest.raises(ValueError, match="is a folder; name the file"):
+        evaluate.main([*argv, flag, str(tmp_path)])
+
+
+@pytest.mark.parametrize("flag, value", [("--batch-size", "0"), ("--workers", "-1"), ("--batch-size", "many")])
+def test_numbers_of_evaluate(toy, flag, value, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["model", "--annotations", toy.annotations, "--images", toy.images, flag, value])
+    assert f"argument {flag}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change, match", [("boxes", "not a file of detected boxes"), ("area", "--no-area")])
+def test_files_of_something_else(toy, model, tmp_path, change, match):
+    """An annotation file as boxes, and annotations without areas, are told before the network runs."""
+    content = json.loads(open(toy.annotations).read())
+    for annotation in content["annotations"]:
+        annotation.pop("area")
+    (tmp_path / "bare.json").write_text(json.dumps(content))
+    argv = [str(model), "--images", toy.images, "--device", "cpu"]
+    more = {
+        "boxes": ["--annotations", toy.annotations, "--boxes", toy.annotations],
+        "area": ["--annotations", str(tmp_path / "bare.json")],
+    }
+    with pytest.raises(ValueError, match=match):
+        evaluate.main([*argv, *more[change]])
+
+
+def test_validation_data_is_looked_at_before_training(toy, tmp_path):
+    argv = arguments(toy, tmp_path, "--val-annotations", toy.annotations, "--val-images", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no folder"):
+        train_pose.main([*argv, "--val-boxes", ""])
+    assert not (tmp_path / "debug").exists()
