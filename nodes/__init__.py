@@ -12,9 +12,9 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 class DWPoseExtension(ComfyExtension):
     @classmethod
     async def create(cls) -> DWPoseExtension:
-        from . import models, replacement
+        from . import files, replacement
 
-        models.register_folders()
+        files.register_folders()
         if not hasattr(io, "NodeReplace"):
             # Older cores know neither node replacement nor on_load; the prompt hook alone does the renaming there.
             replacement.install_prompt_hook()

@@ -11,7 +11,7 @@ import comfy.utils
 import numpy as np
 from comfy_api.v0_0_2 import io
 
-from . import models, sockets
+from . import files, models, sockets
 from .estimate import CPU_BATCH, GPU_BATCH, estimate, previews
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
@@ -35,7 +35,7 @@ class DWPosePreprocessorCompat(io.ComfyNode):
 
     def __init__(self):
         super().__init__()
-        self.networks: tuple[tuple[str, str], models.PoseModel] | None = None
+        self.networks: tuple[tuple, models.PoseModel] | None = None
         _INSTANCES.add(self)
 
     @classmethod
@@ -100,12 +100,13 @@ class DWPosePreprocessorCompat(io.ComfyNode):
         return True  # names of models that came and went in old workflows: any of them is a YOLOX or a DWPose here
 
     @classmethod
+    def fingerprint_inputs(cls, bbox_detector=DETECTORS[2], pose_estimator=ESTIMATORS[0], **_: Any):
+        return _key(*_choices(bbox_detector, pose_estimator))
+
+    @classmethod
     def execute(cls, image, **widgets: Any) -> io.NodeOutput:
         maps, keypoints, text = _preprocess(image, **widgets)
-        sockets.say(cls, text)
-        shown = {**previews(cls, maps), "openpose_json": [sockets.to_json(keypoints)]}
-        if text:
-            shown["text"] = (text,)
+        shown = {**previews(cls, maps), "openpose_json": [sockets.to_json(keypoints)], **sockets.say(cls, text)}
         return io.NodeOutput(maps, keypoints, ui=shown)
 
     @classmethod
@@ -124,13 +125,25 @@ _INSTANCES: weakref.WeakSet[DWPosePreprocessorCompat] = weakref.WeakSet()
 
 def _networks(pose: str, detector: str) -> models.PoseModel:
     """The networks, from whichever node has them, else loaded and left with every node there is."""
+    key = _key(pose, detector)
     for node in _INSTANCES:
-        if node.networks is not None and node.networks[0] == (pose, detector):
+        if node.networks is not None and node.networks[0] == key:
             return node.networks[1]
     loaded = models.load(pose, detector)
+    key = _key(pose, detector)  # a download has made another one of it
     for node in _INSTANCES:
-        node.networks = (pose, detector), loaded
+        node.networks = key, loaded
     return loaded
+
+
+def _key(pose: str, detector: str) -> tuple:
+    return pose, detector, *files.fingerprint("pose", pose), *files.fingerprint("detector", detector)
+
+
+def _choices(bbox_detector: str | None, pose_estimator: str | None) -> tuple[str, str]:
+    """Our pose network and detector for theirs."""
+    pose = _POSE.get(os.path.basename(str(pose_estimator)), files.AUTO)
+    return pose, files.NONE if bbox_detector in (None, "None") else files.AUTO
 
 
 def _preprocess(
@@ -147,15 +160,16 @@ def _preprocess(
     from ..dwpose_core.pipeline import Options
     from ..dwpose_core.render import render
 
-    pose = _POSE.get(os.path.basename(str(pose_estimator)), models.AUTO)
-    detector = models.NONE if bbox_detector in (None, "None") else models.AUTO
+    pose, detector = _choices(bbox_detector, pose_estimator)
     model = _networks(pose, detector)
     images, people = CPU_BATCH if mm.is_device_cpu(mm.get_torch_device()) else GPU_BATCH
     options = Options(image_batch=images, people_batch=people)
     # The older node draws at its source's size and resizes the picture to this; ours draws at the size itself.
     source = image.shape[1:3]
     # Without a detector they take the whole image for the box of one person, whoever is there.
-    whole = [np.float32([[0, 0, source[1], source[0]]])] * len(image) if detector == models.NONE else None
+    whole = None
+    if detector == files.NONE:
+        whole = [(np.float32([[0, 0, source[1], source[0]]]), np.ones(1, np.float32))] * len(image)
     size = tuple(round(side * float(resolution) / min(source)) for side in source)
     body, hand, face = (switch == "enable" for switch in (detect_body, detect_hand, detect_face))
     parts = [part for part, wanted in (("body", body), ("hand", hand), ("face", face)) if wanted]
@@ -167,5 +181,5 @@ def _preprocess(
             sockets.put(maps[len(found)], np.ascontiguousarray(render(frame, size, style, parts=parts)))
             found.append(sockets.without_parts(frame, body, hand, face, feet=body))
         progress.update_absolute(len(found), len(image))
-    text = " ".join(part for part in (model.note, sockets.nobody_text(found)) if part)
+    text = " ".join(part for part in (model.note, sockets.found_text(found)) if part)
     return maps, sockets.to_keypoints(found, threshold=0.3, confidence="binary"), text

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io
 
 from . import inputs, sockets
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
+if TYPE_CHECKING:
+    from ..dwpose_core.people import People
+
 PoseData = io.Custom("POSEDATA")
 DWPoses = io.Custom("DWPOSES")
 LAYOUTS = ("OpenPose 18", "BODY_25", "nested", "COCO-WholeBody")
+MAX_FRAMES = 100_000  # more is no clip, but somebody's ids of pictures
 
 
 class DWPoseConvert(io.ComfyNode):
@@ -29,7 +35,10 @@ class DWPoseConvert(io.ComfyNode):
                     "pose", [Keypoints, PoseData, DWPoses, io.String], tooltip="Poses of any type, or their JSON text."
                 ),
                 io.Image.Input(
-                    "image", optional=True, tooltip="Gives the size in pixels to poses that do not know it (DWPOSES)."
+                    "image",
+                    optional=True,
+                    tooltip="Gives the size in pixels to poses that do not know it: DWPOSES, and COCO-WholeBody, where "
+                    "image_id counts the frames.",
                 ),
                 io.Combo.Input(
                     "coordinates",
@@ -72,7 +81,8 @@ class DWPoseConvert(io.ComfyNode):
                 raise ValueError("DWPOSES hold fractions only; connect an image for the size in pixels.")
             frames = dialects.from_dwposes(pose, size)
         else:
-            frames = sockets.to_people(pose, size)
+            results = _coco_results(pose)
+            frames = sockets.to_people(pose, size) if results is None else _from_coco(results, image)
         if confidence == "binary":
             keypoints = sockets.to_keypoints(frames, threshold or sockets.PRESENT, "binary")
         else:
@@ -89,3 +99,29 @@ class DWPoseConvert(io.ComfyNode):
         if coordinates == "fractions":
             keypoints = [dialects.to_fractions(frame) for frame in keypoints]
         return io.NodeOutput(keypoints, dialects.to_posedata(frames), dialects.to_dwposes(frames), text)
+
+
+def _coco_results(pose: Any) -> list[dict] | None:
+    """COCO-WholeBody results of JSON text, None for text of another kind."""
+    if not isinstance(pose, str) or '"image_id"' not in pose:
+        return None
+    try:
+        results = json.loads(pose)
+    except json.JSONDecodeError:
+        return None  # whoever reads the other kinds says what is wrong
+    read = isinstance(results, list) and all(
+        isinstance(r, dict) and isinstance(r.get("image_id"), int) for r in results
+    )
+    return results if read else None
+
+
+def _from_coco(results: list[dict], image: Any) -> list[People]:
+    from ..dwpose_core.formats import from_coco
+
+    if image is None:
+        raise ValueError("COCO-WholeBody has no size in it; connect an image of that size, or all of them.")
+    # People only are written, so that the last frames may be missing; where all images are there, they tell.
+    count = max(len(image), *(person["image_id"] + 1 for person in results))
+    if count > len(image) > 1 or count > MAX_FRAMES:
+        raise ValueError(f"image_id must be the number of a frame, from 0 on; it goes up to {count - 1} here.")
+    return from_coco(results, dict.fromkeys(range(count), tuple(image.shape[1:3])))

@@ -6,6 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from . import inputs, sockets
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
+from .target import fit_input, size_from_input, size_inputs, target
 
 
 class DWPoseFaceHandCrop(io.ComfyNode):
@@ -74,15 +75,15 @@ class DWPoseFaceHandCrop(io.ComfyNode):
         if not np.isfinite(boxes).all(axis=1).any():
             raise ValueError(f"No {part} of person {person} is seen in any of {len(frames)} frames.")
         missing = int((~np.isfinite(boxes).all(axis=1)).sum())
-        if missing:
-            sockets.say(cls, f"No {part} in {missing} of {len(frames)} frames; the box goes on between its neighbours.")
+        text = f"{part.capitalize()} found in {len(frames) - missing} of {len(frames)} frames"
+        shown = sockets.say(cls, f"{text}; the box goes on between them." if missing else text)
         squares = regions.steady_boxes(boxes, padding, steadiness)
         crops = sockets.new_image(len(frames), (crop_size, crop_size))
         for slot, frame, box in zip(crops, image, squares, strict=True):
             sockets.put(slot, regions.crop_square(sockets.to_frames(frame[None])[0], box, crop_size))
         rows = squares.tolist()
         dicts = [[{"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1, "label": part}] for x1, y1, x2, y2 in rows]
-        return io.NodeOutput(crops, dicts, [tuple(row) for row in rows])
+        return io.NodeOutput(crops, dicts, [tuple(row) for row in rows], ui=shown)
 
 
 class DWPoseToMask(io.ComfyNode):
@@ -96,8 +97,8 @@ class DWPoseToMask(io.ComfyNode):
             search_aliases=[*ALIASES, "face mask", "hand mask", "body mask"],
             inputs=[
                 Keypoints.Input("keypoints", tooltip="Keypoints of one image or a clip, in any dialect."),
-                inputs.size_from_input(),
-                *inputs.size_inputs("source"),
+                size_from_input("mask"),
+                *size_inputs("source", "mask"),
                 io.Boolean.Input("body", default=False, tooltip="Trunk, limbs and head."),
                 io.Boolean.Input("face", default=True, tooltip="Face with forehead."),
                 io.Boolean.Input("hands", default=False, tooltip="Both hands."),
@@ -106,30 +107,43 @@ class DWPoseToMask(io.ComfyNode):
                 ),
                 io.Int.Input("blur", default=0, min=0, max=512, tooltip="Soft edge in pixels."),
                 inputs.threshold_input("Confidence of a seen point."),
+                fit_input(),
             ],
             outputs=[io.Mask.Output("mask", display_name="mask", tooltip="One mask for each frame.")],
         )
 
     @classmethod
     def execute(
-        cls, keypoints, size, resolution, width, height, body, face, hands, grow, blur, threshold, size_from=None
+        cls,
+        keypoints,
+        size,
+        resolution,
+        width,
+        height,
+        body,
+        face,
+        hands,
+        grow,
+        blur,
+        threshold,
+        size_from=None,
+        fit="crop",
     ) -> io.NodeOutput:
         import cv2
         import numpy as np
         import torch
 
-        from ..dwpose_core import regions
+        from ..dwpose_core import edit, regions
 
         frames = sockets.to_people(keypoints)
         if not frames:
             raise ValueError("There are no frames in these keypoints.")
         parts = [name for name, on in (("body", body), ("face", face), ("hands", hands)) if on]
-        target = inputs.target_size(frames[0].image_size, size, resolution, width, height, size_from)
-        masks = torch.zeros((len(frames), *target))
+        goal = target(frames[0].image_size, size, resolution, width, height, fit, size_from)
+        masks = torch.zeros((len(frames), *goal.size))
         for slot, people in zip(masks, frames, strict=True):
+            people = edit.fit(people, goal.size, goal.fit)
             mask = regions.part_mask(people, parts, grow, threshold).astype(np.float32)
-            if mask.shape != target:
-                mask = cv2.resize(mask, target[::-1], interpolation=cv2.INTER_LINEAR)
             if blur:
                 mask = cv2.GaussianBlur(mask, (0, 0), blur / 2)
             slot.copy_(torch.from_numpy(mask))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as mm
 import comfy.utils
-import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
 from . import inputs, sockets
+from .boxes import Found, keep, mask_boxes, read_boxes, to_bounding_boxes
 from .models import PoseModel
 from .sockets import ALIASES, CATEGORY, Boxes, Keypoints, KijaiBoxes, Model, Segs, schema
+from .target import Target, fit_input, size_from_input, size_inputs, target
 
 if TYPE_CHECKING:
     from ..dwpose_core.people import People
@@ -44,9 +45,13 @@ class DWPoseEstimate(io.ComfyNode):
                     optional=True,
                     tooltip="Boxes of the people instead of the detector: BOUNDING_BOX, BBOX (x1, y1, x2, y2) or SEGS.",
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="Take the box around this mask instead of the detector."),
-                inputs.size_from_input(),
-                *inputs.size_inputs(),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Take the box around this mask instead of the detector; not where boxes are connected.",
+                ),
+                size_from_input(),
+                *size_inputs(),
                 inputs.style_input(),
                 *inputs.part_inputs(),
                 io.Combo.Input(
@@ -106,6 +111,7 @@ class DWPoseEstimate(io.ComfyNode):
                     max=16384,
                     tooltip="Leave out people whose box is smaller than so many pixels on its longer side.",
                 ),
+                fit_input(),
             ],
             outputs=[
                 io.Image.Output("pose_map", display_name="pose_map", tooltip="The pose map of every frame."),
@@ -142,14 +148,19 @@ class DWPoseEstimate(io.ComfyNode):
         boxes=None,
         mask=None,
         size_from=None,
+        fit="crop",
     ) -> io.NodeOutput:
         from ..dwpose_core.pipeline import Options
 
         source = tuple(image.shape[1:3])
+        remark = ""
         if boxes is not None:
-            boxes = sockets.read_boxes(boxes, len(image), source)
+            boxes = read_boxes(boxes, len(image), source)
+            remark = "The mask is not used, as boxes are connected. " if mask is not None else ""
         elif mask is not None:
-            boxes = sockets.mask_boxes(mask, len(image), source)
+            boxes = mask_boxes(mask, len(image), source)
+        if boxes is not None:
+            boxes = [keep(found, min_size, max_people) for found in boxes]
         images, people = CPU_BATCH if mm.is_device_cpu(mm.get_torch_device()) else GPU_BATCH
         options = Options(
             detector_threshold=detector_threshold,
@@ -166,28 +177,29 @@ class DWPoseEstimate(io.ComfyNode):
         output, found = draw_estimates(
             estimate(model, image, boxes, options, search == "detector", detect_every),
             len(image),
-            inputs.target_size(source, size, resolution, width, height, size_from),
+            target(source, size, resolution, width, height, fit, size_from),
             wanted,
             drawing,
         )
         keypoints = sockets.to_keypoints(found, keypoint_threshold, confidence)
-        text = sockets.nobody_text(found)
-        sockets.say(cls, text)
-        shown = {**previews(cls, output), "openpose_json": [sockets.to_json(keypoints)]}
-        if text:
-            shown["text"] = (text,)
-        return io.NodeOutput(output, keypoints, sockets.to_bounding_boxes(found), ui=shown)
+        shown = {
+            **previews(cls, output),
+            "openpose_json": [sockets.to_json(keypoints)],
+            **sockets.say(cls, remark + sockets.found_text(found)),
+        }
+        return io.NodeOutput(output, keypoints, to_bounding_boxes(found), ui=shown)
 
 
 def estimate(
     model: PoseModel,
     images: torch.Tensor,
-    boxes: list[np.ndarray] | None,
+    boxes: list[Found] | None,
     options: Options,
     use_detector: bool = True,
     detect_every: int = 1,
 ) -> Iterator[list[People]]:
-    """The people of IMAGE (B, H, W, 3), a chunk of frames at a time; chunks halve where memory runs out.
+    """The people of IMAGE (B, H, W, 3), a chunk of frames at a time; chunks halve where memory runs out. With
+    `boxes` of every frame the detector is not asked.
 
     Raises:
         ComfyUI's interrupt, between chunks and inside the networks.
@@ -208,16 +220,17 @@ def estimate(
             part = slice(start, start + options.image_batch)
             frames = sockets.to_frames(images[part])
             try:
+                given = boxes[part] if boxes is not None else None
                 if keyframes is not None:
-                    found = keyframes.boxes(start, start + len(frames))
-                    people = estimate_people(frames, pose, None, [boxes for boxes, _ in found], options)
+                    given = keyframes.boxes(start, start + len(frames))
+                if given is None:
+                    people = estimate_people(frames, pose, detector, None, options)
+                else:
+                    people = estimate_people(frames, pose, None, [box for box, _ in given], options)
                     people = [
                         dataclasses.replace(person, box_score=scores[: len(person)])
-                        for person, (_, scores) in zip(people, found, strict=True)
+                        for person, (_, scores) in zip(people, given, strict=True)
                     ]
-                else:
-                    given = None if boxes is None else boxes[part]
-                    people = estimate_people(frames, pose, detector, given, options)
             except mm.InterruptProcessingException:
                 raise
             except mm.OOM_EXCEPTION:
@@ -237,21 +250,21 @@ def estimate(
 
 
 def draw_estimates(
-    chunks: Iterator[list[People]], count: int, size: tuple[int, int], wanted: dict[str, bool], drawing: dict[str, Any]
+    chunks: Iterator[list[People]], count: int, goal: Target, wanted: dict[str, bool], drawing: dict[str, Any]
 ) -> tuple[torch.Tensor, list[People]]:
     """Pose maps (B, H, W, 3) of `count` frames, drawn while they are found, with progress and a live preview; and the
-    people without the parts that are not wanted. `drawing` goes to `dwpose_core.render.render`."""
+    people. `wanted` parts are drawn, `drawing` goes to `dwpose_core.render.render`."""
     from PIL import Image
 
     from ..dwpose_core.render import render
 
     progress = comfy.utils.ProgressBar(count)
-    maps = sockets.new_image(count, size)
+    maps = sockets.new_image(count, goal.size)
     found: list[People] = []
     for chunk in chunks:
         for people in chunk:
-            people = sockets.without_parts(people, **wanted)
-            pose_map = render(people, size, feet=wanted["feet"], **drawing)
+            drawn = goal.place(sockets.without_parts(people, **wanted))
+            pose_map = render(drawn, goal.size, feet=wanted["feet"], **drawing)
             sockets.put(maps[len(found)], pose_map)
             found.append(people)
         progress.update_absolute(len(found), count, ("JPEG", Image.fromarray(pose_map), 512))

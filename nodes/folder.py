@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
 from . import sockets
+from .paths import in_order, inside
 from .sockets import CATEGORY, schema
 
 
@@ -40,8 +42,10 @@ class DWPoseLoadFolder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder, prefix, first, limit):
-        return [(str(file), file.stat().st_mtime_ns) for file in _pictures(folder)[first:][: limit or None]]
+    def fingerprint_inputs(cls, folder=None, **_: Any):
+        if not isinstance(folder, str):  # linked: not known yet, and then what comes before decides
+            return None
+        return [(str(file), file.stat().st_mtime_ns) for file in _pictures(folder)]
 
     @classmethod
     def execute(cls, folder, prefix, first, limit) -> io.NodeOutput:
@@ -62,11 +66,10 @@ def _pictures(folder: str) -> list[Path]:
     """Raises ValueError for a folder that is not there, has no pictures, or lies outside ComfyUI's input folder."""
     from ..dwpose_core.images import IMAGE_SUFFIXES
 
-    home = Path(folder_paths.get_input_directory()).resolve()
-    found = (home / folder.strip()).resolve()
-    if not found.is_relative_to(home) or not found.is_dir():
+    found = inside(folder_paths.get_input_directory(), folder)
+    if found is None or not found.is_dir():
         raise ValueError(f"There is no folder {folder!r} in ComfyUI's input folder.")
-    files = sorted(file for file in found.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = in_order(found, IMAGE_SUFFIXES)
     if not files:
         raise ValueError(f"There are no pictures in {folder!r}.")
     return files

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
 from . import sockets
+from .paths import in_order, inside
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
 LAYOUTS = ("one file", "one per frame", "OpenPose folder")
@@ -38,6 +40,7 @@ class DWPoseSaveJSON(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output("path", display_name="path", tooltip="The file, or the folder of the files.")],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -46,37 +49,36 @@ class DWPoseSaveJSON(io.ComfyNode):
         from ..dwpose_core.images import atomic_write
 
         frames = sockets.to_keypoints(sockets.to_people(keypoints))
-        folder, stem = _free_name(filename_prefix)
-        files = []
+        place = _free_place(filename_prefix)
         if layout == LAYOUTS[0]:
-            path = files = [folder / f"{stem}.json"]
-            contents = [frames]
+            path = place.with_name(f"{place.name}.json")
+            files, contents = [path], [frames]
         else:
-            path = [folder / stem]
+            path = place
+            path.mkdir()
             if layout == LAYOUTS[1]:
-                files = [path[0] / f"{stem}_{number:05}.json" for number in range(len(frames))]
+                files = [path / f"{path.name}_{number:05}.json" for number in range(len(frames))]
                 contents = [[frame] for frame in frames]
             else:
-                files = [path[0] / f"{stem}_{number:012}_keypoints.json" for number in range(len(frames))]
+                files = [path / f"{path.name}_{number:012}_keypoints.json" for number in range(len(frames))]
                 contents = [_openpose_file(frame) for frame in frames]
         for file, content in zip(files, contents, strict=True):
             with atomic_write(file) as temporary:
                 temporary.write_text(json.dumps(content, separators=(",", ":")))
-        text = f"{len(frames)} frames in {os.path.relpath(path[0], folder_paths.get_output_directory())}"
-        return io.NodeOutput(str(path[0]), ui={"text": (text,)})
+        text = f"Frames written: {len(frames)}, to {os.path.relpath(path, folder_paths.get_output_directory())}"
+        return io.NodeOutput(str(path), ui=sockets.say(cls, text))
 
 
-def _free_name(prefix: str) -> tuple[Path, str]:
-    """Folder in ComfyUI's output folder and the first numbered name in it that is free.
+def _free_place(prefix: str) -> Path:
+    """The first numbered name in ComfyUI's output folder that neither a folder has nor, with .json, a file.
 
     ComfyUI's own counter only sees names that go on with an underscore, which no JSON file does.
     """
     folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    taken = {os.path.splitext(entry)[0] for entry in os.listdir(folder)}
     number = 1
-    while f"{name}_{number:05}" in taken:
+    while any(os.path.lexists(os.path.join(folder, f"{name}_{number:05}{suffix}")) for suffix in ("", ".json")):
         number += 1
-    return Path(folder), f"{name}_{number:05}"
+    return Path(folder) / f"{name}_{number:05}"
 
 
 def _openpose_file(frame: dict) -> dict:
@@ -123,7 +125,9 @@ class DWPoseLoadJSON(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, path, text, image=None):
+    def fingerprint_inputs(cls, path=None, text=None, **_: Any):
+        if not isinstance(path, str):  # linked: not known yet, and then what comes before decides
+            return None
         if not path.strip():
             return text
         return [(str(file), file.stat().st_mtime_ns) for file in _find(path)]
@@ -158,15 +162,13 @@ def _find(path: str) -> list[Path]:
     Raises:
         ValueError: where there are none, and for paths that lead out of these folders: workflows are passed around.
     """
-    homes = [Path(folder_paths.get_input_directory()).resolve(), Path(folder_paths.get_output_directory()).resolve()]
-    for home in homes:
-        found = (home / path.strip()).resolve()
-        if not any(found.is_relative_to(allowed) for allowed in homes):
-            raise ValueError(f"{path} is not inside ComfyUI's input or output folder; copy it there.")
+    homes = (folder_paths.get_input_directory(), folder_paths.get_output_directory())
+    places = [place for home in homes if (place := inside(home, path)) is not None]
+    if not places:
+        raise ValueError(f"{path} is not inside ComfyUI's input or output folder; copy it there.")
+    for found in places:
         if found.is_file():
             return [found]
-        if found.is_dir():
-            files = sorted(file for file in found.iterdir() if file.suffix.lower() == ".json")
-            if files:
-                return files
+        if found.is_dir() and (files := in_order(found, {".json"})):
+            return files
     raise ValueError(f"There is no JSON file or folder {path!r} in ComfyUI's input or output folder.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.v0_0_2 import io
 
-from . import models
+from . import files, models
 from .sockets import ALIASES, CATEGORY, Model, say, schema
 
 
@@ -20,23 +22,23 @@ class DWPoseLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "pose",
-                    options=models.choices("pose"),
-                    default=models.AUTO,
+                    options=files.choices("pose"),
+                    default=files.AUTO,
                     tooltip="Pose network. auto: dwpose-l-384 if it is there or can be downloaded, else another file "
                     "that is there, else the small starter model of this pack. Files go into models/dwpose.",
                 ),
                 io.Combo.Input(
                     "detector",
-                    options=models.choices("detector"),
-                    default=models.AUTO,
+                    options=files.choices("detector"),
+                    default=files.AUTO,
                     tooltip="Person detector. auto: yolox-l if it is there or can be downloaded, else another YOLOX "
                     "file, else the small one of this pack. none: the whole image is searched for one person. Files go "
                     "into models/detection.",
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=[models.AUTO, *models.PRECISIONS],
-                    default=models.AUTO,
+                    options=[files.AUTO, *models.PRECISIONS],
+                    default=files.AUTO,
                     tooltip="Arithmetic of the torch backend. auto: half precision where the device is good at it.",
                 ),
                 io.Combo.Input(
@@ -55,13 +57,18 @@ class DWPoseLoader(io.ComfyNode):
     def validate_inputs(cls, pose, detector):
         # Workflows name files of other people's folders; say what is missing instead of "value not in list".
         for kind, name in (("pose", pose), ("detector", detector)):
-            if name not in models.choices(kind) and models.find_file(name) is None:
-                folder = models.POSE_FOLDER if kind == "pose" else models.DETECTOR_FOLDER
-                return f"There is no {kind} model {name!r} here. Put the file into models/{folder}, or choose auto."
+            if name is not None and name not in files.choices(kind) and files.find_file(name, kind) is None:
+                home = files.home_of(kind)
+                return f"There is no {kind} model {name!r} here. Put the file into models/{home}, or choose auto."
         return True
+
+    @classmethod
+    def fingerprint_inputs(cls, pose=None, detector=None, **_: Any):
+        # What "auto" stands for changes when somebody follows its advice and puts a file into a folder.
+        return files.fingerprint("pose", pose) + files.fingerprint("detector", detector)
 
     @classmethod
     def execute(cls, pose, detector, precision, backend) -> io.NodeOutput:
         model = models.load(pose, detector, precision, backend)
-        say(cls, model.note)
-        return io.NodeOutput(model, ui={"text": (model.note,)} if model.note else None)
+        names = [network.path.stem for network in (model.pose, model.detector) if network is not None]
+        return io.NodeOutput(model, ui=say(cls, model.note or " + ".join(names)))

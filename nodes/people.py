@@ -7,6 +7,7 @@ import dataclasses
 from comfy_api.v0_0_2 import io
 
 from . import inputs, sockets
+from .boxes import to_bounding_boxes
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
 _KEYPOINTS = "Keypoints of one image or a clip, in any dialect."
@@ -72,9 +73,7 @@ class DWPoseSelect(io.ComfyNode):
             select = edit.select_tracks if whole_clip and len(frames) > 1 else edit.select_per_frame
             chosen = select(frames, by, index=start, count=count, masks=masks)
         kept = [sockets.without_parts(people, body, hands, face, feet) for people in chosen]
-        return io.NodeOutput(
-            sockets.to_keypoints(kept, max(threshold, sockets.PRESENT)), sockets.to_bounding_boxes(chosen)
-        )
+        return io.NodeOutput(sockets.to_keypoints(kept, max(threshold, sockets.PRESENT)), to_bounding_boxes(chosen))
 
 
 class DWPoseSmooth(io.ComfyNode):

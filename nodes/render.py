@@ -6,6 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from . import inputs, sockets
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
+from .target import fit_input, size_from_input, size_inputs, target
 
 ARRANGEMENTS = ("over the image", "beside the image")
 
@@ -26,10 +27,13 @@ class DWPoseRender(io.ComfyNode):
             inputs=[
                 Keypoints.Input("keypoints", tooltip="Keypoints in any dialect: pixels or fractions, flat or nested."),
                 io.Image.Input(
-                    "image", optional=True, tooltip="Draw over these images instead of the background colour."
+                    "image",
+                    optional=True,
+                    tooltip="Draw over these images instead of the background colour: one for each frame, or one of "
+                    "either for all.",
                 ),
-                inputs.size_from_input(),
-                *inputs.size_inputs(),
+                size_from_input(),
+                *size_inputs(),
                 inputs.style_input(),
                 *inputs.part_inputs(),
                 io.Boolean.Input("head", default=True, tooltip="Nose, eyes and ears of the body."),
@@ -56,6 +60,7 @@ class DWPoseRender(io.ComfyNode):
                     default=ARRANGEMENTS[0],
                     tooltip="With images: draw over them, or put the pose map to the right of them.",
                 ),
+                fit_input(),
             ],
             outputs=[io.Image.Output("pose_map", display_name="pose_map", tooltip="One picture for each frame.")],
         )
@@ -88,18 +93,25 @@ class DWPoseRender(io.ComfyNode):
         arrange,
         image=None,
         size_from=None,
+        fit="crop",
     ) -> io.NodeOutput:
-        import cv2
         import numpy as np
         from PIL import ImageColor
 
+        from ..dwpose_core import edit
         from ..dwpose_core.render import overlay, render
 
         frames = sockets.to_people(keypoints, None if image is None else image.shape[1:3])
         if not frames:
             raise ValueError("There are no frames in these keypoints.")
-        source = frames[0].image_size if image is None else tuple(image.shape[1:3])
-        target = inputs.target_size(source, size, resolution, width, height, size_from)
+        source = frames[0].image_size
+        if image is not None:
+            source = tuple(image.shape[1:3])
+            if len(frames) != len(image) and 1 not in (len(frames), len(image)):
+                raise ValueError(f"{len(image)} images but keypoints of {len(frames)} frames")
+            # The keypoints may know a smaller edition of the image.
+            frames = [edit.fit(people, source) for people in frames * (len(image) if len(frames) == 1 else 1)]
+        goal = target(source, size, resolution, width, height, fit, size_from)
         drawing = {
             "style": inputs.style_of(
                 style,
@@ -116,23 +128,19 @@ class DWPoseRender(io.ComfyNode):
         }
         color = ImageColor.getrgb(background)[:3]
         beside = image is not None and arrange == ARRANGEMENTS[1]
-        maps = sockets.new_image(len(frames), (target[0], target[1] * (2 if beside else 1)))
+        maps = sockets.new_image(len(frames), (goal.size[0], goal.size[1] * (2 if beside else 1)))
         for number, people in enumerate(frames):
-            people = sockets.without_parts(people, body, hands, face, feet)
+            people = goal.place(sockets.without_parts(people, body, hands, face, feet))
             if not head:
                 people.score[:, :5] = -1  # COCO's nose, eyes, ears; without_parts made the scores ours
             if image is None or beside:
-                drawn = render(people, target, background=color, antialias=antialias, **drawing)
+                drawn = render(people, goal.size, background=color, antialias=antialias, **drawing)
             if image is not None:
-                photo = sockets.to_frames(image[min(number, len(image) - 1)][None])[0]
-                if photo.shape[:2] != target:
-                    shrinks = target[0] < photo.shape[0]
-                    photo = cv2.resize(
-                        photo, target[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-                    )
+                photo = sockets.to_frames(image[number % len(image)][None])[0]
+                photo = goal.place_picture(photo, color)
                 if beside:
                     drawn = np.concatenate([photo, drawn], axis=1)
                 else:
-                    drawn = overlay(np.ascontiguousarray(photo), people, opacity=opacity, **drawing)
+                    drawn = overlay(photo, people, opacity=opacity, **drawing)
             sockets.put(maps[number], drawn)
         return io.NodeOutput(maps)

@@ -196,7 +196,7 @@ def _folder_paths(home: Path) -> dict:
         return sorted(found)
 
     def full_path(key, name):
-        return next(str(Path(folder) / name) for folder in registry[key][0] if (Path(folder) / name).is_file())
+        return next((str(Path(folder) / name) for folder in registry[key][0] if (Path(folder) / name).is_file()), None)
 
     def save_path(prefix, folder, width=0, height=0):
         target = Path(folder) / os.path.dirname(prefix)
@@ -212,7 +212,7 @@ def _folder_paths(home: Path) -> dict:
         "add_model_folder_path": lambda key, path: registry.setdefault(key, ([], set()))[0].append(path),
         "get_folder_paths": lambda key: list(registry[key][0]),
         "get_filename_list": files,
-        "get_full_path_or_raise": full_path,
+        "get_full_path": full_path,
         "get_input_directory": lambda: str(home / "input"),
         "get_output_directory": lambda: str(home / "output"),
         "get_save_image_path": save_path,

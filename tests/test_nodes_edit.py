@@ -188,7 +188,8 @@ def test_face_crops_are_square_steady_and_of_one_size(comfy):
     centers = boxes[:, [0, 2]].mean(axis=1)
     assert np.std(np.diff(centers)) < 0.4 * np.std(np.diff(noise))
     assert result[1][3][0]["width"] == sides[0, 0]
-    assert "1 of 24 frames" in comfy.texts[0][1]
+    assert result.ui["text"] == ("Face found in 23 of 24 frames; the box goes on between them.",)
+    assert comfy.texts == [("7", result.ui["text"][0])]
     with pytest.raises(ValueError, match="No face of person 2"):
         run(comfy, "DWPoseFaceHandCrop", image=images, keypoints=clip(*people), person=2)
 

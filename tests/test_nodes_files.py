@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import sys
 import weakref
 
@@ -29,6 +30,48 @@ def test_json_files_round_trip_and_never_overwrite(comfy, layout, files):
     loaded = run(comfy, "DWPoseLoadJSON", path=relative)[0]
     assert xs(loaded) == [[100], [150, 250]]
     assert comfy.nodes["DWPoseLoadJSON"].fingerprint_inputs(path=relative, text="")
+
+
+@pytest.mark.parametrize("layout", ["one per frame", "OpenPose folder", "one file"])
+def test_a_dot_in_the_name_is_no_suffix(comfy, layout):
+    long, short = clip([figure(100)], [], []), clip([figure(200)])
+    paths = [
+        run(comfy, "DWPoseSaveJSON", keypoints=keypoints, filename_prefix=f"dot/{layout} v1.5", layout=layout)
+        for keypoints in (long, short)
+    ]
+    assert paths[0][0] != paths[1][0]
+    assert [len(run(comfy, "DWPoseLoadJSON", path=path[0])[0]) for path in paths] == [3, 1]
+    assert comfy.texts[-1][1].startswith("Frames written: 1, to dot")
+
+
+def test_files_are_read_in_the_order_people_count(comfy):
+    folder = comfy.home / "input" / "seq"
+    folder.mkdir()
+    for number in (1, 2, 10):
+        (folder / f"f_{number}.json").write_text(json.dumps(clip([figure(100 * number)])))
+        cv2.imwrite(str(folder / f"f_{number}.png"), np.zeros((8, 8 * number, 3), np.uint8))
+    assert xs(run(comfy, "DWPoseLoadJSON", path="seq")[0]) == [[100], [200], [1000]]
+    assert [image.shape[2] for image in run(comfy, "DWPoseLoadFolder", folder="seq")[0]] == [8, 16, 80]
+
+
+def test_links_in_the_input_folder_may_lead_elsewhere(comfy, tmp_path):
+    (tmp_path / "f.json").write_text(json.dumps(clip([figure(100)])))
+    cv2.imwrite(str(tmp_path / "f.png"), np.zeros((8, 8, 3), np.uint8))
+    try:
+        (comfy.home / "input" / "link").symlink_to(tmp_path)
+    except OSError:
+        pytest.skip("no symbolic links here")
+    for path in ("link", "link/f.json"):
+        assert xs(run(comfy, "DWPoseLoadJSON", path=path)[0]) == [[100]]
+    assert len(run(comfy, "DWPoseLoadFolder", folder="link")[0]) == 1
+    assert "not inside" in comfy.nodes["DWPoseLoadJSON"].validate_inputs(path="link/../../secret.json")
+
+
+def test_linked_inputs_have_a_fingerprint(comfy):
+    """ComfyUI passes None for what is not known yet; an error there means that the node is never cached."""
+    for node in ("DWPoseLoadJSON", "DWPoseLoadFolder"):
+        look = comfy.nodes[node].fingerprint_inputs
+        assert look(**{"path" if "JSON" in node else "folder": None, "text": ""}) == look()
 
 
 def test_load_json_reads_text_and_stays_in_its_folders(comfy):
@@ -85,6 +128,20 @@ def test_convert_json_layouts_read_back(comfy, layout, length):
         assert np.allclose(xs(run(comfy, "DWPoseConvert", pose=result[3])[0]), [[100]], atol=1e-3)
 
 
+def test_convert_reads_its_own_coco(comfy):
+    keypoints = clip([figure(100), figure(200)], [], [figure(150)], [])
+    text = run(comfy, "DWPoseConvert", pose=keypoints, json_layout="COCO-WholeBody")[3]
+    images = torch.zeros(4, 300, 400, 3)
+    back = run(comfy, "DWPoseConvert", pose=text, image=images)[0]
+    assert xs(back) == [[100, 200], [], [150], []] and back[0]["canvas_width"] == 400
+    for key in ("pose_keypoints_2d", "hand_left_keypoints_2d", "foot_keypoints_2d"):
+        assert np.allclose(back[0]["people"][1][key], keypoints[0]["people"][1][key], atol=1e-3)
+    assert xs(run(comfy, "DWPoseConvert", pose=text, image=images[:1])[0]) == [[100, 200], [], [150]]
+    for wrong, image in (("no size", None), ("number of a frame", images[:2])):
+        with pytest.raises(ValueError, match=wrong):
+            run(comfy, "DWPoseConvert", pose=text, image=image)
+
+
 def test_convert_binary(comfy):
     weak = figure(100)
     weak["pose_keypoints_2d"][2::3] = [0.5] * 18
@@ -95,7 +152,7 @@ def test_convert_binary(comfy):
 def test_compat_is_the_older_node(comfy, monkeypatch):
     models = sys.modules[f"{comfy.package.__name__}.nodes.models"]
     files = {"pose": comfy.pose_file, "detector": comfy.detector_file}
-    monkeypatch.setattr(models, "resolve", lambda kind, name: (None if name == "none" else files[kind], ""))
+    monkeypatch.setattr(models, "candidates", lambda kind, name: iter([(files[kind], [])]))
     node = comfy.nodes["DWPosePreprocessorCompat"]
     schema = node.define_schema()
     assert [item.id for item in schema.inputs if not item.optional] == ["image"]
@@ -111,6 +168,7 @@ def test_compat_is_the_older_node(comfy, monkeypatch):
     assert called["result"][0].shape == (2, 64, 100, 3) and "openpose_json" in called["ui"]
     assert not any(called["result"][1][0]["people"][0]["hand_left_keypoints_2d"])
     assert node.validate_inputs(bbox_detector="any.onnx", pose_estimator="older.pt") is True
+    assert comfy.texts[0] == ("7", "2 frames, 1 person in each")
     # without a node of ComfyUI's nothing keeps the networks; with one they are loaded once
     loads = []
     load = models.load
@@ -119,12 +177,22 @@ def test_compat_is_the_older_node(comfy, monkeypatch):
     for _ in range(2):
         node.execute(image=image, bbox_detector="None")
     assert len(loads) == 1
+    # a file that comes into the folders is taken at once, by this node and by ComfyUI's cache
+    before = node.fingerprint_inputs(image=None, bbox_detector="None")
+    added = comfy.home / "models" / "dwpose" / "dw-added.safetensors"
+    shutil.copy(comfy.pose_file, added)
+    assert node.fingerprint_inputs(image=None, bbox_detector="None") != before
+    node.execute(image=image, bbox_detector="None")
+    assert len(loads) == 2
+    added.unlink()
+    node.execute(image=image, bbox_detector="None")
+    assert len(loads) == 3
     kept = weakref.ref(instance.networks[1])
     del instance
     gc.collect()
     assert kept() is None
     node.execute(image=image, bbox_detector="None")
-    assert len(loads) == 2
+    assert len(loads) == 4
 
 
 def test_replacement_is_registered_with_everything_the_browser_needs(comfy):

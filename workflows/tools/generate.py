@@ -207,12 +207,14 @@ GRAPHS = {
     "DWPose 3 - ControlNet SD 1.5": (
         controlnet_sd15,
         "A new picture in the pose of an old one, with Stable Diffusion 1.5.\n"
-        "Needs a SD 1.5 checkpoint and `control_v11p_sd15_openpose`. The map gets the size of the latent.",
+        "Needs a SD 1.5 checkpoint and `control_v11p_sd15_openpose`. The map gets the size of the latent; of a picture "
+        "of another shape it shows the middle (`fit`: crop).",
     ),
     "DWPose 4 - ControlNet SDXL xinsir": (
         controlnet_sdxl_xinsir,
         "A new picture in the pose of an old one, with SDXL and xinsir's openpose ControlNet, which wants thicker "
-        "sticks (style `xinsir`).\nThe map gets the size of the latent. The ControlNet is `diffusion_pytorch_model` of "
+        "sticks (style `xinsir`).\nThe map gets the size of the latent; of a picture of another shape it shows the "
+        "middle (`fit`: crop). The ControlNet is `diffusion_pytorch_model` of "
         "xinsir/controlnet-openpose-sdxl-1.0 on Hugging Face, renamed.",
     ),
     "DWPose 5 - Edit and re-render JSON": (
@@ -233,7 +235,8 @@ GRAPHS = {
     "DWPose 8 - Wan Animate pose and face": (
         wan_animate,
         "Pose video and face video for character animation: the motion of a driving video on the proportions of your "
-        "character, and steady face crops.\nChoose a video and the picture of your character.",
+        "character, and steady face crops.\nChoose a video and the picture of your character. The pose lies over that "
+        "picture as **WanAnimateToVideo** crops it: give it the width and height of **DWPose Render**.",
     ),
     "DWPose 9 - Migrated from controlnet_aux": (
         migrated,
@@ -260,7 +263,7 @@ def pose_map_blueprint(object_info: dict) -> dict:
     g = Graph(object_info, "")
     model = g.node("DWPoseLoader")
     g.node("DWPoseEstimate", model=model[0])
-    shown = ("size", "resolution", "width", "height", "style", "body", "hands", "face", "feet", "max_people")
+    shown = ("size", "resolution", "width", "height", "fit", "style", "body", "hands", "face", "feet", "max_people")
     return blueprint(
         BLUEPRINT,
         g.ui(),

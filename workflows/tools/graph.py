@@ -99,6 +99,7 @@ class Graph:
             text_lines = 4 if any(_is_multiline(spec) for _, spec in self._inputs(class_type)) else 0
             height = 46 + 20 * max(len(sockets), len(outputs)) + 24 * (len(widgets) + text_lines)
             height += 260 if class_type in PICTURES or class_type == "DWPoseEstimate" else 0
+            height += 80 if class_type == "DWPoseLoader" else 0  # what it says about files that are not there
             column = depth[key]
             top = heights.get(column, TOP)
             heights[column] = top + height + GAP
