@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from dwpose_core.cli import main
+from dwpose_core.dataset.sinks import read_keypoint_rows
 from dwpose_core.models import create_model
 
 
@@ -54,12 +58,20 @@ def make_photos(folder: Path, count: int = 12, broken: bool = True) -> Path:
 
 
 def make_tar(path: Path, first: int, count: int) -> Path:
+    members = {}
+    for i in range(first, first + count):
+        members |= {f"sample{i:04d}.jpg": picture(i), f"sample{i:04d}.txt": f"picture {i}".encode()}
+        members |= {f"sample{i:04d}.json": b"{}"}
+    return write_tar(path, members)
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
-        for i in range(first, first + count):
-            for suffix, data in (("jpg", picture(i)), ("txt", f"picture {i}".encode()), ("json", b"{}")):
-                info = tarfile.TarInfo(f"sample{i:04d}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
     return path
 
 
@@ -70,3 +82,40 @@ def tree(folder: Path, *, without: tuple[str, ...] = ()) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in without
     }
+
+
+@cache
+def _weights(folder: Path) -> Path:
+    return make_weights(folder / "debug.safetensors")
+
+
+def extractor(tmp_path_factory, tmp_path):
+    """For `extract = pytest.fixture(extractor)`: runs `dwpose extract SOURCE --out <tmp>/NAME ...` in threads.
+
+    The call returns exit code and folder; networks are the debug one unless `pose` says otherwise.
+    """
+    weights = _weights(tmp_path_factory.getbasetemp())
+
+    def call(source, *options, out="out", decoders="0", pose=weights, log="none"):
+        target = out if "://" in str(out) else str(tmp_path / out)
+        code = main(
+            ["extract", str(source), "--out", target, "--pose", str(pose), "--detector", "none", "--device", "cpu",
+             "--decoders", decoders, "--log", log, "--offline", *map(str, options)]
+        )  # fmt: skip
+        return code, tmp_path / out
+
+    return call
+
+
+def reports(out: Path) -> list[dict]:
+    files = sorted((out / "_dwpose" / "shards").glob("*_report.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def failed(out: Path) -> dict[str, str]:
+    return {row["key"]: row["message"] for row in reports(out) if row["status"] == "failed"}
+
+
+def stored(out: Path) -> dict:
+    files = sorted((out / "keypoints").glob("*.jsonl.gz"))
+    return {key: people for file in files for key, people in read_keypoint_rows(file.read_bytes())}

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,11 @@ def test_a_cluster_that_loses_a_worker_and_a_node_writes_the_same_bytes(tmp_path
     node = cluster.add_node(**small)
     ray.init(address=cluster.address, log_to_driver=False)
     assert len([n for n in ray.nodes() if n["Alive"]]) == 2
+    # a typo: found on a node, before anything is deleted
+    before = tree(tmp_path / "native")
+    with pytest.raises(ValueError, match="no-such"):
+        run_on_ray(replace(config("native"), pose=str(tmp_path / "no-such.pth")), machine, overwrite=True, log="none")
+    assert tree(tmp_path / "native") == before
     done: list[str] = []
     shards = tmp_path / "ray" / "_dwpose" / "shards"
 

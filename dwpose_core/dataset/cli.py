@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+_SHOWN = 10  # rows printed at the end
+
 
 def add_commands(command, add_networks, add_drawing) -> None:
     sub = command(
@@ -65,7 +67,7 @@ def add_commands(command, add_networks, add_drawing) -> None:
 
     add_steady(sub)
     add_drawing(sub)
-    sub.set_defaults(run="extract")
+    sub.set_defaults(run="extract", defaults={name: sub.get_default(name) for names, *_ in _ONLY_FOR for name in names})
 
     sub = command(
         "stats",
@@ -94,13 +96,14 @@ def config_from(args: argparse.Namespace):
         "image_batch": args.batch_size,
     }
     steady = {"max_gap": args.max_gap, "min_cutoff": args.min_cutoff, "beta": args.beta, "smooth": not args.no_smooth}
+    shard = args.samples_per_shard
     return Config(
         source=args.source if "://" in args.source else os.path.abspath(args.source),
         out=args.out if "://" in args.out else os.path.abspath(args.out),
         input_format=input_format,
         output_format=args.output_format,
         keypoints=tuple(sorted(set(args.keypoints))),
-        samples_per_shard=args.samples_per_shard or (1 if input_format == "video" else 10_000),
+        samples_per_shard=(1 if input_format == "video" else 10_000) if shard is None else shard,
         limit=args.limit,
         image_column=args.image_column,
         text_column=args.text_column,
@@ -118,14 +121,45 @@ def config_from(args: argparse.Namespace):
     )
 
 
+# Options, what they are for, and when they have an effect: others are refused rather than passed over in silence.
+_ONLY_FOR = (
+    (
+        ("raw", "max_gap", "min_cutoff", "beta", "no_smooth"),
+        "videos",
+        lambda config, args: config.input_format == "video",
+    ),
+    (
+        ("image_column", "text_column"),
+        "lists with columns and tables",
+        lambda config, args: config.input_format in ("list", "parquet", "dataset") and not args.source.endswith(".txt"),
+    ),
+    (("ray_workers", "ray_address"), "--engine ray", lambda config, args: args.engine == "ray"),
+    (("devices", "rank", "world_size"), "--engine native", lambda config, args: args.engine == "native"),
+)
+
+
+def check_effect(args: argparse.Namespace, config) -> None:
+    """Raises ValueError for an option that would have no effect, or a number that makes no sense."""
+    for names, what, has_effect in _ONLY_FOR:
+        said = [name for name in names if getattr(args, name) != args.defaults[name]]
+        if said and not has_effect(config, args):
+            raise ValueError(f"--{said[0].replace('_', '-')} is for {what}, and has no effect here; leave it out")
+    for name, least in (("decoders", 0), ("streams", 1), ("ray_workers", 1), ("max_failures", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
 def extract(args: argparse.Namespace) -> int:
+    from ..models.download import WeightsUnavailable
     from .extract import Machine
-    from .plan import make_plan
-    from .run import TooManyFailures, failures, rank_and_world, remove_output, run, summarise
+    from .plan import Plan
+    from .run import rank_and_world, run
     from .storage import Storage
 
     config = config_from(args)
-    rank, world = rank_and_world(args.rank, args.world_size)
+    check_effect(args, config)
+    rank, world, said_by = (0, 1, "") if args.engine == "ray" else rank_and_world(args.rank, args.world_size)
     decoders = min(8, os.cpu_count() or 1) if args.decoders is None else args.decoders
     device = args.device
     if device is None and "LOCAL_RANK" in os.environ and world > 1 and not args.devices:
@@ -135,69 +169,97 @@ def extract(args: argparse.Namespace) -> int:
     machine = Machine(device, args.provider, args.cache_dir, args.offline, decoders, args.streams)
     devices = [f"cuda:{d}" if d.isdecimal() else d for d in args.devices.split(",")] if args.devices else None
     if args.dry_run:
-        return _dry_run(config)
-    if args.overwrite and rank == 0:
-        remove_output(config.out)
+        return _dry_run(config, args.overwrite)
+    if world > 1:
+        print(f"dwpose: rank {rank} of {world} (from {said_by}): every {world}th shard is done here", file=sys.stderr)
+    stopped, seconds = None, 0.0
+    common = {"max_failures": args.max_failures, "log": args.log, "overwrite": args.overwrite}
+    storage = Storage(config.out)
     try:
         if args.engine == "ray":
             from .ray_engine import run_on_ray
 
-            summary = run_on_ray(
-                config, machine, workers=args.ray_workers, address=args.ray_address, max_failures=args.max_failures,
-                log=args.log,
-            )  # fmt: skip
-            rank, world = 0, 1
+            run_on_ray(config, machine, workers=args.ray_workers, address=args.ray_address, **common)
         else:
-            summary = run(
-                config, machine, devices=devices, rank=rank, world=world, max_failures=args.max_failures, log=args.log
-            )
-        stopped = None
-    except (TooManyFailures, RuntimeError) as error:
-        stopped = str(error)
-    storage = Storage(config.out)
-    plan = make_plan(config, storage)
+            seconds = run(config, machine, devices=devices, rank=rank, world=world, **common).seconds
+    except WeightsUnavailable:
+        raise
+    except RuntimeError as error:
+        stopped = error
+        if storage.size("_dwpose/plan.json") is None:
+            print(f"dwpose: {error}", file=sys.stderr)
+            return 1
+    return _report(args, storage, Plan(storage), rank, world, stopped, seconds)
+
+
+def _report(args, storage, plan, rank: int, world: int, stopped: RuntimeError | None, seconds: float) -> int:
+    """Says what is done and what is not; returns the exit code."""
+    from .plan import describe
+    from .run import TooManyFailures, remarks, summarise
+
     mine = range(rank, plan.shards, world)
+    summary = summarise(storage, plan, mine)
+    lost = {row["key"]: row for row in getattr(stopped, "rows", ())}  # those of a given-up shard are stored nowhere
+    shown, count = [], 0
+    for count, row in enumerate(remarks(storage, mine), 1):
+        lost.pop(row["key"], None)
+        shown += [row] if count <= _SHOWN else []
     if stopped:
-        summary = summarise(storage, plan, mine)
         print(f"dwpose: {stopped}", file=sys.stderr)
-    for row in failures(storage, plan, mine, 10):
-        print(f"failed: {row['key']}: {row['message']}", file=sys.stderr)
+    shown = [*lost.values(), *shown][:_SHOWN]
+    for row in shown:
+        kind = "incomplete" if row["status"] == "ok" else "failed"
+        print(f"{kind}: {row['key']}: {row['message']}", file=sys.stderr)
+    if len(lost) + count > len(shown):
+        print(f"... and {len(lost) + count - len(shown)} more", file=sys.stderr)
+    if plan.left_out:
+        print(f"dwpose: not read: {describe(plan.left_out)}", file=sys.stderr)
     if args.log != "json":
-        rest = f", in {summary.seconds:.0f} s" if summary.seconds else ""
+        rest = f", in {seconds:.0f} s" if seconds else ""
         print(
-            f"{summary.ok} of {summary.items} inputs ok, {summary.failed} failed, {summary.people} people, "
+            f"{summary.ok} of {summary.items} inputs ok, {summary.failed + len(lost)} failed, {summary.people} people, "
             f"{summary.done} of {summary.shards} shards{rest}"
         )
-        print(f"wrote {args.out}; every failure is in {args.out}/_dwpose/shards/*_report.jsonl")
+        if world > 1:
+            whole = summarise(storage, plan, range(plan.shards))
+            print(
+                f"of all ranks: {whole.ok} of {whole.items} inputs ok, {whole.failed} failed, "
+                f"{whole.done} of {whole.shards} shards"
+            )
+        again = " of finished shards" if isinstance(stopped, TooManyFailures) else ""
+        print(f"wrote {args.out}; every failure{again} is in {args.out}/_dwpose/shards/*_report.jsonl")
     return 1 if stopped or summary.failed or summary.done < summary.shards else 0
 
 
-def _dry_run(config) -> int:
+def _dry_run(config, overwrite: bool) -> int:
     """Counts the inputs; writes nothing."""
     import itertools
+    import json
+    import tempfile
 
-    from . import sources
-    from .plan import Plan, is_done
+    from .plan import check_outputs, describe, is_done, list_inputs, present_plan
     from .storage import Storage
 
     storage = Storage(config.out)
-    if storage.size("_dwpose/plan.json") is not None:
-        plan = Plan(storage)
+    if not overwrite and (plan := present_plan(config, storage)) is not None:
         done = sum(is_done(storage, shard) for shard in range(plan.shards))
         print(f"{plan.items} inputs in {plan.shards} shards, of which {done} are done")
         return 0
-    listing = sources.items(
-        config.source, config.input_format, skip=config.out if storage.local else "",
-        image_column=config.image_column, text_column=config.text_column,
-    )  # fmt: skip
-    count = 0
-    for item in itertools.islice(listing, config.limit):
-        if count < 5:
-            print(f"{item['path']} -> {item['key']}")
-        count += 1
-    shards = -(-count // config.samples_per_shard)
-    print(f"{count} inputs ({config.input_format}) in {shards} shards as {config.output_format}; nothing was written")
-    return 0 if count else 1
+    with tempfile.TemporaryDirectory(prefix="dwpose-") as name:
+        folder = Path(name)
+        shards = list_inputs(config, storage, folder)
+        check_outputs(config, storage, folder, shards, overwrite)
+        about = json.loads((folder / "plan.json").read_text())
+        with open(folder / "plan.jsonl", "rb") as file:
+            for item in map(json.loads, itertools.islice(file, 5)):
+                print(f"{item['path']} -> {item['key']}".encode(errors="backslashreplace").decode())
+    if about["left_out"]:
+        print(f"not read: {describe(about['left_out'])}")
+    print(
+        f"{about['items']} inputs ({config.input_format}) in {shards} shards as {config.output_format}; "
+        f"nothing was written"
+    )
+    return 0
 
 
 def stats(args: argparse.Namespace) -> int:

@@ -16,6 +16,9 @@ from ..people import People
 from ..render import render
 from .storage import open_input
 
+# By Pillow's names of formats. MPO is a JPEG with further ones behind it, as many cameras write.
+_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -23,7 +26,7 @@ class Task:
 
     item: dict[str, Any]
     data: bytes | None = None
-    text: str | None = None
+    text: Any = None
     error: str | None = None
     short_side: int | None = None  # shrink to this before the networks
     want_file: bool = False  # the sink copies the image, and its caption
@@ -51,17 +54,27 @@ class Decoded:
 
 def start_worker() -> None:
     """Once in each process: one thread each, and no life after the parent's death."""
+    cv2.setNumThreads(1)
+    follow_parent()
+
+
+def follow_parent() -> None:
+    """End this process when its parent is gone: one that is killed cannot tell its workers, and they would live on."""
     import multiprocessing
 
-    cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
         parent.join()
-        os._exit(1)  # a killed parent cannot tell its workers; they would wait for work forever
+        os._exit(1)
 
     if parent is not None:
         threading.Thread(target=follow, daemon=True).start()
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what an error says, or its name where it says nothing."""
+    return str(error).splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def decode(task: Task) -> Decoded:
@@ -69,35 +82,59 @@ def decode(task: Task) -> Decoded:
     if task.error is not None:
         return Decoded(task.item, error=task.error)
     try:
-        return _decode(task)
+        text = caption(task.item.get("text") if task.text in (None, "") else task.text, task.want_file)
+    except ValueError as error:
+        return Decoded(task.item, error=str(error))
+    try:
+        return _decode(task, text)
     except FileNotFoundError as error:
         return Decoded(task.item, error=f"no such file: {error.filename or error}")
     except Exception as error:  # whatever a damaged file makes a decoder raise becomes that file's row
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason_of(error)
         if "cannot identify image" in reason:  # Pillow's text names the buffer's address
             reason = "not an image, or of a format Pillow cannot read"
         return Decoded(task.item, error=f"cannot be decoded: {reason}")
 
 
-def _decode(task: Task) -> Decoded:
+def caption(value: Any, wanted: bool = True) -> str | None:
+    """Text of a caption as lists and tables hold it: of several the first, of a number its digits.
+
+    Raises:
+        ValueError: when it is something else, and `wanted`.
+    """
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else None
+    if not wanted or value is None or isinstance(value, str):
+        return value if isinstance(value, str) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"the caption is no text but {type(value).__name__}; choose its column with --text-column")
+    return str(value)
+
+
+def _decode(task: Task, text: str | None) -> Decoded:
     from PIL import Image
 
-    data, text = task.data, task.text or task.item.get("text")
+    data = task.data
     if data is None:
         data, text = _read(task, text)
     if not data:
         raise ValueError("empty file (0 bytes)")
     with Image.open(io.BytesIO(data)) as file:
-        suffix = "." + {"JPEG": "jpg", "TIFF": "tif"}.get(file.format, str(file.format).lower())
-        turned = file.getexif().get(0x0112, 1) != 1  # EXIF orientation
+        suffix = "." + _SUFFIXES.get(file.format, str(file.format).lower())
+        orientation = file.getexif().get(0x0112, 1)
+        turned = orientation in range(2, 9)  # others mean nothing and are not obeyed
         width, height = file.size
-        size = (width, height) if turned and file.getexif()[0x0112] >= 5 else (height, width)
         if task.short_side and not task.want_file:
             # JPEG decodes at 1/2, 1/4, 1/8 in a fraction of the time; never below what is asked for.
             factor = task.short_side / min(file.size)
             file.draft("RGB", (int(width * factor) + 1, int(height * factor) + 1))
+        drafted = file.size != (width, height)
         file.load()
         image = from_pil(file)
+    # Formats differ in whether the size they give is the upright one: only a JPEG in draft is asked for it.
+    size = image.shape[:2]
+    if drafted:
+        size = (width, height) if orientation in range(5, 9) else (height, width)
     if task.want_file and turned:
         buffer = io.BytesIO()
         if suffix == ".jpg":
@@ -164,7 +201,12 @@ def draw_size(wanted: int | tuple[int, int] | None, size: tuple[int, int]) -> tu
     return round(size[0] * factor), round(size[1] * factor)
 
 
-def encode(job: tuple[Drawing | None, People | None]) -> bytes | None:
-    """`Drawing.encode` for an executor; None where there is nothing to draw."""
+def encode(job: tuple[Drawing | None, People | None]) -> tuple[bytes | None, str]:
+    """`Drawing.encode` for an executor: None where there is nothing to draw; and why it failed, or ""."""
     drawing, people = job
-    return None if drawing is None or people is None else drawing.encode(people)
+    if drawing is None or people is None:
+        return None, ""
+    try:
+        return drawing.encode(people), ""
+    except Exception as error:  # one map too large for its format, or for the memory, must not end the run
+        return None, f"map cannot be stored as {drawing.format}: {reason_of(error)}"

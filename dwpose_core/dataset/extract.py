@@ -22,7 +22,8 @@ from ..people import People
 from ..pipeline import Options, estimate_people
 from ..stages import prefetch, run_ahead
 from . import sinks, sources
-from .decode import Decoded, Drawing, Task, decode, encode, start_worker
+from .containers import TableReader
+from .decode import Decoded, Drawing, Task, decode, encode, reason_of, start_worker
 from .plan import Config, Plan, is_done
 from .shard import ShardWriter
 from .sinks import Row
@@ -42,7 +43,9 @@ class Machine:
 
 
 class ExtractWorker:
-    """Works through shards. Also the class for Ray Data: `ds.map_batches(ExtractWorker, ...)` on rows {"shard": n}.
+    """Works through shards of the plan. Loads the networks, so that wrong options are found before anything is written.
+
+    Also the class for Ray Data: `ds.map_batches(ExtractWorker, ...)` on rows {"shard": n}.
 
     Args:
         config: see `Config`, or its `to_json()`.
@@ -50,7 +53,7 @@ class ExtractWorker:
         on_row: called with every finished Row, for progress.
 
     Raises:
-        ValueError: when finished shards were made by other networks; and as `DWposeDetector.from_pretrained`.
+        ValueError: as `DWposeDetector.from_pretrained`; `run` when finished shards were made by other networks.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class ExtractWorker:
         self.machine = machine if isinstance(machine, Machine) else Machine(**(machine or {}))
         self._on_row = on_row or (lambda row: None)
         self._storage = Storage(self.config.out)
-        self._plan = Plan(self._storage)
+        self._plan: Plan | None = None  # read when there is one, at the latest for the first shard
         self._options = Options(**self.config.options)
         maps = self.config.output_format != "dummy" or self.config.input_format == "video"
         self._drawing = Drawing(self.config.style, self.config.draw_size, self.config.map_format) if maps else None
@@ -68,7 +71,6 @@ class ExtractWorker:
         # Before the networks: a process that is started later would inherit their threads and their GPU.
         self._pool = self._exit.enter_context(self._start_pool())
         self._detector = self._load()
-        self._check_networks()
 
     def close(self) -> None:
         self._exit.close()
@@ -97,6 +99,9 @@ class ExtractWorker:
 
     def run(self, shards: Iterable[int]) -> None:
         """Work through these shards, the stages of one overlapping with those of the next."""
+        if self._plan is None:
+            self._plan = Plan(self._storage)
+            self._check_networks()
         rows = self._video_rows(shards) if self.config.input_format == "video" else self._image_rows(shards)
         writer: ShardWriter | None = None
         try:
@@ -126,22 +131,8 @@ class ExtractWorker:
         return ProcessPoolExecutor(self.machine.decoders, context, initializer=start_worker)
 
     def _load(self) -> Any:
-        import torch
-
-        from ..preprocessor import DWposeDetector
-
-        config, machine = self.config, self.machine
-        return DWposeDetector.from_pretrained(
-            config.pose,
-            config.detector,
-            device=machine.device,
-            dtype=config.dtype and getattr(torch, config.dtype),
-            backend=config.backend,
-            provider=machine.provider,
-            cache_dir=machine.cache_dir,
-            local_files_only=machine.offline,
-            options=self._options,
-        )
+        """Overridden by benchmarks/bench_extract.py, which has networks of its own."""
+        return load_networks(self.config, self.machine)
 
     def _check_networks(self) -> None:
         """ "auto" may find other weights than last time: better no output than a mixture."""
@@ -151,7 +142,6 @@ class ExtractWorker:
             if is_done(self._storage, shard):
                 before = json.loads(self._storage.read(f"_dwpose/shards/{name}"))["networks"]
                 if before != self.description:
-                    self.close()
                     raise ValueError(
                         f"{self.config.out} was begun with {before}, now it would be {self.description}; "
                         f"name the networks with --pose and --detector, or start over with --overwrite"
@@ -175,33 +165,31 @@ class ExtractWorker:
             found = stack.enter_context(closing(prefetch(found, 1)))
             pairs = ((place, one, people, error) for group in found for place, one, people, error in group)
             drawn = _keep(encode, pairs, self._pool, self.machine.decoders + chunk, self._drawing)
-            for ((shard, index), one, people, error), pose_map in drawn:
+            for ((shard, index), one, people, error), (pose_map, undrawn) in drawn:
                 key = one.item["key"]
-                row = Row(
-                    key,
-                    index,
-                    self._image_id(shard, index, key),
-                    people,
-                    error or "",
-                    pose_map,
-                    one.file,
-                    one.suffix,
-                    one.text,
+                image_id = self._plan.image_id(shard, index, key)
+                if undrawn:
+                    people, error = None, undrawn
+                yield (
+                    shard,
+                    Row(key, index, image_id, people, error or "", pose_map, one.file, one.suffix, one.text),
+                    {},
                 )
-                yield shard, row, {}
 
     def _tasks(self, shards: Iterable[int]) -> Iterator[tuple[tuple[int, int], Task]]:
         want_file = self.config.output_format in sinks.WITH_IMAGES
-        table = sources.TableReader(self.config.image_column, self.config.text_column)
+        table = TableReader(self.config.image_column, self.config.text_column)
         for shard in shards:
             for index, item in enumerate(self._plan.shard(shard)):
-                task = Task(item, short_side=self.config.detect_resolution, want_file=want_file)
-                if self.config.input_format in ("parquet", "dataset"):
+                task = Task(
+                    item, error=item.get("error"), short_side=self.config.detect_resolution, want_file=want_file
+                )
+                if self.config.input_format in sources.TABLES and task.error is None:
                     try:
                         data, text = table.read(item)
                         task = replace(task, data=data, text=text)
-                    except (ValueError, OSError) as error:
-                        task = replace(task, error=str(error))
+                    except Exception as error:  # whatever a damaged table makes its reader raise
+                        task = replace(task, error=reason_of(error))
                 yield (shard, index), task
 
     def _estimate(self, group: list[tuple[tuple[int, int], Decoded]]) -> list[tuple]:
@@ -210,13 +198,13 @@ class ExtractWorker:
         try:
             people = dict(zip(map(id, good), self._people(good), strict=True))
             errors = {}
-        except RuntimeError:
+        except Exception:
             people, errors = {}, {}
             for one in good:
                 try:
                     (people[id(one)],) = self._people([one])
-                except RuntimeError as error:
-                    errors[id(one)] = f"networks failed: {str(error).splitlines()[0]}"
+                except Exception as error:
+                    errors[id(one)] = f"networks failed: {reason_of(error)}"
         return [
             (place, replace(one, image=None), people.get(id(one)), one.error or errors.get(id(one)))
             for place, one in group
@@ -228,11 +216,6 @@ class ExtractWorker:
         ) if good else []  # fmt: skip
         return [_settle(people, one.size, self.description) for people, one in zip(found, good, strict=True)]
 
-    def _image_id(self, shard: int, index: int, key: str) -> int:
-        """COCO's image id: the number that is the file's name, as in COCO, else the position in the plan."""
-        stem = key.rpartition("/")[2]
-        return int(stem) if stem.isdecimal() else shard * self._plan.samples_per_shard + index
-
     def _video_rows(self, shards: Iterable[int]) -> Iterator[tuple[int, Row, dict]]:
         from .videos import extract_video
 
@@ -241,9 +224,28 @@ class ExtractWorker:
             try:
                 for index, item in enumerate(self._plan.shard(shard)):
                     row, extra = extract_video(item, index, self.config, self._detector, folder)
-                    yield shard, row, extra
+                    yield shard, replace(row, image_id=self._plan.image_id(shard, index, row.key)), extra
             finally:
                 shutil.rmtree(folder, ignore_errors=True)  # the shard is published by now, or given up
+
+
+def load_networks(config: Config, machine: Machine) -> Any:
+    """The `DWposeDetector` of a run. Raises as its `from_pretrained`."""
+    import torch
+
+    from ..preprocessor import DWposeDetector
+
+    return DWposeDetector.from_pretrained(
+        config.pose,
+        config.detector,
+        device=machine.device,
+        dtype=config.dtype and getattr(torch, config.dtype),
+        backend=config.backend,
+        provider=machine.provider,
+        cache_dir=machine.cache_dir,
+        local_files_only=machine.offline,
+        options=Options(**config.options),
+    )
 
 
 def _decode_numbered(job: tuple[tuple[int, int], Task]) -> tuple[tuple[int, int], Decoded]:
@@ -263,7 +265,7 @@ def _chunks(decoded: Iterator, size: int) -> Iterator[list]:
 
 
 def _keep(function: Callable, pairs: Iterator, pool: Executor, window: int, drawing: Drawing | None) -> Iterator:
-    """Each pair with the encoded map of its people."""
+    """Each pair with what `encode` makes of its people."""
     waiting: list = []
 
     def jobs() -> Iterator:

@@ -9,13 +9,22 @@ A shard counts as done when its stats are there and every file they name has the
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from . import sinks, sources
+from . import guard, sinks, sources
+from .names import Item
 from .storage import Storage
+
+# Raised when names, ids or rows come out differently: a run is finished by the version that began it.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -53,14 +62,38 @@ class Config:
                 f"unknown keypoint format {min(unknown)!r}; choose from {', '.join(sinks.KEYPOINT_SUFFIXES)}"
             )
         if self.samples_per_shard < 1 or (self.limit is not None and self.limit < 1):
-            raise ValueError("samples per shard and limit must be at least 1")
+            raise ValueError("--samples-per-shard and --limit must be at least 1")
+        if self.detect_resolution is not None and self.detect_resolution < 1:
+            raise ValueError(f"--detect-resolution must be at least 1 pixel, got {self.detect_resolution}")
         if self.map_format not in ("png", "webp"):
             raise ValueError(f"maps are written as png or webp, not {self.map_format!r}")
-        if self.input_format == "video" and self.output_format not in ("files", "dummy"):
-            raise ValueError("videos are written as files: a pose .mp4 for each")
+        self._check_videos() if self.input_format == "video" else self._check_images()
+        if self.output_format in ("files", "imagefolder") and _same_folder(self.source, self.out):
+            raise ValueError(f"--out is SOURCE itself ({self.source}): maps would lie among the inputs; choose another")
         for name in ("keypoints", "draw_size"):  # JSON has no tuples
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def _check_videos(self) -> None:
+        if self.output_format not in ("files", "dummy"):
+            raise ValueError("videos are written as files: a pose .mp4 for each")
+        if "coco" in self.keypoints:
+            raise ValueError("--keypoints coco is for images: its rows have no frames; use jsonl or npz for videos")
+        if self.map_format != "png":
+            raise ValueError(f"--map-format {self.map_format} is for images: the maps of a video are an .mp4")
+        if self.detect_resolution is not None:
+            raise ValueError("--detect-resolution is for images: videos are not shrunk")
+        if self.overlay and self.output_format == "dummy":
+            raise ValueError("--output-format dummy draws nothing, also no --overlay; leave one of them out")
+
+    def _check_images(self) -> None:
+        if self.overlay:
+            raise ValueError("--overlay is for videos; `dwpose image --overlay` draws over photographs")
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What follows the name of a video in those of the films that are made of it."""
+        return ("", ".overlay") if self.overlay else ("",)
 
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self)))
@@ -72,7 +105,10 @@ class Plan:
     def __init__(self, storage: Storage):
         self._storage = storage
         about = json.loads(storage.read("_dwpose/plan.json"))
+        self.format = about.get("format", 1)
         self.items, self.samples_per_shard = about["items"], about["samples_per_shard"]
+        self.left_out: dict[str, int] = about.get("left_out", {})  # see `sources.items`
+        self._numbered = about.get("numbered", False)
         self._starts = about["starts"]  # byte offset of each shard's first line
 
     @property
@@ -87,51 +123,157 @@ class Plan:
             file.seek(self._starts[number])
             return [json.loads(file.readline()) for _ in range(self.size(number))]
 
+    def image_id(self, shard: int, index: int, key: str) -> int:
+        """COCO's: the number that is the file's name where all have one of their own, else the place in the plan."""
+        return int(_stem(key)) if self._numbered else shard * self.samples_per_shard + index
 
-def make_plan(config: Config, storage: Storage, rank: int = 0) -> Plan:
+
+def make_plan(
+    config: Config,
+    storage: Storage,
+    rank: int = 0,
+    *,
+    overwrite: bool = False,
+    before_writing: Callable[[], Any] = lambda: None,
+) -> Plan:
     """List the inputs, once: a plan that is there already is kept.
 
+    Args:
+        overwrite: delete what an earlier run wrote, and begin anew.
+        before_writing: called when the inputs are known and nothing is written or deleted yet; may raise.
+
     Raises:
-        ValueError: when there is nothing to do, or the folder holds the output of another command.
+        ValueError: when there is nothing to do, the folder holds the output of another command, or files that are not
+            ours would be replaced.
     """
-    found = storage.size("_dwpose/config.json") is not None and json.loads(storage.read("_dwpose/config.json"))
-    if found:
-        mine = config.to_json()
-        changed = [name for name in mine if mine[name] != found.get(name) and name != "out"]
-        if changed:
-            raise ValueError(
-                f"{config.out} was begun with other options ({', '.join(changed)}); "
-                f"continue with the same ones, start over with --overwrite, or choose another --out"
-            )
-    if found and storage.size("_dwpose/plan.json") is not None:
-        return Plan(storage)
+    if not overwrite and (plan := present_plan(config, storage)) is not None:
+        return plan
     scratch = storage.scratch(f"plan{rank}")
     try:
-        starts, count, position = [], 0, 0
-        with open(scratch / "plan.jsonl", "wb") as file:
-            listing = sources.items(
-                config.source,
-                config.input_format,
-                skip=config.out if storage.local else "",
-                image_column=config.image_column,
-                text_column=config.text_column,
-            )
-            for item in listing:
-                if count % config.samples_per_shard == 0:
-                    starts.append(position)
-                position += file.write(sinks.json_lines([item]))
-                count += 1
-                if count == config.limit:
-                    break
-        if not count:
-            raise ValueError(f"nothing to read at {config.source} as {config.input_format}")
-        about = {"items": count, "samples_per_shard": config.samples_per_shard, "starts": starts}
-        (scratch / "plan.json").write_text(json.dumps(about))
+        shards = list_inputs(config, storage, scratch)
+        before_writing()
+        problem = None
+        try:
+            check_outputs(config, storage, scratch, shards, overwrite)
+        except ValueError as error:
+            problem = error
+        # Another rank may have been faster, and what is there be its first shards.
+        if not overwrite and (plan := present_plan(config, storage)) is not None:
+            return plan
+        if problem is not None:
+            raise problem
+        if overwrite:
+            guard.remove_output(storage)
+        else:
+            storage.delete("_dwpose/config.json")  # of a first try: what is half replaced must not count
         (scratch / "config.json").write_text(json.dumps(config.to_json(), indent=1))
         storage.put({f"_dwpose/{name}": scratch / name for name in ("plan.jsonl", "plan.json", "config.json")})
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Plan(storage)
+
+
+def present_plan(config: Config, storage: Storage) -> Plan | None:
+    """The plan of a run that was begun with these options, None where there is none yet.
+
+    Raises:
+        ValueError: when it was begun with others, or by a version that named things differently.
+    """
+    begun = any(name.endswith("_stats.json") for name in storage.names("_dwpose/shards"))
+    # A try that finished no shard, and that nobody is at, binds nobody. Behind a URL nobody can be seen.
+    free = not begun and storage.local and not storage.users()
+    if storage.size("_dwpose/config.json") is None:
+        if begun:
+            raise ValueError(f"{config.out} holds finished shards without the plan they belong to; {_INSTEAD}")
+        return None
+    found = json.loads(storage.read("_dwpose/config.json"))
+    changed = [name for name, value in config.to_json().items() if value != found.get(name) and name != "out"]
+    if changed and not free:
+        raise ValueError(
+            f"{config.out} was begun with other options ({', '.join(changed)}); "
+            f"continue with the same ones, or {_INSTEAD}"
+        )
+    if changed or storage.size("_dwpose/plan.json") is None:
+        return None
+    plan = Plan(storage)
+    if plan.format != FORMAT and not all(is_done(storage, shard) for shard in range(plan.shards)):
+        if free:
+            return None
+        raise ValueError(f"{config.out} was begun by another version of dwpose; finish it with that one, or {_INSTEAD}")
+    return plan
+
+
+_INSTEAD = "start over with --overwrite, or choose another --out"
+
+
+def list_inputs(config: Config, storage: Storage, folder: Path) -> int:
+    """Write plan.jsonl and plan.json into a local folder; returns the number of shards."""
+    starts, position, count = [], 0, 0
+    left_out: Counter[str] = Counter()
+    numbers: set[int] | None = None if config.input_format in ("video", *sources.TABLES) else set()
+    listing = sources.items(
+        config.source,
+        config.input_format,
+        skip=config.out if storage.local else "",
+        image_column=config.image_column,
+        text_column=config.text_column,
+        endings=config.endings,
+        left_out=left_out,
+    )
+    with open(folder / "plan.jsonl", "wb") as file:
+        for item in itertools.islice(listing, config.limit):
+            if count % config.samples_per_shard == 0:
+                starts.append(position)
+            position += file.write(sinks.json_lines([item]))
+            count += 1
+            if numbers is not None:
+                number = _number(item["key"])
+                if number is None or number in numbers:
+                    numbers = None
+                else:
+                    numbers.add(number)
+    if not count:
+        seen = f"; not read: {describe(left_out)}" if left_out else ""
+        raise ValueError(f"nothing to read at {config.source} as {config.input_format}{seen}")
+    about = {"format": FORMAT, "items": count, "samples_per_shard": config.samples_per_shard, "starts": starts}
+    about |= {"numbered": numbers is not None, "left_out": dict(sorted(left_out.items()))}
+    (folder / "plan.json").write_text(json.dumps(about))
+    return len(starts)
+
+
+def describe(left_out: dict[str, int]) -> str:
+    """What was not read, as in ".heic (3), no suffix (1)"."""
+    names = [f"{name} ({count})" for name, count in left_out.items()]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more kinds" if len(names) > 8 else "")
+
+
+def check_outputs(config: Config, storage: Storage, folder: Path, shards: int, overwrite: bool) -> None:
+    """Raises ValueError where the plan in `folder` would replace or delete what is not ours; see guard.py."""
+
+    def items() -> Iterator[Item]:
+        with open(folder / "plan.jsonl", "rb") as file:
+            yield from map(json.loads, file)
+
+    own = guard.own_files(storage) if overwrite else {}
+    if own:
+        guard.keep_inputs(storage, own, items(), config.source)
+    guard.check_free(storage, guard.output_names(config, items(), shards), own)
+
+
+def _same_folder(source: str, out: str) -> bool:
+    if os.path.exists(source) and os.path.exists(out):
+        return os.path.samefile(source, out)
+    return source.rstrip("/") == out.rstrip("/")
+
+
+def _stem(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _number(key: str) -> int | None:
+    """The number that is a file's name, as in COCO; None for others, and for what no COCO tool could read."""
+    stem = _stem(key)
+    return int(stem) if stem.isascii() and stem.isdecimal() and len(stem) < 19 else None
 
 
 def is_done(storage: Storage, shard: int) -> bool:

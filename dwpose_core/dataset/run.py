@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
+from .crew import Counts, Crew
 from .extract import ExtractWorker, Machine
 from .plan import Config, Plan, is_done, make_plan
 from .sinks import Row
 from .storage import Storage
 
 _REPORT_EVERY = 5.0  # seconds between lines of --log json
-_TELL_EVERY = 0.3  # seconds between messages of a worker process
 
 
 class TooManyFailures(RuntimeError):
-    """More items failed than --max-failures allows."""
+    """More items failed than --max-failures allows.
+
+    Attributes:
+        rows: the report rows of those that failed in this run, also of shards that were not finished.
+    """
+
+    def __init__(self, allowed: int, rows: list[dict]):
+        super().__init__(f"stopped after {len(rows)} failures (--max-failures {allowed})")
+        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -77,16 +85,16 @@ class Progress:
             self._bar.close()
 
 
-def rank_and_world(rank: int | None, world: int | None) -> tuple[int, int]:
-    """This process's number and how many there are: as said, else as torchrun or Slurm say, else 0 of 1."""
+def rank_and_world(rank: int | None, world: int | None) -> tuple[int, int, str]:
+    """This process's number, how many there are, and who says so: the options, else torchrun or Slurm, else 0 of 1."""
     if rank is None and world is None:
         for rank_name, world_name in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
             if rank_name in os.environ and world_name in os.environ:
-                return int(os.environ[rank_name]), int(os.environ[world_name])
-        return 0, 1
+                return int(os.environ[rank_name]), int(os.environ[world_name]), rank_name
+        return 0, 1, ""
     if rank is None or world is None or not 0 <= rank < world:
         raise ValueError(f"--rank and --world-size go together, with 0 <= rank < world size; got {rank} and {world}")
-    return rank, world
+    return rank, world, "--rank"
 
 
 def run(
@@ -98,6 +106,7 @@ def run(
     world: int = 1,
     max_failures: int | None = None,
     log: str = "line",
+    overwrite: bool = False,
 ) -> Summary:
     """Finish every shard of this rank that is not finished yet.
 
@@ -106,41 +115,66 @@ def run(
         rank, world: this process takes every world-th shard. They share nothing but the output folder.
         max_failures: of items in this run; one more stops it.
         log: "line", "json" or "none".
+        overwrite: delete what an earlier run wrote, once the inputs are listed and the networks loaded.
 
     Raises:
         TooManyFailures. RuntimeError: when a worker process died; what is finished stays, the next run goes on.
+        ValueError: see `make_plan`; and when another process is doing the same.
     """
+    if overwrite and world > 1:
+        raise ValueError(
+            f"--overwrite with {world} ranks would delete what the others write; "
+            f"choose another --out, or remove {config.out} before the ranks start"
+        )
     storage = Storage(config.out)
-    storage.clear_scratch({f"plan{rank}", f"end{rank}"})
-    plan = make_plan(config, storage, rank)
-    mine = range(rank, plan.shards, world)
-    storage.clear_scratch({f"{shard:05d}" for shard in mine})
-    pending = [shard for shard in mine if not is_done(storage, shard)]
-    finished = sum(plan.size(shard) for shard in mine) - sum(plan.size(shard) for shard in pending)
-    unit = "video" if config.input_format == "video" else "image"
-    start = time.perf_counter()
-    device = ",".join(devices) if devices else machine.device or "auto"
-    progress = Progress(sum(plan.size(shard) for shard in mine), finished, log, unit, device)
+    with storage.claim(f"run{rank}of{world}", alone=overwrite):
+        return _run(config, machine, storage, devices, rank, world, max_failures, log, overwrite)
 
-    def count(items: int, failed: int, people: int) -> None:
-        progress.update(items, failed, people)
-        if max_failures is not None and progress.failed > max_failures:
-            raise TooManyFailures(f"stopped after {progress.failed} failures (--max-failures {max_failures})")
 
-    try:
-        if pending and devices and len(devices) > 1:
-            _run_processes(config, machine, devices, pending, count)
-        elif pending:
-            if devices:
-                machine = replace(machine, device=devices[0])
-            worker = ExtractWorker(config, machine, lambda row: count(1, row.people is None, len(row.people or ())))
-            progress.device = worker.device
-            try:
-                worker.run(pending)
-            finally:
-                worker.close()
-    finally:
-        progress.close()
+def _run(
+    config: Config,
+    machine: Machine,
+    storage: Storage,
+    devices: list[str] | None,
+    rank: int,
+    world: int,
+    max_failures: int | None,
+    log: str,
+    overwrite: bool,
+) -> Summary:
+    progress: Progress | None = None
+    failed: list[dict] = []
+    with ExitStack() as stack:
+
+        def on_rows(counts: Counts) -> None:
+            items, people, rows = counts
+            progress.update(items, len(rows), people)
+            if max_failures is not None:
+                failed.extend(rows)
+                if len(failed) > max_failures:
+                    raise TooManyFailures(max_failures, failed)
+
+        @cache
+        def workers() -> Crew | ExtractWorker:
+            made = _workers(config, machine, devices, on_rows)
+            stack.callback(made.close)
+            return made
+
+        storage.clear_scratch({f"plan{rank}", f"end{rank}"})
+        # Networks are loaded before the first byte is written or deleted: a typo shall cost nothing.
+        plan = make_plan(config, storage, rank, overwrite=overwrite, before_writing=workers)
+        mine = range(rank, plan.shards, world)
+        storage.clear_scratch({f"{shard:05d}" for shard in mine})
+        pending = [shard for shard in mine if not is_done(storage, shard)]
+        total = sum(plan.size(shard) for shard in mine)
+        finished = total - sum(plan.size(shard) for shard in pending)
+        unit = "video" if config.input_format == "video" else "image"
+        start = time.perf_counter()
+        progress = Progress(total, finished, log, unit, machine.device or "auto")
+        stack.callback(progress.close)
+        if pending:
+            progress.device = workers().device
+            workers().run(pending)
     finish(config, storage, plan, rank)
     summary = summarise(storage, plan, mine, time.perf_counter() - start)
     if log == "json":
@@ -148,64 +182,16 @@ def run(
     return summary
 
 
-def _run_processes(
-    config: Config, machine: Machine, devices: list[str], pending: list[int], count: Callable[[int, int, int], None]
-) -> None:
-    context = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
-    messages = context.Queue()
-    workers = [
-        context.Process(
-            target=_work, args=(config, replace(machine, device=device), pending[n :: len(devices)], messages)
-        )
-        for n, device in enumerate(devices)
-    ]
-    for worker in workers:
-        worker.start()
-    running = len(workers)
-    try:
-        while running:
-            try:
-                message = messages.get(timeout=1)
-            except queue.Empty:
-                dead = [device for device, w in zip(devices, workers, strict=True) if w.exitcode not in (None, 0)]
-                if dead:
-                    raise RuntimeError(
-                        f"the worker on {', '.join(dead)} died; run the same command again to go on"
-                    ) from None
-                continue
-            if isinstance(message, str):
-                raise RuntimeError(message)
-            running -= message is None
-            if message is not None:
-                count(*message)
-    finally:
-        for worker in workers:
-            if running:
-                worker.terminate()
-            worker.join()
-
-
-def _work(config: Config, machine: Machine, shards: list[int], messages: Any) -> None:
-    """Body of a worker process: tells what it finished, now and then, and None at the end."""
-    sums, last = [0, 0, 0], time.monotonic()
+def _workers(
+    config: Config, machine: Machine, devices: list[str] | None, on_rows: Callable[[Counts], None]
+) -> Crew | ExtractWorker:
+    if devices and len(devices) > 1:
+        return Crew(config, machine, devices, on_rows)
 
     def on_row(row: Row) -> None:
-        nonlocal sums, last
-        sums = [sums[0] + 1, sums[1] + (row.people is None), sums[2] + len(row.people or ())]
-        if time.monotonic() - last > _TELL_EVERY:
-            messages.put(tuple(sums))
-            sums, last = [0, 0, 0], time.monotonic()
+        on_rows((1, 0, [row.report()]) if row.people is None else (1, len(row.people), []))
 
-    try:
-        worker = ExtractWorker(config, machine, on_row)
-        try:
-            worker.run(shards)
-        finally:
-            worker.close()
-        messages.put(tuple(sums))
-        messages.put(None)
-    except Exception as error:  # handed to the parent, which raises it
-        messages.put(f"{machine.device}: {type(error).__name__}: {error}")
+    return ExtractWorker(config, replace(machine, device=devices[0]) if devices else machine, on_row)
 
 
 def finish(config: Config, storage: Storage, plan: Plan, rank: int = 0) -> None:
@@ -225,25 +211,9 @@ def summarise(storage: Storage, plan: Plan, shards: range, seconds: float = 0.0)
     return Summary(sum(plan.size(shard) for shard in shards), ok, failed, people, len(shards), done, seconds)
 
 
-def failures(storage: Storage, plan: Plan, shards: range, limit: int) -> list[dict]:
-    """The first failed rows of these shards."""
-    found: list[dict] = []
+def remarks(storage: Storage, shards: Iterable[int]) -> Iterator[dict]:
+    """Report rows of these shards that say something: failures, and results that are not all they should be."""
     for shard in shards:
         name = f"_dwpose/shards/{shard:05d}_report.jsonl"
-        if len(found) < limit and storage.size(name) is not None:
-            rows = map(json.loads, storage.read(name).splitlines())
-            found += [row for row in rows if row["status"] != "ok"]
-    return found[:limit]
-
-
-def remove_output(out: str) -> None:
-    """Delete what an earlier run wrote, file by file as its stats name them: nothing else in the folder is touched."""
-    storage = Storage(out)
-    for name in storage.names("_dwpose/shards"):
-        if name.endswith("_stats.json"):
-            for file in json.loads(storage.read(f"_dwpose/shards/{name}"))["files"]:
-                storage.delete(file)
-    if storage.size("_dwpose/config.json") is not None:
-        if json.loads(storage.read("_dwpose/config.json"))["output_format"] == "imagefolder":
-            storage.delete("metadata.jsonl")
-        storage.delete("_dwpose")
+        if storage.size(name) is not None:
+            yield from (row for row in map(json.loads, storage.read(name).splitlines()) if "message" in row)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..people import People
-from . import sinks
+from . import guard, sinks
 from .plan import Config, Plan
 from .sinks import Row
 from .storage import Storage
@@ -44,7 +44,7 @@ class ShardWriter:
     """Collects the rows of one shard, then publishes everything about it."""
 
     def __init__(self, config: Config, storage: Storage, plan: Plan, shard: int):
-        self._storage, self._shard, self._name = storage, shard, f"{shard:05d}"
+        self._storage, self._plan, self._shard, self._name = storage, plan, shard, f"{shard:05d}"
         self._size = plan.size(shard)
         self._folder = storage.scratch(self._name)
         video = config.input_format == "video"  # its files are made as it is read; nothing is collected here
@@ -75,6 +75,7 @@ class ShardWriter:
 
     def finish(self, description: str) -> None:
         files = self._files | self._sink.finish() | self._keypoints.finish()
+        guard.keep_inputs(self._storage, files, self._plan.shard(self._shard))
         report = self._folder / "report"
         report.write_bytes(sinks.json_lines(self._report))
         files[f"_dwpose/shards/{self._name}_report.jsonl"] = report

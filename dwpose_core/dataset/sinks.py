@@ -33,7 +33,7 @@ WITH_IMAGES = ("imagefolder", "webdataset", "parquet")  # these carry the photog
 
 @dataclass(frozen=True)
 class Row:
-    """One finished item. `people` is None where it failed, and `message` says why."""
+    """One finished item. `people` is None where it failed; `message` says why, or what is amiss otherwise."""
 
     key: str
     index: int  # in the shard
@@ -47,18 +47,11 @@ class Row:
 
     def report(self) -> dict[str, Any]:
         """This row in the shard's report."""
-        if self.people is None:
-            return {"key": self.key, "image_id": self.image_id, "status": "failed", "message": self.message}
-        height, width = self.people.image_size
-        count = len(self.people)
-        return {
-            "key": self.key,
-            "image_id": self.image_id,
-            "status": "ok",
-            "width": width,
-            "height": height,
-            "people": count,
-        }
+        row = {"key": self.key, "image_id": self.image_id, "status": "failed" if self.people is None else "ok"}
+        if self.people is not None:
+            height, width = self.people.image_size
+            row |= {"width": width, "height": height, "people": len(self.people)}
+        return row | ({"message": self.message} if self.message else {})
 
 
 def keypoint_row(key: str, people: People) -> dict[str, Any]:
@@ -116,7 +109,8 @@ class KeypointLines:
 
 
 def json_lines(rows: Iterable[dict]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows).encode()
+    text = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
+    return text.encode("utf-8", "backslashreplace")  # JSON's own escapes: paths may hold bytes that are no UTF-8
 
 
 class KeypointFiles:

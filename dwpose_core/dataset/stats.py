@@ -15,7 +15,7 @@ import numpy as np
 from ..people import People
 from ..render import overlay, render
 from .decode import Task, decode
-from .plan import Plan
+from .plan import Plan, describe
 from .shard import SCORE_BINS
 from .sinks import read_keypoint_rows
 from .storage import Storage
@@ -76,6 +76,7 @@ def text(stats: Stats) -> str:
     lines = [
         f"inputs    {stats.plan.items}, of which {stats.ok} ok, {stats.failed} failed, "
         f"{stats.plan.items - stats.ok - stats.failed} to do",
+        *([f"not read  {describe(stats.plan.left_out)}"] if stats.plan.left_out else []),
         f"shards    {len(stats.done)} of {stats.plan.shards}",
         f"people    {people}, {people / max(seen, 1):.2f} per picture",
         f"networks  {'; '.join(stats.networks)}",

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 import uuid
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 # More files than this are flushed to the disk together: fsync per file would take longer than the networks.
 _SYNC_ONE_BY_ONE = 64
+# Processes of other hosts cannot be asked: what they have not touched for so many seconds is taken for left behind.
+_QUIET = 3600
+_HOST = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -68,7 +77,7 @@ class Storage:
             return file.read()
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files right below a folder, sorted; none where there is no folder."""
+        """Names of the files and folders right below a folder, sorted; none where there is no folder."""
         try:
             entries = os.listdir(self.path(folder)) if self.local else self._fs.ls(self.path(folder), detail=False)
         except FileNotFoundError:
@@ -78,17 +87,52 @@ class Storage:
     def scratch(self, name: str) -> Path:
         """A new local folder for unfinished files, on the disk of the output where that is local."""
         if self.local:
-            folder = Path(self.path(f"_dwpose/tmp/{name}-{uuid.uuid4().hex[:8]}"))
+            owner = f"{os.getpid()}-{_started(os.getpid())}-{_HOST}"
+            folder = Path(self.path(f"_dwpose/tmp/{name}-{uuid.uuid4().hex[:8]}-{owner}"))
             folder.mkdir(parents=True)
             return folder
         return Path(tempfile.mkdtemp(prefix=f"dwpose-{name}-"))
 
     def clear_scratch(self, names: set[str]) -> None:
-        """Remove what killed runs left in the scratch folders of these names."""
-        if self.local:
-            for entry in self.names("_dwpose/tmp"):
-                if entry.rsplit("-", 1)[0] in names:
-                    shutil.rmtree(self.path(f"_dwpose/tmp/{entry}"), ignore_errors=True)
+        """Remove what killed runs left in the scratch folders of these names; those in use stay."""
+        for entry in self.names("_dwpose/tmp") if self.local else []:
+            if entry.split("-")[0] in names and not _in_use(self.path(f"_dwpose/tmp/{entry}")):
+                shutil.rmtree(self.path(f"_dwpose/tmp/{entry}"), ignore_errors=True)
+
+    def users(self) -> dict[str, str]:
+        """Scratch folders that other processes work in, and who they are; unknown behind a URL."""
+        entries = self.names("_dwpose/tmp") if self.local else []
+        busy = [name for name in entries if _in_use(self.path(f"_dwpose/tmp/{name}"))]
+        owners = {name: name.split("-", 4)[2:] for name in busy}
+        return {
+            name: f"process {pid} on {host}"
+            for name, (pid, _, host) in owners.items()
+            if (pid, host) != (str(os.getpid()), _HOST)
+        }
+
+    @contextlib.contextmanager
+    def claim(self, name: str, alone: bool = False) -> Iterator[None]:
+        """Marks this folder as worked on under `name` for the time of a `with` block.
+
+        Raises:
+            ValueError: when a process of this host does the same work, or with `alone` when anybody works here.
+        """
+        for entry, user in self.users().items():
+            if alone or (entry.split("-")[0] == name and user.endswith(f" on {_HOST}")):
+                raise ValueError(
+                    f"{user} is at work in {self.root}: wait for it, or stop it; "
+                    f"if there is no such process any more, delete {self.root}/_dwpose/tmp/{entry}"
+                )
+        self.clear_scratch({name})
+        marker = self.scratch(name)
+        try:
+            yield
+        finally:
+            shutil.rmtree(marker, ignore_errors=True)
+            if self.local and self.size("_dwpose/plan.json") is None:  # nothing came of it: leave no trace
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.path("_dwpose/tmp"))
+                    os.rmdir(self.path("_dwpose"))
 
     def put(self, files: dict[str, Path]) -> None:
         """Move finished local files to their names; when this returns they survive a power cut."""
@@ -117,6 +161,23 @@ class Storage:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def finder(self) -> Callable[[str], bool]:
+        """Whether there is something of that name, for very many names."""
+        if self.local:
+            return lambda name: os.path.lexists(self.path(name))
+        base = f"{self._base}/"
+        there = {path.removeprefix(base) for path in self._fs.find(self._base)}
+        return there.__contains__
+
+    def name_of(self, path: str) -> str | None:
+        """Name below this folder of a file or URL, None where it lies elsewhere."""
+        if self.local != (not is_url(path)):
+            return None
+        root = f"{_real_folder(self.root)}{os.sep}" if self.local else f"{self.root}/"
+        if self.local:  # the folder may be reached through a link; the file itself is what would be replaced
+            path = os.path.join(_real_folder(os.path.dirname(path)), os.path.basename(path))
+        return path.removeprefix(root).replace(os.sep, "/") if path.startswith(root) else None
+
     def delete(self, name: str) -> None:
         """Remove a file or a folder; nothing happens where there is none."""
         if not self.local:
@@ -126,3 +187,33 @@ class Storage:
             shutil.rmtree(self.path(name))
         else:
             Path(self.path(name)).unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=10_000)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _started(pid: int) -> str:
+    """When a process began, in a form of its own; "" where it is gone, or where the system has no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]  # dead, but not buried
+
+
+def _in_use(folder: str) -> bool:
+    """Whether the owner of a scratch folder lives, as far as can be known."""
+    parts = os.path.basename(folder).split("-", 4)
+    if len(parts) < 5:  # of an earlier version, which did not say whose it is
+        return False
+    _, _, pid, started, host = parts
+    if host == _HOST and started:  # process ids are used again: the time tells them apart
+        return _started(int(pid)) == started
+    try:
+        with os.scandir(folder) as scan:
+            times = [os.stat(folder).st_mtime, *(entry.stat().st_mtime for entry in scan)]
+    except FileNotFoundError:
+        return False
+    return time.time() - max(times) < _QUIET

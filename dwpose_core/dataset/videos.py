@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..formats import save_npz
 from ..people import People
 from ..tracking import GapFiller, OneEuro, Steady, Tracker
-from ..video import pose_video
-from .decode import draw_size
+from ..video import VideoReader, pose_video
+from .decode import draw_size, reason_of
 from .shard import Tally
 from .sinks import KeypointLines, Row
 from .storage import is_url, open_input
@@ -66,6 +66,8 @@ def extract_video(
             draw_size=lambda people: draw_size(config.draw_size, people.image_size),
             drawing=config.style,
         )
+        with VideoReader(source) as video:
+            announced = video.frame_count or 0
         count, size = 0, (1, 1)
         with closing(poses):
             for people in poses:
@@ -76,14 +78,17 @@ def extract_video(
                 if "npz" in config.keypoints:
                     stored.append(people)
                 count += 1
-    except (ValueError, OSError, RuntimeError) as error:
+    except ImportError:  # PyAV is missing: true of all videos
+        raise
+    except Exception as error:  # whatever a damaged file makes FFmpeg or the networks raise becomes its row
         if lines is not None:
             lines.close()
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return Row(key, index, index, message=reason), {}
+        return Row(key, index, index, message=reason_of(error)), {}
     if lines is not None:
         lines.close()
     if "npz" in config.keypoints:
         save_npz(place(f"keypoints/{key}.npz", ".npz"), stored)
+    # Of a file that was cut short FFmpeg reads what is there, without a word. Headers may be off by a frame or two.
+    short = f"ends after {count} of the {announced} frames it announces" if count < 0.97 * announced - 2 else ""
     extra = {"files": files, "tally": tally, "report": {"frames": count, "people": tally.people}}
-    return Row(key, index, index, People.empty(size)), extra
+    return Row(key, index, index, People.empty(size), short), extra

@@ -1,0 +1,99 @@
+"""What an extraction may write and remove: only what it made itself, never an input, never somebody else's file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from .sinks import KEYPOINT_SUFFIXES
+from .storage import Storage
+
+if TYPE_CHECKING:
+    from .names import Item
+    from .plan import Config
+
+# Of photographs that are copied; which one it is, is known when the file is read.
+_COPIES = (".jpg", ".png", ".webp", ".bmp", ".tif", ".gif", ".avif")
+
+
+def output_names(config: Config, items: Iterable[Item], shards: int) -> Iterator[str]:
+    """Every name that a run may write, but those in `_dwpose`."""
+    video = config.input_format == "video"
+    for shard in range(shards):
+        if not video:
+            yield from (f"keypoints/{shard:05d}{KEYPOINT_SUFFIXES[kind]}" for kind in config.keypoints)
+        if config.output_format == "webdataset":
+            yield f"{shard:05d}.tar"
+        elif config.output_format == "parquet":
+            yield f"data/train-{shard:05d}-of-{shards:05d}.parquet"
+    if config.output_format == "imagefolder":
+        yield "metadata.jsonl"
+    for item in items:
+        key = item["key"]
+        if video:
+            yield from (f"keypoints/{key}{KEYPOINT_SUFFIXES[kind]}" for kind in config.keypoints)
+            if config.output_format == "files":
+                yield from (f"{key}{ending}.mp4" for ending in config.endings)
+        elif config.output_format == "files":
+            yield f"{key}.{config.map_format}"
+        elif config.output_format == "imagefolder":
+            yield f"conditioning_images/{key}.{config.map_format}"
+            yield from (f"images/{key}{suffix}" for suffix in _COPIES)
+
+
+def check_free(storage: Storage, names: Iterable[str], own: dict[str, int]) -> None:
+    """Nothing that is there already, and that an earlier run did not write, may be replaced.
+
+    Args:
+        own: `own_files` that will be deleted first.
+    """
+    if not set(storage.names("")) - {"_dwpose"}:
+        return
+    exists = storage.finder()
+    for name in names:
+        if exists(name) and (name not in own or storage.size(name) != own[name]):
+            raise ValueError(
+                f"{storage.root}/{name} is there already and would be replaced: it is an input, or something else that "
+                f"no earlier run wrote; choose another --out"
+            )
+
+
+def keep_inputs(storage: Storage, names: Collection[str], items: Iterable[Item], source: str = "") -> None:
+    """Raises ValueError when one of the names, to be written or deleted, is an input."""
+    paths = (*([source] if source else []), *(item["path"] for item in items))
+    for path in paths:
+        if storage.name_of(path) in names:
+            raise ValueError(
+                f"{path} is an input of this run and a file of its output {storage.root}; "
+                f"choose another --out, or move the inputs to a folder of their own"
+            )
+
+
+def own_files(storage: Storage) -> dict[str, int]:
+    """Names and sizes of all that an earlier run wrote outside of `_dwpose`."""
+    own: dict[str, int] = {}
+    for name in _stats(storage):
+        try:
+            files = json.loads(storage.read(name))["files"]
+        except ValueError:  # cut short by a power cut: whose its files are is not known
+            continue
+        own |= {file: size for file, size in files.items() if not file.startswith("_dwpose/")}
+    parts = [storage.size(f"_dwpose/metadata/{part}") or 0 for part in storage.names("_dwpose/metadata")]
+    return own | ({"metadata.jsonl": sum(parts)} if parts else {})
+
+
+def remove_output(storage: Storage) -> None:
+    """Delete what an earlier run wrote and nobody changed since. Cut short, it leaves a run that is not finished."""
+    for name, size in own_files(storage).items():
+        if storage.size(name) == size:
+            storage.delete(name)
+    for name in _stats(storage):
+        storage.delete(name)
+    for name in ("config.json", "plan.json", "plan.jsonl", "stats.html", "metadata", "shards"):
+        storage.delete(f"_dwpose/{name}")
+
+
+def _stats(storage: Storage) -> list[str]:
+    names = storage.names("_dwpose/shards")
+    return [f"_dwpose/shards/{name}" for name in names if name.endswith("_stats.json")]

@@ -1,0 +1,64 @@
+"""What an item is called in the output: a relative path without suffix, unique within the run.
+
+An item is a plain dict, stored in the plan as JSON:
+
+    key     its name
+    path    file or URL
+    at      where inside: [offset, size] of a tar member, [row group, row] of a parquet file, [row] of a dataset
+    text    caption, where the list has one; text_at: [offset, size] of it in the tar
+    error   why it cannot be read, where that is known already: it becomes a failed row
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..images import IMAGE_SUFFIXES as _IMAGE_SUFFIXES
+
+Item = dict[str, Any]
+
+IMAGE_SUFFIXES = (*_IMAGE_SUFFIXES, ".jfif")
+# File systems take 255 bytes; suffixes such as .overlay.mp4 are added.
+_LONGEST = 240
+
+
+def without_suffix(path: str) -> str:
+    folder, slash, base = path.rpartition("/")
+    return folder + slash + PurePosixPath(base).stem
+
+
+def output_key(path: str) -> str:
+    """Output name of a path without suffix: forward slashes, nothing that climbs out of the output folder."""
+    path = path.replace(os.sep, "/").replace(":", "_")
+    path = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # names in another encoding
+    parts = [part for part in path.split("/") if part not in ("", "..", ".")]
+    return "/".join(part.encode()[:_LONGEST].decode("utf-8", "ignore") for part in parts) or "unnamed"
+
+
+def unique(found: Iterator[Item], endings: tuple[str, ...] = ("",)) -> Iterator[Item]:
+    """Later items of the same name get another: one of their field "else", as a_png for a.png after a.jpg, or a number.
+
+    Args:
+        endings: with each of these a name stands for a file of its own; none of them is given twice.
+    """
+    taken: set[int] = set()  # hashes: a hundred bytes per item would be felt at ten million
+    numbers: dict[str, int] = {}
+
+    def counted(key: str) -> Iterator[str]:
+        for number in itertools.count(numbers.get(key, 2)):
+            numbers[key] = number + 1
+            yield f"{key}_{number}"
+
+    for item in found:
+        first = item["key"]
+        names = itertools.chain([first], item.pop("else", []), counted(first))
+        for key in names:
+            marks = [hash(key + ending) for ending in endings]
+            if taken.isdisjoint(marks):
+                break
+        taken.update(marks)
+        yield item | {"key": key}
