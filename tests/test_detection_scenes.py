@@ -128,6 +128,20 @@ def test_people_beyond_a_share_are_whole(tmp_path, monkeypatch):
         compose(material, 96, np.random.default_rng(0), 9)
 
 
+def test_who_is_cut_on_opposite_sides_stands_where_their_height_says(tmp_path):
+    """However small they were to be, they span the picture; if that takes more than a layer has, nobody is drawn."""
+    store = OneLayer(tmp_path / "a.png")
+    width = disc_layer().shape[1]
+    material = Material(store, Grey(), [disc_layer()])
+    store.frame = np.array([(width / 2 - 10, -1e5, width / 2 + 10, 1e5)])
+    chosen = scenes._choose(material, 0.1, (50, 96), np.random.default_rng(0), False, None)
+    scale = np.hypot(*chosen.matrix[0, :2])
+    assert scale > 2 and chosen.height > 0.3
+    store.frame = np.array([(width / 2 - 3, -1e5, width / 2 + 3, 1e5)])
+    assert scenes._choose(material, 0.1, (50, 96), np.random.default_rng(0), False, None) is None
+    assert not compose(material, 96, np.random.default_rng(0), 3).mask.any()
+
+
 def test_scenes_are_reproducible_and_hidden_people_have_smaller_boxes(tmp_path):
     material = Material(OneLayer(tmp_path / "a.png"), Grey(), [disc_layer()])
     areas, whole = [], 0

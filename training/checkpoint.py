@@ -82,3 +82,17 @@ def write_json(path: Path, value) -> None:
     """Indented, and whole or not at all."""
     text = json.dumps(value, indent=1) + "\n"
     write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def same_settings(file: Path, settings: dict[str, str]) -> None:
+    """Note what a folder is begun with, or see that it is continued with the same.
+
+    Raises:
+        ValueError: with other settings: what is there already would silently be taken for theirs.
+    """
+    if file.is_file() and (begun := json.loads(file.read_text())) != settings:
+        other = [
+            f"--{name.replace('_', '-')} {begun.get(name)}" for name in settings if begun.get(name) != settings[name]
+        ]
+        raise ValueError(f"{file.parent} was begun with {', '.join(other)}; choose another --out")
+    write_json(file, settings)

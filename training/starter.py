@@ -65,6 +65,7 @@ from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import limit_threads
 
 BATCH = 32  # per process
+LEAST_CROPS = 20 * BATCH  # a twentieth of --crops is undisturbed
 REPORT_EVERY = 1000  # steps
 LEARNING_RATE, MUON_RATE, WEIGHT_DECAY = 2e-3, 3e-3, 0.05
 LAYER_SIZE = (192, 256)  # (W, H) of rendered people, margin included
@@ -124,7 +125,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         average.module.load_state_dict(state["average"])
     dist.barrier()  # nobody writes these files before everybody has read them
-    rng = np.random.default_rng((seed, rank, done))
+    rng = np.random.default_rng((seed, rank, done, 1))  # without the 1 the first one's numbers were those of `turns`
     for step in tqdm(
         range(done, phase.steps),
         unit="step",
@@ -192,9 +193,9 @@ def average_gradients(module: nn.Module, workers: int) -> None:
 
 
 def check_start(
-    network: str, start: Sequence[Path], out: Path, length: float = 1.0, teacher: Path | None = None
+    network: str, start: Sequence[Path], out: Path, length: float = 1.0, teacher: Path | None = None, **options: object
 ) -> tuple[Phase, ...]:
-    """The phases of a run, after making or recognising its folder, which has one beginning.
+    """The phases of a run, after making or recognising its folder, which has one beginning, with `options` of its own.
 
     Raises:
         ValueError: when `start` can't become the `network` or is missing, `teacher` can't teach it, `length` is not
@@ -213,6 +214,7 @@ def check_start(
     origin = f"{network} from {', '.join(str(path.resolve()) for path in start) or 'nothing'}"
     origin += "" if length == 1.0 else f", length {length}"
     origin += f", taught by {teacher.resolve()}" if teacher else ""
+    origin += "".join(f", {name} {value}" for name, value in options.items())
     begun = out / "begun.txt"
     if begun.is_file() and (found := begun.read_text()) != origin:
         raise ValueError(f"{out} was begun as {found}, this run is {origin}; choose another --out")
@@ -271,6 +273,7 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         generate_scenes(args.assets, out / "held_out_scenes", HELD_OUT, args.seed + 1005, args.workers, SCENE_SIDE)
     if not (out / "objects" / "done").is_file():
         generate_objects(args.assets, out / "objects", OBJECTS, args.seed, args.workers)
+    # A crop's surroundings follow from its seed and number, so tests have seeds of their own.
     pools = (
         ("strong", "layers", args.crops, args.seed, STRONG),
         ("crowded", "layers", args.crops * 2 // 7, args.seed + 5, CROWDED),
@@ -281,11 +284,11 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         ("partial", "layers", args.crops * 2 // 5, args.seed + 9, PARTIAL),
         ("close", "close_layers", args.crops // 2, args.seed + 4, CLOSE),
         ("hands", "hand_layers", args.crops // 2, args.seed + 8, CLOSE),
-        ("test_strong", "held_out", HELD_OUT, args.seed, STRONG),
-        ("test_plain", "held_out", HELD_OUT, args.seed, None),
-        ("test_partial", "held_out", HELD_OUT, args.seed + 9, PARTIAL),
-        ("test_close", "close_held_out", close, args.seed + 4, None),
-        ("test_hands", "hand_held_out", HELD_OUT // 2, args.seed + 8, None),
+        ("test_strong", "held_out", HELD_OUT, args.seed + 2000, STRONG),
+        ("test_plain", "held_out", HELD_OUT, args.seed + 2001, None),
+        ("test_partial", "held_out", HELD_OUT, args.seed + 2009, PARTIAL),
+        ("test_close", "close_held_out", close, args.seed + 2004, None),
+        ("test_hands", "hand_held_out", HELD_OUT // 2, args.seed + 2008, None),
     )
     for name, folder, count, seed, disturb in pools:
         wanted = name in drawn or name.startswith("test_")
@@ -333,7 +336,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     out = args.out.resolve()
-    phases = check_start(args.network, args.start, out, args.length, args.teacher)  # before an hour of rendering
+    if args.crops < LEAST_CROPS:
+        parser.error(f"--crops must be at least {LEAST_CROPS}, or some kinds do not fill a batch; got {args.crops}")
+    options = {name: getattr(args, name) for name in ("people", "scene_people", "crops", "seed", "workers")}
+    phases = check_start(args.network, args.start, out, args.length, args.teacher, **options)  # before rendering
     for path in args.mean:
         read_weights(path, args.network, VARIANTS[args.network].input_size)
     prepare(args, out)

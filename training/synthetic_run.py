@@ -70,6 +70,7 @@ LARGEST_FACTOR = 100.0  # of scores
 GOING_ON_LR = 0.5  # of the learning rate, for a network that goes on
 SCENE_SIDE = 400  # longer side of scenes, px; most people in them are smaller than a crop
 CROPS_EACH = 2  # of each person in a scene
+MAY_CHANGE = ("assets", "out", "state", "stop_after", "workers", "device")  # when a run is continued
 SCENE_WORKERS = 0.75  # of the processes, where there are scenes; people are made faster than they are drawn
 
 
@@ -157,6 +158,8 @@ class Run:
         self.device = torch.device(args.device)
         self.state = args.state or args.out / "state"
         self.deadline = time.monotonic() + 60 * (args.stop_after or math.inf)
+        settings = {key: str(value) for key, value in vars(args).items() if key not in MAY_CHANGE}
+        checkpoint.same_settings(self.state / "settings.json", settings)
         self.generator = torch.Generator(self.device)
         self.generator.manual_seed(args.seed)
         finished = self.state / "curves.json"
@@ -263,10 +266,9 @@ class Run:
 
     def keep(self, stage: Stage, net: DWPose, row: dict) -> None:
         """To OUT, in half precision with calibrated scores: a run that is cut short leaves what it has."""
-        if not self.args.ablation:
-            if stage.name == "teacher":
-                return
-            # A second stage much shorter than DWPose's may end below the first one, which then stays.
+        if stage.name == "teacher":
+            return
+        if stage.kind == "stage2":  # much shorter than DWPose's, it may end below the first one, which then stays
             before = [r for r in self.curves if r["stage"] == f"{stage.model}-stage1"]
             if before and (row["strong"]["body_pck"] or 0.0) < (before[-1]["strong"]["body_pck"] or 0.0):
                 return
@@ -278,16 +280,14 @@ class Run:
             net, note["score_factor"] = scaled, repr(row["score_factor"])
         else:  # before it has learnt anything its scores are next to 0, and the factor overflows half precision
             net = copy.deepcopy(net)
-        target = self.args.out / f"{stage.name if self.args.ablation else stage.model}.safetensors"
-        checkpoint.save_model(target, net.cpu().half(), note)
+        name = stage.name if self.args.ablation else stage.model
+        checkpoint.save_model(self.args.out / f"{name}.safetensors", net.cpu().half(), note)
 
     def write_curves(self, rows: list[dict]) -> None:
-        on_gpu = self.device.type == "cuda"
-        paths = ("assets", "out", "state", "start")
-        options = {key: value for key, value in vars(self.args).items() if key not in paths}
+        on_gpu, paths = self.device.type == "cuda", ("assets", "out", "state", "start")
         record = {
             "machine": torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores",
-            "options": options,
+            "options": {key: value for key, value in vars(self.args).items() if key not in paths},
             "stages": [asdict(stage) for stage in plan(self.args)],
             "people": {"grey" if grey else "dressed": filler.drawn for grey, filler in self.fillers.items()},
             "scenes": self.scenes.taken if self.scenes else 0,

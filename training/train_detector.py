@@ -209,14 +209,20 @@ def finish(config: DetectorConfig, job: Job, name: str, earlier: Sequence[str] =
 
 
 def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None:
-    """Render and compose what is missing."""
+    """Render and compose what is missing.
+
+    Raises:
+        ValueError: where OUT was begun with other pictures.
+    """
+    asked = {name: str(getattr(args, name)) for name in ("people", "layer_size", "scene_people", "scenes")}
+    checkpoint.same_settings(out / "pictures.json", asked | {"seed": str(config.seed), "side": str(config.side)})
     given = {name: getattr(args, name) for name in ("layers", "held_out", "objects", "rendered")}
     layers, held_out, objects, rendered = (path.resolve() if path else out / name for name, path in given.items())
     size = tuple(args.layer_size)
     for folder, people, seed in ((layers, args.people, args.seed), (held_out, HELD_OUT, args.seed + 1000)):
         if not list(folder.glob("labels_*.npz")):
             generate(args.assets, folder, people, seed, args.processes, size, with_accessories=True)
-    if not list(objects.glob("*.webp")):
+    if not (objects / "done").is_file():
         generate_objects(args.assets, objects, OBJECTS, args.seed, args.processes)
     shape = (config.side, args.processes)
     tests, pool = (held_out, objects, args.assets), out / "pool"

@@ -39,6 +39,8 @@ COVERED = 0.2  # of the people have something right before them
 TURNED = 0.1  # of the people whom no border cuts: by any angle, because people lie, hang and do handstands
 HEIGHT = (0.09, 1.3)  # of a person over that of the picture; above 1 the picture cuts it
 FAR = 1.3  # exponent that draws the logarithm of HEIGHT towards its low end: there are more people far off than near
+LARGEST_SCALE = 3.0  # of a layer's pixels; somebody larger is drawn again, at most so many times
+TRIES = 4
 LIGHT = Disturbance(convolved=0.06, photometric=0.8)
 SEEN = 0.4  # alpha from which a pixel belongs to a person
 KEPT_SHARE = 0.1  # of a person's pixels must be left by what is in front, or it has no box
@@ -164,12 +166,15 @@ def compose(
     visible: list[np.ndarray] = []
     pasted: list[int] = []
     keypoints: list[np.ndarray] = []
+    # Who is cut on opposite sides spans the picture, however small they were to be: that decides who is in front.
+    drawn = [_choose(material, heights[i], size, rng, close_up, crowd) for i in range(people)]
+    depths[:people] = [heights[i] if one is None else one.height for i, one in enumerate(drawn)]
     for i in np.argsort(depths):
         if i < people:
-            placed = _person(material, heights[i], image, rng, close_up, crowd)
-            if placed is None:
+            if drawn[i] is None:
                 continue
-            image, alpha, points = placed
+            image, alpha = lay_over(image, drawn[i].rgba, drawn[i].matrix)
+            points = drawn[i].points
             pixels = (alpha > SEEN).sum()
             if rng.random() < COVERED:
                 image, cover = _cover(material, image, alpha, rng)
@@ -250,38 +255,53 @@ def placement(
     return similarity(angle, scale, (cut.extent[:2] + cut.extent[2:]) / 2 - 0.5, centre - 0.5)
 
 
-def _person(
+@dataclass(frozen=True)
+class Placed:
+    """A person of a composed scene: layer, matrix to the picture, height in pictures, points seen in the layer."""
+
+    rgba: np.ndarray
+    matrix: np.ndarray
+    height: float
+    points: np.ndarray
+
+
+def _choose(
     material: Material,
     height: float,
-    image: np.ndarray,
+    size: tuple[int, int],
     rng: np.random.Generator,
     close_up: bool,
     crowd: float | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """A random person, or one in close-up, laid over the image: (image, alpha, points seen in the layer)."""
+) -> Placed | None:
+    """A random person, or one in close-up, in a picture of `size` (w, h); none who would be magnified to a blur."""
     people = material.people
-    if close_up:
-        index = int(rng.choice(material.close_ups))
-    else:
-        index = int(rng.choice(material.whole) if rng.random() < WHOLE else rng.integers(len(people)))
-    cut = cut_layer(read_rgba(people.paths[index]), people.frame[index])  # too many to keep decoded
-    if cut is None:
-        return None
-    rgba, extent, sides = cut.rgba, cut.extent, cut.sides
-    xy, visible = people.keypoints[index], people.visible[index]
-    if rng.random() < 0.5:
-        width = rgba.shape[1]
-        rgba = rgba[:, ::-1]
-        extent = np.array((width - extent[2], extent[1], width - extent[0], extent[3]))
-        sides = sides[[2, 1, 0, 3]]
-        xy, visible = ((width - 1, 0) + xy * (-1, 1))[FLIP_INDICES], visible[FLIP_INDICES]
-    person = rgba.copy()
-    gain = rng.uniform(0.7, 1.25) * (1 + rng.normal(0, 0.06, 3))
-    person[..., :3] = np.clip(rgba[..., :3] * gain, 0, 255)
-    matrix = placement(Cut(person, extent, sides), height, image.shape[1::-1], rng, crowd)
-    kinds = np.flatnonzero(visible[:KINDS] == VISIBLE)
-    points = np.column_stack((xy[kinds] @ matrix[:, :2].T + matrix[:, 2] + 0.5, kinds)).astype(np.float32)
-    return *lay_over(image, person, matrix), points
+    for _ in range(TRIES):
+        if close_up:
+            index = int(rng.choice(material.close_ups))
+        else:
+            index = int(rng.choice(material.whole) if rng.random() < WHOLE else rng.integers(len(people)))
+        cut = cut_layer(read_rgba(people.paths[index]), people.frame[index])  # too many to keep decoded
+        if cut is None:
+            continue
+        rgba, extent, sides = cut.rgba, cut.extent, cut.sides
+        xy, visible = people.keypoints[index], people.visible[index]
+        if rng.random() < 0.5:
+            width = rgba.shape[1]
+            rgba = rgba[:, ::-1]
+            extent = np.array((width - extent[2], extent[1], width - extent[0], extent[3]))
+            sides = sides[[2, 1, 0, 3]]
+            xy, visible = ((width - 1, 0) + xy * (-1, 1))[FLIP_INDICES], visible[FLIP_INDICES]
+        matrix = placement(Cut(rgba, extent, sides), height, size, rng, crowd)
+        scale = np.hypot(matrix[0, 0], matrix[0, 1])
+        if scale > LARGEST_SCALE:
+            continue
+        person = rgba.copy()
+        gain = rng.uniform(0.7, 1.25) * (1 + rng.normal(0, 0.06, 3))
+        person[..., :3] = np.clip(rgba[..., :3] * gain, 0, 255)
+        kinds = np.flatnonzero(visible[:KINDS] == VISIBLE)
+        points = np.column_stack((xy[kinds] @ matrix[:, :2].T + matrix[:, 2] + 0.5, kinds)).astype(np.float32)
+        return Placed(person, matrix, scale * (extent[3] - extent[1]) / size[1], points)
+    return None
 
 
 def _cover(

@@ -54,7 +54,8 @@ class DetectorConfig:
             return self.side
         grown = 0.5 + 0.5 * step / self.tail_start
         limit = self.smallest + round((self.largest - self.smallest) * grown / 32) * 32
-        return int(np.random.default_rng((self.seed, step)).choice(range(self.smallest, limit + 1, 32)))
+        # The last part tells it from the batches' numbers: to NumPy the seeds (a, b) and (a, b, 0) are the same.
+        return int(np.random.default_rng((self.seed, step, 10**6)).choice(range(self.smallest, limit + 1, 32)))
 
     def schedule(self) -> Schedule:
         warmup = max(2, min(300, self.steps // 10))

@@ -14,7 +14,8 @@ import numpy as np
 from .camera import Camera
 from .rotations import X, turn
 
-LONGEST = 720  # photographs are held at this longer side
+LONGEST = 1080  # photographs are held at this longer side
+LARGEST_ZOOM = 1.6  # of a photograph's pixels: what is behind people is not blurred where they are sharp
 KINDS = {"photo": 0.29, "view": 0.26, "room": 0.18, "clutter": 0.17, "plain": 0.1}
 STUDIO = {"white": 0.4, "black": 0.1}  # of the plain ones: photographs from a studio, cut-outs
 SKIN = np.array(((235, 200, 175), (215, 165, 135), (170, 115, 85), (110, 70, 50), (75, 48, 36)), np.float32)
@@ -68,10 +69,14 @@ class Backgrounds:
         image = self.photos[rng.integers(len(self.photos))]
         height, width = image.shape[:2]
         aspect = size[0] / size[1]
-        crop_height = np.exp(rng.uniform(np.log(0.2), np.log(0.98))) * min(height, width / aspect)
+        whole = min(height, width / aspect)
+        least = np.clip(size[1] / LARGEST_ZOOM / whole, 0.2, 0.9)
+        crop_height = np.exp(rng.uniform(np.log(least), np.log(0.98))) * whole
         x, y = rng.uniform(0, width - crop_height * aspect), rng.uniform(0, height - crop_height)
         crop = image[int(y) : int(y + crop_height) + 1, int(x) : int(x + crop_height * aspect) + 1]
-        return cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
+        # OpenCV enlarges by areas as by nearest neighbours, in blocks.
+        shrinks = size[0] <= crop.shape[1]
+        return cv2.resize(crop, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
     def _view(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """A perspective look into an equirectangular panorama."""

@@ -135,6 +135,11 @@ def frame_photo(
     height = max(high[1] - low[1], (high[0] - low[0]) / aspect) * MARGIN
     half_width, half_height = height * aspect / 2, height / 2
     window = (centre[0] - half_width, centre[0] + half_width, centre[1] - half_height, centre[1] + half_height)
+    if framing in ("face", "hand"):
+        # The layer ends here: where the body goes on, that is the border of the photograph, or it would look sawn off.
+        half = np.array((half_width, half_height))
+        reach = np.concatenate((outline.min(0) < centre - half, outline.max(0) > centre + half))
+        border = np.where(reach, np.array(window)[[0, 2, 1, 3]], border)
     return Camera(camera.rotation, camera.shift, window), border
 
 

@@ -89,7 +89,8 @@ def warp(picture: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.n
     """`picture` under the 2x3 similarity `matrix`, in a picture of `size` (w, h), black where it is not."""
     scale = np.hypot(matrix[0, 0], matrix[0, 1])
     if scale < 0.6:  # shrink with an area filter first; warpAffine alone would alias
-        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        smaller = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+        small = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
         ratio = np.array((picture.shape[1] / small.shape[1], picture.shape[0] / small.shape[0]))
         matrix = matrix.copy()
         matrix[:, 2] += matrix[:, :2] @ (ratio * 0.5 - 0.5)
@@ -163,9 +164,11 @@ def _loose(
     last = np.minimum((columns[-1], rows[-1]), frame[2:])
     extent = np.maximum(last - first, 4)
     scale = min(photo[1] * rng.uniform(0.4, 1.05) / extent[1], photo[0] * rng.uniform(0.8, 1.1) / extent[0])
+    both = (frame[:2] > -1e3) & (frame[2:] < 1e4)
+    scale = max([scale, *(photo / extent)[both]])  # cut on opposite sides, it spans the photograph
     target = low + photo / 2 + (rng.uniform(-0.5, 0.5, 2) * np.maximum(photo - extent * scale, 0)) * (1.0, 0.7)
     # Where the photograph cuts the person, its border is the border of the crop's photograph too.
-    for axis in (0, 1):
+    for axis in np.flatnonzero(~both):
         if frame[axis] > -1e3:
             target[axis] = low[axis] + extent[axis] * scale / 2
         elif frame[axis + 2] < 1e4:
@@ -350,7 +353,8 @@ def _camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     kind = rng.random()
     if kind < 0.12:
         factor = rng.uniform(0.3, 0.8)
-        small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        # By the size, as by a factor the rounded size would be sampled with another one, and labels be off.
+        small = cv2.resize(image, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA)
         image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     elif kind < 0.35:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.8))

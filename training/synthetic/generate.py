@@ -38,7 +38,7 @@ from .poses import PoseSampler
 from .props import moved
 from .render import Renderer, check_opengl
 from .scene_set import generate_scenes
-from .workers import worker_pool
+from .workers import Workers
 
 POSES_PER_BODY = 6  # morphing is a sixth of the cost of a layer
 ATTEMPTS = 8
@@ -168,7 +168,7 @@ def generate(
     check_opengl()
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(people)]
-    with worker_pool(workers, _start, (assets, size, captured, with_accessories, framings)) as pool:
+    with Workers(workers, _start, (assets, size, captured, with_accessories, framings)) as pool:
         rows = list(tqdm(pool.imap(_draw, tasks, chunksize=POSES_PER_BODY), total=people, unit="person"))
     table = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     np.savez_compressed(out / f"labels_{seed:04d}.npz", **table)

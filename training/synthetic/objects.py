@@ -25,7 +25,7 @@ from .items import Item, Material
 from .light import LightSampler
 from .render import Renderer, check_opengl
 from .rotations import X, Y, Z, frame, turn, unit
-from .workers import worker_pool
+from .workers import Workers
 
 SIZE = (160, 160)
 KINDS = ("pile", "pile", "table", "chair", "shelf", "lamp", "figure")
@@ -204,7 +204,7 @@ def generate_objects(assets: Path, out: Path, count: int, seed: int, workers: in
     check_opengl()
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(count)]
-    with worker_pool(workers, _start, (assets,)) as pool:
+    with Workers(workers, _start, (assets,)) as pool:
         for _ in tqdm(pool.imap(_draw, tasks, chunksize=8), total=count, unit="object"):
             pass
     (out / "done").touch()

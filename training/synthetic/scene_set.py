@@ -21,9 +21,9 @@ from .coco import CATEGORY, annotation
 from .render import check_opengl
 from .scenes import SCENES_PER_CAST, SceneGenerator
 from .staging import draw_plan
-from .workers import worker_pool
+from .workers import Workers
 
-VERSION = 7  # of what a seed gives; a folder is not continued with another
+VERSION = 8  # of what a seed gives; a folder is not continued with another
 
 
 def scenes_for(people: int, seed: int, longest: int) -> int:
@@ -98,7 +98,7 @@ def generate_scenes(
     left = [(out, seed, number) for number, path in enumerate(labels) if not path.is_file()]
     if left:
         workers = min(workers, len(left))
-        with worker_pool(workers, _start, (assets, longest, captured)) as pool:
+        with Workers(workers, _start, (assets, longest, captured)) as pool:
             done = pool.imap_unordered(_draw, left, chunksize=SCENES_PER_CAST if len(left) > 50 * workers else 1)
             for _ in tqdm(done, total=len(names), initial=len(names) - len(left), unit="scene"):
                 pass

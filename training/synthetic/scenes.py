@@ -33,6 +33,9 @@ from .render import Renderer
 from .rotations import Y, turn
 from .staging import Plan, beyond_camera, draw_plan, heading, place_camera, place_others
 
+# Last parts of what generators are seeded with; actors have 1 and up, files 100, crops 200. Never 0: to NumPy the seeds
+# (a, b) and (a, b, 0) are the same, and a camera drawn from the numbers of the plan hangs on the plan.
+SCENE_STREAM, SHAPE_STREAM = 300, 400
 SCENES_PER_CAST = 6  # scenes in a row that share bodies (not poses, faces or clothes): morphing is dear
 NOBODY, THING = -1, -2  # in the map of who is seen where
 DISTURBANCE = Disturbance(convolved=0.05, photometric=0.7)
@@ -143,7 +146,7 @@ class SceneGenerator:
         seat = np.char.startswith(bones, "pelvis") | np.char.startswith(bones, "upperleg01") | (bones == "root")
         self.seat_vertices = np.flatnonzero(seat)
         self.seat_vertices = np.intersect1d(self.seat_vertices, self.model.skin_vertices)
-        self._shape = lru_cache(8)(lambda *key: self.model.random_shape(np.random.default_rng(key)))
+        self._shape = lru_cache(8)(lambda *key: self.model.random_shape(np.random.default_rng((*key, SHAPE_STREAM))))
 
     def plan(self, seed: int, number: int) -> Plan:
         """What scene `number` will be, without drawing it."""
@@ -152,7 +155,7 @@ class SceneGenerator:
     def scene(self, seed: int, number: int, alone: int | None = None) -> Scene:
         """Draw a scene. `alone` leaves out everybody and everything but that person (same place, light, camera)."""
         plan = self.plan(seed, number)
-        rng = np.random.default_rng((seed, number, 0))
+        rng = np.random.default_rng((seed, number, SCENE_STREAM))
         actors = []
         for slot in range(plan.people):
             shape = self._shape(seed, number // SCENES_PER_CAST, slot)

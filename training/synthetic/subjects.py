@@ -24,7 +24,7 @@ from .items import Item, Material
 from .light import Light
 from .meshes import Mesh, View, light_row, window_of
 from .objects import ObjectGenerator
-from .workers import worker_pool
+from .workers import Workers
 
 AHEAD = 8  # finished subjects per worker that may wait: 1.5 MB each
 GREY = Material(plain=(0.3, 0.3, 0.3))
@@ -182,7 +182,7 @@ def stream(
             room.release()
             yield result
 
-    pool = worker_pool(workers, start, (maker, arguments))
+    pool = Workers(workers, start, (maker, arguments))
     try:
         yield results(pool)
     finally:

@@ -168,13 +168,15 @@ def loose(layers: Layers, size: tuple[int, int], dice: Dice) -> tuple[torch.Tens
     first, last = layers.box[:, :2].maximum(frame[:, :2]), layers.box[:, 2:].minimum(frame[:, 2:])
     extent = (last - first).clamp(min=4)
     room = photo * torch.stack((dice.uniform(0.8, 1.1, count), dice.uniform(0.4, 1.05, count)), dim=1)
-    scale = (room / extent).amin(1)
+    both = (frame[:, :2] > -1e3) & (frame[:, 2:] < 1e4)
+    span = torch.where(both, photo / extent, 0).amax(1)  # cut on opposite sides, it spans the photograph
+    scale = (room / extent).amin(1).maximum(span)
     covered = extent * scale[:, None]
     stray = dice.uniform(-0.5, 0.5, count, 2) * (photo - covered).clamp(min=0)
     target = low + photo / 2 + stray * torch.tensor((1.0, 0.7), device=device)
     # Where the photograph cuts the person, its border is the border of the crop's photograph too.
-    target = torch.where(frame[:, 2:] < 1e4, high - covered / 2, target)
-    target = torch.where(frame[:, :2] > -1e3, low + covered / 2, target)
+    target = torch.where((frame[:, 2:] < 1e4) & ~both, high - covered / 2, target)
+    target = torch.where((frame[:, :2] > -1e3) & ~both, low + covered / 2, target)
     matrix = similarity(dice.normal(0, 0.04, count), scale, (first + last) / 2, target)
     return matrix, torch.cat((low, high), dim=1)
 

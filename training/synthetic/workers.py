@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -21,10 +22,45 @@ def limit_threads() -> None:
         os.environ.setdefault(variable, "1")
 
 
-def worker_pool(workers: int, start: Callable, arguments: tuple) -> Pool:
-    """Fresh processes (an OpenGL context does not survive a fork), each set up with `start(*arguments)`."""
-    limit_threads()
-    return get_context("spawn").Pool(workers, start, arguments)
+class Workers(Pool):
+    """Fresh processes (an OpenGL context does not survive a fork), each set up with `start(*arguments)`.
+
+    What goes wrong in `start` is raised from `imap` and `imap_unordered`: a plain Pool would begin another process, and
+    another one, for ever.
+    """
+
+    def __init__(self, workers: int, start: Callable, arguments: tuple):
+        limit_threads()
+        super().__init__(workers, _begin, (start, arguments), context=get_context("spawn"))
+
+    def imap(self, func: Callable, iterable: Iterable, chunksize: int = 1) -> Iterator:
+        return super().imap(Task(func), iterable, chunksize)
+
+    def imap_unordered(self, func: Callable, iterable: Iterable, chunksize: int = 1) -> Iterator:
+        return super().imap_unordered(Task(func), iterable, chunksize)
+
+
+_failure: Exception | None = None  # of this process's start
+
+
+def _begin(start: Callable, arguments: tuple) -> None:
+    global _failure
+    try:
+        start(*arguments)
+    except Exception as error:
+        _failure = error
+
+
+@dataclass(frozen=True)
+class Task:
+    """`func`, in a process that has started well."""
+
+    func: Callable
+
+    def __call__(self, argument: Any) -> Any:
+        if _failure is not None:
+            raise _failure
+        return self.func(argument)
 
 
 def fill_pictures(
@@ -49,7 +85,7 @@ def fill_pictures(
     np.lib.format.open_memmap(picture, "w+", np.uint8, shape).flush()
     tasks = [range(k, min(k + chunk, shape[0])) for k in range(0, shape[0], chunk)]
     results = []
-    with worker_pool(workers, start, arguments) as pool, tqdm(total=shape[0], unit=unit, desc=picture.stem) as bar:
+    with Workers(workers, start, arguments) as pool, tqdm(total=shape[0], unit=unit, desc=picture.stem) as bar:
         for task, result in zip(tasks, pool.imap(fill, tasks), strict=True):
             results.append(result)
             bar.update(len(task))

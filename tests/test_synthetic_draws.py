@@ -1,0 +1,125 @@
+"""Random draws that must not hang together, and pictures that must not give away where people are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training import checkpoint
+from training.detection.start import DetectorConfig
+from training.synthetic import backgrounds
+from training.synthetic.backgrounds import Backgrounds
+from training.synthetic.camera import frame_photo, random_camera
+from training.synthetic.composite import _loose, similarity, warp
+from training.synthetic.scenes import SCENE_STREAM
+from training.synthetic.staging import Plan, draw_plan, place_camera
+from training.synthetic.workers import Workers
+
+
+def test_the_camera_does_not_hang_on_the_plan():
+    """Drawn from one stream, 4:3 was always 20 to 30 degrees wide and close groups were seen from above."""
+    tangent, shape, pitch, group = [], [], [], []
+    for number in range(600):
+        plan = draw_plan(np.random.default_rng((7, number)), 400)
+        rng = np.random.default_rng((7, number, SCENE_STREAM))
+        person = np.array(((-2.0, 0.0, 0.0), (2.0, 17.0, 0.0)))
+        camera, _ = place_camera(Plan(1, plan.size, "full", False), person, np.zeros((133, 3)), rng)
+        left, right, bottom, top = camera.window
+        tangent.append(max(right - left, top - bottom))
+        shape.append(plan.size[0] / plan.size[1])
+        pitch.append(np.arcsin(camera.rotation[2, 1]))
+        group.append(plan.people)
+    for a, b in ((tangent, shape), (pitch, group)):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 0.15  # of 600 independent pairs: below 0.04 in two cases of three
+
+
+def test_sizes_of_batches_do_not_hang_on_their_pictures():
+    config = DetectorConfig(steps=1000, seed=3)
+    sides = np.array([config.side_at(step) for step in range(400, 800)])
+    first = np.array([np.random.default_rng((3, step, 0)).random() for step in range(400, 800)])
+    assert abs(np.corrcoef(sides, first)[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize("framing", ["hand", "face"])
+def test_a_close_up_ends_where_its_body_goes_on(framing):
+    """A body that fills the layer to an edge has the photograph's border there, and none where it ends before."""
+    rng = np.random.default_rng(0)
+    points = np.zeros((133, 3))
+    points[:, 1] = 10.0
+    part = slice(91, 112) if framing == "hand" else slice(23, 91)
+    points[part] += rng.uniform(-0.5, 0.5, (part.stop - part.start, 3))
+    skin = np.concatenate((points[part], np.array([(0.0, y, 0.0) for y in np.linspace(-5, 10, 40)])))  # a forearm
+    camera, border = frame_photo(random_camera(skin, points, framing, rng), skin, points, framing, 0.75, rng)
+    outline = camera.project(skin)[0]
+    left, right, bottom, top = camera.window
+    beyond = np.array((outline[:, 0].min() < left, outline[:, 1].min() < bottom,
+                       outline[:, 0].max() > right, outline[:, 1].max() > top))  # fmt: skip
+    assert beyond.any()
+    np.testing.assert_array_equal(np.abs(border) < 1e5, beyond)
+    np.testing.assert_allclose(border[beyond], np.array((left, bottom, right, top))[beyond])
+
+
+def test_who_is_cut_on_opposite_sides_spans_the_photograph():
+    alpha = np.full((256, 192), 255, np.uint8)
+    frame = np.array((-0.5, -1e5, 191.5, 1e5))
+    for seed in range(20):
+        matrix, photo = _loose(alpha, frame, (144, 192), np.random.default_rng(seed))
+        edges = np.array(((0, 128, 1), (191, 128, 1))) @ matrix.T
+        across = edges[1] - edges[0]
+        assert np.hypot(*across) >= (photo[2] - photo[0]) * 0.99
+
+
+def photograph(tmp_path: Path) -> Backgrounds:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (30, 40, 3), np.uint8)
+    (tmp_path / "backgrounds").mkdir()
+    cv2.imwrite(str(tmp_path / "backgrounds" / "a.jpg"), cv2.resize(small, (800, 600), interpolation=cv2.INTER_CUBIC))
+    return Backgrounds(tmp_path)
+
+
+def test_enlarged_backgrounds_have_no_blocks(tmp_path):
+    """Enlarged by areas, three of four neighbouring pixels are equal, as nowhere in a photograph."""
+    scenery = photograph(tmp_path)
+    for seed in range(10):
+        picture = scenery._photo((1600, 1200), np.random.default_rng(seed)).astype(int)
+        assert (np.abs(np.diff(picture, axis=1)).sum(2) == 0).mean() < 0.2
+
+
+def test_backgrounds_are_not_enlarged_without_end(tmp_path, monkeypatch):
+    scenery, seen, resize = photograph(tmp_path), [], cv2.resize
+
+    def noted(crop, size, **how):
+        seen.append(size[0] / crop.shape[1])
+        return resize(crop, size, **how)
+
+    monkeypatch.setattr(backgrounds.cv2, "resize", noted)
+    for seed in range(40):
+        scenery._photo((640, 480), np.random.default_rng(seed))
+    assert max(seen) <= backgrounds.LARGEST_ZOOM * 1.02 and min(seen) < 1
+
+
+@pytest.mark.parametrize("scale", [0.31, 0.47, 0.59])
+def test_shrinking_keeps_what_is_drawn_at_its_point(scale):
+    """A dot 90 % across, where a rounded size was off by more than a pixel."""
+    picture = np.zeros((255, 193), np.float32)
+    picture[226:231, 171:176] = 255
+    small = warp(picture, similarity(0.0, scale, np.zeros(2), np.zeros(2)), (193, 255))
+    rows, columns = np.indices(small.shape)
+    found = np.array(((small * columns).sum(), (small * rows).sum())) / small.sum()
+    np.testing.assert_allclose(found, np.array((173, 228)) * scale, atol=0.15)
+
+
+def test_a_worker_that_cannot_start_says_why():
+    with pytest.raises(FileNotFoundError, match="nowhere"), Workers(1, open, ("nowhere.txt",)) as pool:
+        list(pool.imap(print, [1, 2]))
+
+
+def test_a_folder_is_continued_as_it_was_begun(tmp_path):
+    file = tmp_path / "settings.json"
+    checkpoint.same_settings(file, {"seed": "1", "close_ups": "0.5"})
+    checkpoint.same_settings(file, {"seed": "1", "close_ups": "0.5"})
+    with pytest.raises(ValueError, match=r"begun with --close-ups 0\.5; choose another --out"):
+        checkpoint.same_settings(file, {"seed": "1", "close_ups": "0.6"})
