@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from training import checkpoint
+from training.detection import evaluate
 from training.detection.start import DetectorConfig
-from training.synthetic import backgrounds
+from training.synthetic import backgrounds, generate, pool
 from training.synthetic.backgrounds import Backgrounds
 from training.synthetic.camera import frame_photo, random_camera
 from training.synthetic.composite import _loose, similarity, warp
@@ -123,3 +125,20 @@ def test_a_folder_is_continued_as_it_was_begun(tmp_path):
     checkpoint.same_settings(file, {"seed": "1", "close_ups": "0.5"})
     with pytest.raises(ValueError, match=r"begun with --close-ups 0\.5; choose another --out"):
         checkpoint.same_settings(file, {"seed": "1", "close_ups": "0.6"})
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "message"),
+    [
+        (generate.main, "--assets x --out y --people 0", "at least 1"),
+        (generate.main, "--assets x --out y --captured 2", "from 0 to 1"),
+        (generate.main, "--assets x --out y --layers --size 0 0", "at least 16"),
+        (pool.main, "--layers x --objects y --assets z --out w --count 0", "at least 1"),
+        (evaluate.main, "yolox-cspnext-s", "--pool, --labels"),
+    ],
+)
+def test_commands_that_would_do_nothing_are_refused(monkeypatch, capsys, main, argv, message):
+    monkeypatch.setattr(sys, "argv", ["command", *argv.split()])
+    with pytest.raises(SystemExit):
+        main()
+    assert message in capsys.readouterr().err

@@ -236,6 +236,8 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=Options.detector_threshold)
     parser.add_argument("--least-height", type=float, default=64, help="of people in photographs that count, pixels")
     args = parser.parse_args()
+    if not args.pool and not args.labels:
+        parser.error("say what to judge it by: --pool, --labels, or both")
     net = load_detector(args.weights)
     if args.pool:
         pools = (ScenePool.load(args.pool, name) for name in ("test", "test_empty", "test_close"))

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from dwpose_core.skeleton import PARTS
 
+from ..command import at_least_one
 from . import camera as cam
 from .accessories import accessories
 from .beards import Beards
@@ -178,10 +179,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--people", type=int, default=24)
+    parser.add_argument("--people", type=at_least_one, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--longest", type=int, default=640, help="longer side of a photograph, pixels")
+    parser.add_argument("--longest", type=at_least_one, default=640, help="longer side of a photograph, pixels")
     parser.add_argument("--layers", action="store_true", help="single people on transparent ground")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer, pixels")
     parser.add_argument("--accessories", action="store_true", help="layers with glasses, beards, bags, as photographs")
@@ -191,6 +192,10 @@ def main() -> None:
         kinds.add_argument(f"--{flag}", action="store_const", const=flag, dest="framings", help=text)
     parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
     args = parser.parse_args()
+    if not 0 <= args.captured <= 1:
+        parser.error(f"--captured is a share, from 0 to 1, not {args.captured}")
+    if min(args.size) < 16:
+        parser.error(f"--size is WIDTH HEIGHT in pixels, at least 16, not {args.size[0]} {args.size[1]}")
     if not args.layers and (args.accessories or args.framings != "usual"):
         parser.error("--accessories, --close-ups and --hands choose what layers show; add --layers, or leave them out")
     job = (args.assets, args.out, args.people, args.seed, args.workers)

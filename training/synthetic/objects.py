@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..command import at_least_one
 from .camera import Camera
 from .fabrics import random_cloth
 from .items import Item, Material
@@ -214,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=1500)
+    parser.add_argument("--count", type=at_least_one, default=1500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..command import at_least_one
 from .backgrounds import Backgrounds
 from .composite import CLOSE, CROWDED, MILD, PARTIAL, QUIET, STRONG, TUMBLING, VACANT, Disturbance, composite
 from .layer_store import LayerStore, read_objects
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="train")
-    parser.add_argument("--count", type=int, default=40000)
+    parser.add_argument("--count", type=at_least_one, default=40000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(144, 192), metavar=("W", "H"))
     parser.add_argument("--workers", type=int, default=os.cpu_count())

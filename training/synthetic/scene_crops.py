@@ -23,6 +23,7 @@ import numpy as np
 
 from dwpose_core.skeleton import FLIP_INDICES, NUM_KEYPOINTS
 
+from ..command import at_least_one
 from .coco import seen_box
 from .composite import BOX_PADDING, Crop, draw_jitter, similarity, warp
 from .labels import HIDDEN, OUTSIDE, VISIBLE
@@ -200,7 +201,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, required=True, help="folder written by training.synthetic.generate")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="scenes")
-    parser.add_argument("--count", type=int, default=20000)
+    parser.add_argument("--count", type=at_least_one, default=20000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(144, 192), metavar=("W", "H"))
     parser.add_argument("--workers", type=int, default=os.cpu_count())

@@ -19,6 +19,7 @@ import numpy as np
 
 from dwpose_core.skeleton import PARTS
 
+from ..command import at_least_one
 from .coco import PART_FIELDS, SKELETON
 from .labels import OUTSIDE, VISIBLE
 
@@ -101,6 +102,8 @@ def scene_pictures(folder: Path, count: int, size: tuple[int, int], show: str, i
     """
     content = json.loads((folder / "annotations.json").read_text())
     images = {entry["id"]: entry for entry in content["images"]}
+    if unknown := sorted(set(ids) - images.keys()):
+        raise ValueError(f"{folder} has no image with the id {unknown[0]}; its ids are {min(images)} to {max(images)}")
     pictures = []
     for entry in [images[k] for k in ids] if ids else content["images"][:count]:
         image = cv2.cvtColor(cv2.imread(str(folder / "images" / entry["file_name"])), cv2.COLOR_BGR2RGB)
@@ -141,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--assets", type=Path)
     parser.add_argument("--objects", type=Path)
-    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--count", type=at_least_one, default=24)
     parser.add_argument("--columns", type=int, default=6)
     parser.add_argument("--scenes", type=int, nargs="+", default=[], metavar="ID", help="image ids; default: the first")
     parser.add_argument("--show", choices=("labels", "bare", "both"), default="labels", help="of photographs")
