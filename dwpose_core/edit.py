@@ -85,6 +85,9 @@ def fit(people: People, size: tuple[int, int], how: str = "stretch") -> People:
         how: "stretch" scales each axis by itself; "crop" and "pad" keep the shape of people and put the middle of the
             image in the middle: "crop" fills the size and cuts what is too much (as ComfyUI crops hints), "pad" shows
             all of the image.
+
+    Raises:
+        ValueError: for another way.
     """
     old, new = (np.float32((side[1], side[0])) for side in (people.image_size, size))
     factor = new / old
