@@ -18,7 +18,6 @@ from training.synthetic.camera import frame_photo, random_camera
 from training.synthetic.composite import _loose, similarity, warp
 from training.synthetic.scenes import SCENE_STREAM
 from training.synthetic.staging import Plan, draw_plan, place_camera
-from training.synthetic.workers import Workers
 
 
 def test_the_camera_does_not_hang_on_the_plan():
@@ -112,11 +111,6 @@ def test_shrinking_keeps_what_is_drawn_at_its_point(scale):
     rows, columns = np.indices(small.shape)
     found = np.array(((small * columns).sum(), (small * rows).sum())) / small.sum()
     np.testing.assert_allclose(found, np.array((173, 228)) * scale, atol=0.15)
-
-
-def test_a_worker_that_cannot_start_says_why():
-    with pytest.raises(FileNotFoundError, match="nowhere"), Workers(1, open, ("nowhere.txt",)) as pool:
-        list(pool.imap(print, [1, 2]))
 
 
 def test_a_folder_is_continued_as_it_was_begun(tmp_path):

@@ -23,7 +23,7 @@ from training.synthetic.coco import annotation
 from training.synthetic.labels import HIDDEN, OCCLUDED, OUTSIDE, VISIBLE
 from training.synthetic.scenes import NOBODY, Canvas, PersonLabel
 from training.synthetic.shadows import looking_along
-from training.synthetic.staging import CLEAR, FARTHEST, Plan, draw_plan, place_camera, place_others
+from training.synthetic.staging import CLEAR, FARTHEST, Plan, draw_plan, place_another, place_camera
 
 SEED = 11
 LONGEST = 224
@@ -184,8 +184,10 @@ def test_cameras_stand_above_the_ground_and_off_the_body(framing):
         assert (-camera.rotation.T @ camera.shift)[1] > 0
         assert camera.project(skin)[1].min() >= CLEAR - 0.3
         assert distance <= FARTHEST
-        places = place_others(plan, camera, distance, rng)
-        assert len(places) == 4 and all(place[1] == 0 for place in places)
+        places = [np.zeros(3)]
+        for _ in range(3):
+            places.append(place_another(plan, places, camera, distance, rng))
+        assert all(place[1] == 0 for place in places)
 
 
 @pytest.mark.parametrize(

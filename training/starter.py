@@ -295,7 +295,7 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         if wanted and not (out / "pool" / f"{name}.npz").is_file():
             sources = (out / folder, out / "objects", args.assets)
             build_pool(*sources, out / "pool", name, count, seed, size, args.workers, disturb)
-    scene_pools = (("scenes", "scenes", 2 * in_scenes), ("test_scenes", "held_out_scenes", HELD_OUT))
+    scene_pools = (("scenes", "scenes", 3 * in_scenes), ("test_scenes", "held_out_scenes", HELD_OUT))
     for name, folder, count in scene_pools:
         if not (out / "pool" / f"{name}.npz").is_file():
             build_scene_pool(out / folder, out / "pool", name, count, args.seed + 6, size, args.workers)

@@ -48,14 +48,14 @@ SMALL = (*MOSTLY, ("quiet", 0.25))
 LARGE = (*MOSTLY, ("quiet", 0.3), ("vacant", 0.9))
 # For who has learnt the others: hidden limbs, people who lie or hang, neighbours, parts of people, hands.
 HARD = (
-    ("scenes", 3.0),
+    ("scenes", 5.0),
     ("strong", 1.5),
     ("crowded", 1.0),
     ("partial", 1.5),
     ("tumbling", 0.8),
     ("mild", 0.5),
     ("close", 2.0),
-    ("hands", 3.0),
+    ("hands", 2.0),
     ("quiet", 0.3),
     ("vacant", 0.8),
 )

@@ -8,11 +8,13 @@ third-party terms.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from .body import BodyModel, Local, Shape
+from .contact import OwnBody, along_arm
 from .hands import draw_hand, pick, pose_hand
 from .motion import MotionLibrary
 from .rotations import X, Y, Z, euler_degrees, frame, turn, two_bone
@@ -68,6 +70,8 @@ ARM_STYLES = {
     "any": (0.06, "shoulder", (0.45, -0.05, 0.35), 0.45, (0.7, -0.6, -0.6)),
 }
 AWAY = ("forward", "sideways", "wave", "overhead", "face", "any")  # arms that hold a hand away from the body
+REACH = 1.12  # arm lengths; who is farther away is not reached for
+WAYS_OUT = 4  # steps that an arm is given to leave the body
 LAP_SHARE = 0.4  # of arms in seated poses that rest on the own thigh
 PROPPED = {"recline": 0.6, "floor": 0.25}  # share of those who lean on both hands, at their sides or behind them
 
@@ -116,6 +120,7 @@ class PoseSampler:
             raise ValueError(f"the share of captured poses must lie in 0..1, got {captured}")
         self.model = model
         self.captured = captured
+        self.own_body = OwnBody(model)
         self.motion = MotionLibrary(model, assets) if captured else None
         self.files = {path.stem: read_pose_file(path) for path in sorted((assets / "bvh").glob("*.bvh"))}
 
@@ -147,6 +152,32 @@ class PoseSampler:
         for side, sign in SIDES:
             pose_hand(local, draw_hand(rng), shape, self.model.bone, side, sign)
         return local, world, style
+
+    def reach(
+        self,
+        shape: Shape,
+        local: Local,
+        world: Local,
+        wrists: dict[str, np.ndarray],
+        rng: np.random.Generator,
+    ) -> None:
+        """Bring wrists (side -> (3,) dm in the axes of the pose) of a drawn pose elsewhere, if they can get there."""
+        rotations, positions = self.model.forward_kinematics(shape, local, world)
+        bone = self.model.bone
+        chest = rotations[bone["spine01"]]
+        self.own_body.settle(shape, rotations, positions)
+        for side, sign in SIDES:
+            if side not in wrists:
+                continue
+            shoulder, target = positions[bone[f"upperarm01.{side}"]], wrists[side]
+            names = [f"{part}.{side}" for part in ("upperarm01", "lowerarm01", "wrist")]
+            length = sum(np.linalg.norm(shape.heads[bone[b]] - shape.heads[bone[a]]) for a, b in pairwise(names))
+            if np.linalg.norm(target - shoulder) > REACH * length:
+                continue
+            behind = (target - shoulder) @ chest[:, 2] < 0
+            pole = chest @ (np.array((sign * 0.8, -0.5, -0.8 if behind else -0.2)) + rng.normal(0, 0.2, 3))
+            self._bend_arm(local, world, shape, side, shoulder, target, pole, rng, clear=True)
+            pose_hand(local, draw_hand(rng), shape, bone, side, sign)
 
     def _captured(self, shape: Shape, rng: np.random.Generator, reaching: bool) -> tuple[Local, Local]:
         local, world = self.motion.sample(shape, rng)
@@ -212,12 +243,15 @@ class PoseSampler:
         def at(name: str) -> np.ndarray:
             return positions[bone[name]]
 
-        targets = {}
+        targets, pocketed = {}, set()
         for side, sign in SIDES:
             other = "R" if side == "L" else "L"
             outward = np.array((sign, 1.0, 1.0))
             length = np.linalg.norm(shape.heads[bone[f"wrist.{side}"]] - shape.heads[bone[f"upperarm01.{side}"]]) * 1.08
-            _, anchor, offset, spread, pole = ARM_STYLES[both if alike else pick(styles, rng)]
+            arm = both if alike else pick(styles, rng)
+            _, anchor, offset, spread, pole = ARM_STYLES[arm]
+            if arm == "pocket":
+                pocketed.add(side)
             offset = np.array(offset) + rng.normal(0, spread, 3)
             centre = {
                 "shoulder": at(f"upperarm01.{side}"),
@@ -229,6 +263,7 @@ class PoseSampler:
             target = centre + chest @ (outward * offset * (length if anchor == "shoulder" else 1.0))
             resting = style in ("sit", "crossed", "floor", "squat") and both != "propped"
             if resting and not reaching and rng.random() < LAP_SHARE:
+                pocketed.discard(side)
                 thigh = rng.uniform(0.45, 0.95)
                 target = (1 - thigh) * at(f"upperleg01.{side}") + thigh * at(f"lowerleg01.{side}")
                 target = target + chest @ np.array((0.0, 0.9, 0.3))
@@ -237,19 +272,42 @@ class PoseSampler:
             lift = np.clip((target - at(f"upperarm01.{side}")) @ chest[:, 1] / length, 0, 1)
             local[f"clavicle.{side}"] = turn(Z, sign * (0.45 * lift + rng.normal(0.03, 0.06)))
         rotations, positions = self.model.forward_kinematics(shape, local, {})
+        self.own_body.settle(shape, rotations, positions)
         for side, _ in SIDES:
-            names = [f"{part}.{side}" for part in ("upperarm01", "lowerarm01", "wrist")]
-            rest = [shape.heads[bone[name]] for name in names]
-            rest_upper, rest_fore = rest[1] - rest[0], rest[2] - rest[1]
-            lengths = float(np.linalg.norm(rest_upper)), float(np.linalg.norm(rest_fore))
-            upper, fore = two_bone(at(names[0]), targets[side][0], lengths, targets[side][1])
-            # The elbow is a hinge: both bones turn so that the plane of the bend goes along.
-            world[names[0]] = world[f"upperarm02.{side}"] = frame(upper, fore) @ frame(rest_upper, rest_fore).T
-            elbow = frame(fore, upper) @ frame(rest_fore, rest_upper).T
-            twist = np.clip(rng.normal(0, 0.6), -1.3, 1.3)
-            world[names[1]] = elbow
-            world[f"lowerarm02.{side}"] = turn(fore, twist / 2) @ elbow
-            local[names[2]] = elbow_to_wrist(elbow, fore, twist)
+            shoulder = at(f"upperarm01.{side}")
+            self._bend_arm(local, world, shape, side, shoulder, *targets[side], rng, side not in pocketed)
+
+    def _bend_arm(
+        self,
+        local: Local,
+        world: Local,
+        shape: Shape,
+        side: str,
+        shoulder: np.ndarray,
+        target: np.ndarray,
+        pole: np.ndarray,
+        rng: np.random.Generator,
+        clear: bool,
+    ) -> None:
+        """Bring a wrist to `target`, the elbow toward `pole`; `clear` keeps forearm and hand out of the own body."""
+        names = [f"{part}.{side}" for part in ("upperarm01", "lowerarm01", "wrist")]
+        rest = [shape.heads[self.model.bone[name]] for name in names]
+        rest_upper, rest_fore = rest[1] - rest[0], rest[2] - rest[1]
+        lengths = float(np.linalg.norm(rest_upper)), float(np.linalg.norm(rest_fore))
+        upper, fore = two_bone(shoulder, target, lengths, pole)
+        for _ in range(WAYS_OUT if clear else 0):
+            wrist = shoulder + lengths[0] * upper + lengths[1] * fore
+            step = self.own_body.way_out(along_arm(wrist, fore))
+            if step is None:
+                break
+            upper, fore = two_bone(shoulder, wrist + step, lengths, pole)
+        # The elbow is a hinge: both bones turn so that the plane of the bend goes along.
+        world[names[0]] = world[f"upperarm02.{side}"] = frame(upper, fore) @ frame(rest_upper, rest_fore).T
+        elbow = frame(fore, upper) @ frame(rest_fore, rest_upper).T
+        twist = np.clip(rng.normal(0, 0.6), -1.3, 1.3)
+        world[names[1]] = elbow
+        world[f"lowerarm02.{side}"] = turn(fore, twist / 2) @ elbow
+        local[names[2]] = elbow_to_wrist(elbow, fore, twist)
 
 
 def elbow_to_wrist(elbow: np.ndarray, fore: np.ndarray, twist: float) -> np.ndarray:

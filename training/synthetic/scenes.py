@@ -19,9 +19,10 @@ from dwpose_core.skeleton import PARTS
 from .accessories import accessories
 from .backgrounds import Backgrounds
 from .beards import Beards
-from .body import BodyModel, Posed, Shape
+from .body import BodyModel, Local, Posed, Shape
 from .camera import Camera
 from .clothes import Wardrobe
+from .company import TOGETHER, Meeting, draw_meeting
 from .composite import Disturbance, photometric
 from .fabrics import muted
 from .items import Item
@@ -31,7 +32,7 @@ from .poses import PoseSampler
 from .props import PropMaker, lowest, moved
 from .render import Renderer
 from .rotations import Y, turn
-from .staging import Plan, beyond_camera, draw_plan, heading, place_camera, place_others
+from .staging import SHOULDER_WIDTH, Plan, apart, beyond_camera, draw_plan, heading, place_another, place_camera
 
 # Last parts of what generators are seeded with; actors have 1 and up, files 100, crops 200. Never 0: to NumPy the seeds
 # (a, b) and (a, b, 0) are the same, and a camera drawn from the numbers of the plan hangs on the plan.
@@ -41,6 +42,7 @@ NOBODY, THING = -1, -2  # in the map of who is seen where
 DISTURBANCE = Disturbance(convolved=0.05, photometric=0.7)
 SEATED = ("sit", "crossed", "sit01")
 HOLDING, ON_BOARDS = 0.13, 0.05  # share of hands that hold something, of people on skis, skateboards, surfboards
+SUITABLE = 10  # poses drawn for one in which somebody can meet somebody
 LEAST_SEEN = 30  # pixels; whoever shows less gets no label
 NO_LIMIT = np.array((-1e6, -1e6, 1e6, 1e6))
 
@@ -156,14 +158,15 @@ class SceneGenerator:
         """Draw a scene. `alone` leaves out everybody and everything but that person (same place, light, camera)."""
         plan = self.plan(seed, number)
         rng = np.random.default_rng((seed, number, SCENE_STREAM))
-        actors = []
-        for slot in range(plan.people):
-            shape = self._shape(seed, number // SCENES_PER_CAST, slot)
-            actors.append(self._actor(shape, np.random.default_rng((seed, number, slot + 1))))
+        actors = [self._actor(seed, number, 0)] if plan.people else []
         subject = actors[0] if actors else None
         camera, distance = place_camera(plan, subject and subject.skin, subject and subject.points, rng)
-        places = place_others(plan, camera, distance, rng)
-        actors = [_at(actor, place) for actor, place in zip(actors, places, strict=False)]
+        places = [np.zeros(3)]
+        for slot in range(1, plan.people):
+            meeting = self._meeting(plan, actors, places, rng)
+            place = meeting.place if meeting else place_another(plan, places, camera, distance, rng)
+            actors.append(_at(self._actor(seed, number, slot, meeting), place))
+            places.append(place)
         actors = [a for a in actors if not beyond_camera(a.skin, camera)]
         things = self._things(camera, distance, rng)
         room, background, light = self._surroundings(plan, camera, actors, rng)
@@ -173,23 +176,39 @@ class SceneGenerator:
         image, people = self._picture(plan, camera, actors, things, room, background, light, rng)
         return Scene(image, people, plan)
 
-    def _actor(self, shape: Shape, rng: np.random.Generator) -> Actor:
+    def _meeting(
+        self, plan: Plan, actors: list[Actor], places: list[np.ndarray], rng: np.random.Generator
+    ) -> Meeting | None:
+        """What the next person does with one of `actors`; None where there is nothing, or no room."""
+        if not plan.close or rng.random() >= TOGETHER:
+            return None
+        other = int(rng.integers(len(actors)))
+        meeting = draw_meeting(actors[other].points, rng)
+        rest = [place for k, place in enumerate(places) if k != other]
+        return meeting if meeting and apart(meeting.place, rest) >= SHOULDER_WIDTH * 0.9 else None
+
+    def _actor(self, seed: int, number: int, slot: int, meeting: Meeting | None = None) -> Actor:
         """A dressed, posed person at the origin, on the ground or in the air, with a seat where the pose needs one."""
-        shape = self.model.random_expression(shape, rng)
-        local, world, style = self.poses.sample(shape, rng)
-        posed = self.model.pose(shape, local, world)
+        rng = np.random.default_rng((seed, number, slot + 1))
+        shape = self.model.random_expression(self._shape(seed, number // SCENES_PER_CAST, slot), rng)
+        for _ in range(SUITABLE if meeting else 1):
+            local, world, style = self.poses.sample(shape, rng)
+            posed = self.model.pose(shape, local, world)
+            if meeting and meeting.suits(self.rules.locate(shape, posed)):
+                posed = self._reaching(shape, local, world, posed, meeting, rng)
+                break
         items = self.wardrobe.dress(shape, posed, lambda points: points, rng)
         points, skin = self.rules.locate(shape, posed), posed.vertices[self.model.skin_vertices]
         items = muted(items + self.beards.grow(shape, posed, rng) + accessories(points, skin, rng), rng)
         hips, chest = points[11:13].mean(0), points[5:7].mean(0)
         upright = (chest - hips)[1] > 0.75 * np.linalg.norm(chest - hips)
         boards = []
-        if rng.random() < ON_BOARDS and style not in SEATED:
+        if not meeting and rng.random() < ON_BOARDS and style not in SEATED:
             boards = self.props.boards(points[PARTS["foot"]].reshape(2, 3, 3), rng)
         height = -lowest(items + boards)
-        if rng.random() < 0.05 or (style.startswith("fly") and rng.random() < 0.6):
+        if not meeting and (rng.random() < 0.05 or (style.startswith("fly") and rng.random() < 0.6)):
             height += rng.uniform(0.5, 6.0)  # a jump
-        spin = heading(rng)
+        spin = meeting.spin if meeting else heading(rng)
         lift = spin @ (-hips * (1, 0, 1)) + height * Y
         props = boards + (self._seat(posed, hips, height, rng) if style in SEATED and upright else [])
         for part in ("left_hand", "right_hand"):
@@ -199,6 +218,23 @@ class SceneGenerator:
         return Actor(
             moved(items, spin, lift), points @ spin.T + lift, skin @ spin.T + lift, style, moved(props, spin, lift)
         )
+
+    def _reaching(
+        self,
+        shape: Shape,
+        local: Local,
+        world: Local,
+        posed: Posed,
+        meeting: Meeting,
+        rng: np.random.Generator,
+    ) -> Posed:
+        """The person with the hands where `meeting` has them; `local` and `world` change in place."""
+        hips = self.rules.locate(shape, posed)[11:13].mean(0)
+        ground = posed.vertices[self.model.skin_vertices, 1].min()
+        stands = np.array((hips[0], ground, hips[2]))  # what comes to lie at `meeting.place`
+        wrists = {side: (at - meeting.place) @ meeting.spin + stands for side, at in meeting.wrists.items()}
+        self.poses.reach(shape, local, world, wrists, rng)
+        return self.model.pose(shape, local, world)
 
     def _seat(self, posed: Posed, hips: np.ndarray, height: float, rng: np.random.Generator) -> list[Item]:
         """Below the buttocks, in the person's own axes; its feet end at the ground."""

@@ -102,23 +102,27 @@ def place_camera(
     return Camera(rotation, shift, (-half_width, half_width, -half_height, half_height)), float(distance)
 
 
-def place_others(plan: Plan, camera: Camera, distance: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """Ground positions (3,) of everybody, the subject first."""
-    taken = [np.zeros(3)]
+def place_another(
+    plan: Plan, taken: list[np.ndarray], camera: Camera, distance: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Ground position (3,) of somebody beside those who stand at `taken`."""
     eye = -camera.rotation.T @ camera.shift
-    for _ in range(1, plan.people):
-        for _attempt in range(12):
-            if plan.close:
-                beside = taken[rng.integers(len(taken))]
-                place = beside + turn(Y, rng.uniform(-np.pi, np.pi)) @ Z * rng.uniform(SHOULDER_WIDTH, 9.0)
-            else:
-                depth = np.exp(rng.uniform(np.log(max(6.0, 0.5 * distance)), np.log(min(FARTHEST, 3 * distance + 40))))
-                across = camera.window[1] * depth * rng.uniform(-1.05, 1.05)
-                place = np.array((eye[0] + across, 0.0, eye[2] - depth))
-            if min(np.linalg.norm(place - other) for other in taken) >= SHOULDER_WIDTH * 0.9:
-                break
-        taken.append(place)
-    return taken
+    for _attempt in range(12):
+        if plan.close:
+            beside = taken[rng.integers(len(taken))]
+            place = beside + turn(Y, rng.uniform(-np.pi, np.pi)) @ Z * rng.uniform(SHOULDER_WIDTH, 9.0)
+        else:
+            depth = np.exp(rng.uniform(np.log(max(6.0, 0.5 * distance)), np.log(min(FARTHEST, 3 * distance + 40))))
+            across = camera.window[1] * depth * rng.uniform(-1.05, 1.05)
+            place = np.array((eye[0] + across, 0.0, eye[2] - depth))
+        if apart(place, taken) >= SHOULDER_WIDTH * 0.9:
+            break
+    return place
+
+
+def apart(place: np.ndarray, others: list[np.ndarray]) -> float:
+    """dm to the nearest of `others`."""
+    return min((float(np.linalg.norm(place - other)) for other in others), default=np.inf)
 
 
 def beyond_camera(positions: np.ndarray, camera: Camera) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event, Semaphore
 
 import cv2
 import numpy as np
@@ -168,25 +167,6 @@ def stream(
 
     Workers run at most AHEAD results each before whoever takes them; leaving the context ends them.
     """
-    room, closed = Semaphore(workers * AHEAD), Event()
-
-    def tasks() -> Iterator[tuple[str, int, int]]:
-        for number in range(first, last):
-            room.acquire()
-            if closed.is_set():
-                return
-            yield method, seed, number
-
-    def results(pool) -> Iterator:
-        for result in pool.imap(make, tasks(), chunksize=1):
-            room.release()
-            yield result
-
-    pool = Workers(workers, start, (maker, arguments))
-    try:
-        yield results(pool)
-    finally:
-        closed.set()
-        room.release()  # the pool's own thread may wait for it
-        pool.terminate()
-        pool.join()
+    with Workers(workers, start, (maker, arguments)) as pool:
+        tasks = ((method, seed, number) for number in range(first, last))
+        yield pool.imap(make, tasks, ahead=AHEAD)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.pool import Pool
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+AHEAD = 4  # chunks per process that may be done, or wait to be done, before their results are taken
+DEATHS = 3  # of processes, in a row
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")  # the last one is Mesa's llvmpipe
 
 
@@ -22,45 +28,121 @@ def limit_threads() -> None:
         os.environ.setdefault(variable, "1")
 
 
-class Workers(Pool):
+class Workers:
     """Fresh processes (an OpenGL context does not survive a fork), each set up with `start(*arguments)`.
 
-    What goes wrong in `start` is raised from `imap` and `imap_unordered`: a plain Pool would begin another process, and
-    another one, for ever.
+    What goes wrong in `start` or in a task is raised where its result is taken. A process that dies (out of memory, a
+    crash in the OpenGL driver) is replaced, and what it was at is done again, so tasks must bear that; DEATHS deaths
+    without a result between them are too many. None outlives the process that made them. Leaving the context ends
+    them after what they are at.
     """
 
     def __init__(self, workers: int, start: Callable, arguments: tuple):
         limit_threads()
-        super().__init__(workers, _begin, (start, arguments), context=get_context("spawn"))
+        self.workers, self.setup = workers, (start, arguments)
+        self.executor = self._fresh()
 
-    def imap(self, func: Callable, iterable: Iterable, chunksize: int = 1) -> Iterator:
-        return super().imap(Task(func), iterable, chunksize)
+    def __enter__(self) -> Workers:
+        return self
 
-    def imap_unordered(self, func: Callable, iterable: Iterable, chunksize: int = 1) -> Iterator:
-        return super().imap_unordered(Task(func), iterable, chunksize)
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End them; whoever waits for a result gets no more."""
+        self.executor.shutdown(cancel_futures=True)
+
+    def imap(self, func: Callable, tasks: Iterable, chunksize: int = 1, ahead: int = AHEAD) -> Iterator:
+        """What `func` returns for each of `tasks`, in order. Processes are at it before the first result is asked for.
+
+        Args:
+            chunksize: tasks that one process does in a row.
+            ahead: chunks per process that may wait, done or not, before their results are taken.
+
+        Raises:
+            RuntimeError: when processes die again and again.
+        """
+        return self._begun(func, tasks, chunksize, ahead, in_order=True)
+
+    def imap_unordered(self, func: Callable, tasks: Iterable, chunksize: int = 1) -> Iterator:
+        """The same as they are ready."""
+        return self._begun(func, tasks, chunksize, AHEAD, in_order=False)
+
+    def _begun(self, *job: Any, in_order: bool) -> Iterator:
+        results = self._results(*job, in_order)
+        next(results, None)  # a generator does nothing before
+        return results
+
+    def _fresh(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, self.setup)
+
+    def _results(self, func: Callable, tasks: Iterable, chunksize: int, ahead: int, in_order: bool) -> Iterator:
+        chunks = iter(partial(_take, iter(tasks), chunksize), [])
+        pending: list[tuple[Future | None, list]] = []  # None: to be given to a process
+        deaths, begun = 0, False
+        while True:
+            pending += [(None, chunk) for chunk in islice(chunks, self.workers * ahead - len(pending))]
+            if not pending:
+                return
+            try:
+                pending = [(future or self.executor.submit(_run, func, chunk), chunk) for future, chunk in pending]
+                if not begun:
+                    begun = True
+                    yield None
+                if not in_order:
+                    wait([future for future, _ in pending], return_when=FIRST_COMPLETED)
+                    pending.sort(key=lambda job: not job[0].done())
+                results = pending[0][0].result()
+            except BrokenProcessPool:
+                deaths += 1
+                if deaths == DEATHS:
+                    raise RuntimeError(
+                        f"worker processes died {DEATHS} times in a row, at {pending[0][1][0]!r} or beside it; "
+                        "is there enough memory for as many workers?"
+                    ) from None
+                warnings.warn("a worker process died; what it was at is done again", RuntimeWarning, stacklevel=3)
+                self.executor.shutdown()
+                self.executor = self._fresh()
+                pending = [(None if _is_lost(future) else future, chunk) for future, chunk in pending]
+                continue
+            except CancelledError:
+                return
+            deaths = 0
+            del pending[0]
+            yield from results
+
+
+def _take(tasks: Iterator, count: int) -> list:
+    return list(islice(tasks, count))
+
+
+def _is_lost(future: Future | None) -> bool:
+    return future is None or isinstance(future.exception(), BrokenProcessPool)
 
 
 _failure: Exception | None = None  # of this process's start
 
 
 def _begin(start: Callable, arguments: tuple) -> None:
+    """Set up a worker; an exception here would be lost, and `_run` raises it."""
     global _failure
+    Thread(target=_end_with_parent, daemon=True).start()
     try:
         start(*arguments)
     except Exception as error:
         _failure = error
 
 
-@dataclass(frozen=True)
-class Task:
-    """`func`, in a process that has started well."""
+def _end_with_parent() -> None:
+    """Waits for tasks would go on for ever after a parent that was killed."""
+    parent_process().join()
+    os._exit(1)
 
-    func: Callable
 
-    def __call__(self, argument: Any) -> Any:
-        if _failure is not None:
-            raise _failure
-        return self.func(argument)
+def _run(func: Callable, chunk: list) -> list:
+    if _failure is not None:
+        raise _failure
+    return [func(task) for task in chunk]
 
 
 def fill_pictures(
