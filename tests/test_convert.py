@@ -26,6 +26,16 @@ def detector() -> YOLOX:
     return filled(YOLOX(YOLOXConfig(depth=0.33, width=0.125, depthwise=True)))
 
 
+def test_equal_weights_are_equal_bytes(tmp_path, pose):
+    """The library's own order of the text entries differs from call to call."""
+    text = {f"entry {k}": 'größer "und" kleiner\n' * k for k in range(9)}
+    for number in range(6):
+        save_safetensors(pose, tmp_path / f"{number}.safetensors", dict(sorted(text.items(), reverse=number % 2 == 0)))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert text.items() <= read_metadata(tmp_path / "0.safetensors").items()
+    torch.testing.assert_close(load_pose(tmp_path / "0.safetensors").state_dict(), pose.state_dict(), rtol=0, atol=0)
+
+
 def test_full_disk_leaves_the_old_file(tmp_path, pose, monkeypatch):
     save_safetensors(pose, tmp_path / "a.safetensors")
     before = (tmp_path / "a.safetensors").read_bytes()

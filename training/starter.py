@@ -62,7 +62,7 @@ from .synthetic.objects import generate_objects
 from .synthetic.pool import CropPool, build_pool
 from .synthetic.scene_crops import build_scene_pool
 from .synthetic.scene_set import generate_scenes
-from .synthetic.workers import limit_threads
+from .synthetic.workers import end_with_parent, limit_threads
 
 BATCH = 32  # per process
 LEAST_CROPS = 20 * BATCH  # a twentieth of --crops is undisturbed
@@ -96,6 +96,7 @@ def train(
     stage of the distillation has that as its `teacher`, the first one the file's.
     OUT/metrics.json grows; OUT/state.pt is for going on after a stop.
     """
+    end_with_parent()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     cv2.setNumThreads(1)

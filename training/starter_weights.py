@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from dwpose_core.models.rtmcc import VARIANTS, DWPose
-from dwpose_core.models.weights import load_pose
+from dwpose_core.models.weights import load_pose, write_state
 
 from .growth import enlarged, mean_weights, widened
 
@@ -26,7 +25,7 @@ def save(net: DWPose, path: Path, factor: float = 1.0) -> None:
     """fp16 safetensors, counters left out of the halving. `factor` is what scores were multiplied by since training."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     note = {"model": net.name, "score_factor": repr(factor)}
-    save_file({k: v.contiguous() for k, v in state.items()}, path, metadata=note)
+    write_state(state, path, note)
 
 
 def as_trained(path: Path) -> DWPose:

@@ -60,7 +60,7 @@ from .starter import HELD_OUT, LAYER_SIZE, OBJECTS, average_gradients
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
 from .synthetic.scene_set import generate_scenes
-from .synthetic.workers import limit_threads
+from .synthetic.workers import end_with_parent, limit_threads
 
 LOG_EVERY = 50  # steps; a GPU is also looked at as rarely, because it has to finish its work first
 # Scenes of held-out people, pictures without anybody, close-ups: name, count, people in each, close-up.
@@ -87,6 +87,7 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
         NonFiniteLoss: when the loss becomes infinite or NaN.
         SystemExit: 143 after SIGTERM, once the state is saved.
     """
+    end_with_parent()
     if job.device == "cpu":
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)

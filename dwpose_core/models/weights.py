@@ -285,14 +285,25 @@ def save_safetensors(
     Args:
         metadata: further text entries, such as where the weights come from.
     """
-    from safetensors.torch import save
-
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     text = {
         "format": "pt",
         "name": model.name,
         "config": json.dumps(dataclasses.asdict(model.config)),
         **(metadata or {}),
     }
+    write_state(model.state_dict(), path, text)
+
+
+def write_state(state: State, path: str | Path, text: Mapping[str, str]) -> None:
+    """A .safetensors file of tensors and text entries; whole or not at all, and equal bytes for equal contents."""
+    from safetensors.torch import save
+
+    content = save({key: value.detach().cpu().contiguous() for key, value in state.items()}, dict(text))
+    # The library lists the text in the order of a hash table, which is another one each time.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(text.items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    ordered += b" " * (-len(ordered) % 8)  # tensors start at multiples of eight bytes
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(state, text))
+        temporary.write_bytes(len(ordered).to_bytes(8, "little") + ordered + content[end:])

@@ -28,6 +28,13 @@ def limit_threads() -> None:
         os.environ.setdefault(variable, "1")
 
 
+def end_with_parent() -> None:
+    """From now on a spawned process ends with the one that spawned it, even if that is killed."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 class Workers:
     """Fresh processes (an OpenGL context does not survive a fork), each set up with `start(*arguments)`.
 
@@ -126,17 +133,11 @@ _failure: Exception | None = None  # of this process's start
 def _begin(start: Callable, arguments: tuple) -> None:
     """Set up a worker; an exception here would be lost, and `_run` raises it."""
     global _failure
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         start(*arguments)
     except Exception as error:
         _failure = error
-
-
-def _end_with_parent() -> None:
-    """Waits for tasks would go on for ever after a parent that was killed."""
-    parent_process().join()
-    os._exit(1)
 
 
 def _run(func: Callable, chunk: list) -> list:
