@@ -85,6 +85,19 @@ def test_the_better_stage_is_what_ships(tmp_path, monkeypatch, strong, kept):
     torch.testing.assert_close(shipped, nets[kept].head.cls_x.weight.half().to(shipped))
 
 
+@pytest.mark.parametrize(("before", "kept"), [(0.9, "teacher"), (0.1, "stage2")])
+def test_a_head_that_is_worse_than_its_teacher_is_not_kept(tmp_path, teacher, monkeypatch, before, kept):
+    monkeypatch.setattr(starter, "calibrate", lambda net, pool: 1.0)
+    monkeypatch.setattr(starter, "measure", lambda net, pool: {"body_pck": before})
+    write_pool(noise_pool(), tmp_path / "pool", "test_strong")
+    save(build_network("debug", (64, 64)), tmp_path / "debug.safetensors")
+    nets = {"teacher": load_pose(teacher), "stage2": load_pose(tmp_path / "debug.safetensors")}
+    (tmp_path / "metrics.json").write_text(json.dumps([{"kind": "stage2", "strong": {"body_pck": 0.5}}]))
+    finish("debug", tmp_path, [], teacher)
+    shipped = load_pose(tmp_path / "debug.safetensors").head.cls_x.weight
+    torch.testing.assert_close(shipped, nets[kept].head.cls_x.weight)
+
+
 def test_a_network_is_taught_by_larger_ones_or_by_itself(tmp_path):
     assert [phase.kind for phase in phases_of("dwpose-t", True, "dwpose-s")] == ["stage1", "stage2"]
     (alone,) = phases_of("dwpose-s", True, "dwpose-s")

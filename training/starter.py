@@ -224,18 +224,21 @@ def check_start(
     return tuple(phase.scaled(length) for phase in phases)
 
 
-def finish(network: str, out: Path, earlier: list[Path]) -> None:
+def finish(network: str, out: Path, earlier: list[Path], teacher: Path | None = None) -> None:
     """Average the trained network with `earlier` files, calibrate its scores, note both in metrics.json.
 
     What was trained is kept in OUT/trained.safetensors, so that doing this again gives the same. Of a distillation that
-    is the second stage's network where it beats the first one's.
+    is the second stage's network where it beats the one that it began with: the first stage's, or the `teacher`.
     """
     result, trained = out / f"{network}.safetensors", out / "trained.safetensors"
     if not trained.is_file():
         rows = {row.get("kind"): row for row in json.loads((out / "metrics.json").read_text())}
-        first = out / f"{network}-stage1.safetensors"
-        better = "stage1" in rows and rows["stage1"]["strong"]["body_pck"] > rows["stage2"]["strong"]["body_pck"]
-        shutil.copyfile(first if better else result, trained)
+        before = rows.get("stage1")
+        if before is None and "stage2" in rows:
+            before = {"strong": measure(as_trained(teacher).eval(), CropPool.load(out / "pool", "test_strong"))}
+            save(as_trained(teacher), out / f"{network}-stage1.safetensors")
+        worse = before and before["strong"]["body_pck"] > rows["stage2"]["strong"]["body_pck"]
+        shutil.copyfile(out / f"{network}-stage1.safetensors" if worse else result, trained)
     size = VARIANTS[network].input_size
     net = mean_weights([read_weights(path, network, size) for path in (*earlier, trained)]).eval()
     row = {}
@@ -354,7 +357,7 @@ def main() -> None:
             (out / "state.pt").unlink()
             (out / f"phase{number}.done").touch()
         start = [weights_of(phase, out)]
-    finish(args.network, out, args.mean)
+    finish(args.network, out, args.mean, args.teacher)
 
 
 if __name__ == "__main__":
