@@ -13,7 +13,7 @@ import numpy as np
 
 from dwpose_core.skeleton import PARTS
 
-from .camera import Camera
+from .camera import Camera, draw_yaw
 from .rotations import X, Y, Z, turn
 
 PEOPLE = (0.04, 0.34, 0.23, 0.15, 0.10, 0.08, 0.06)  # share of scenes with 0, 1, ... people
@@ -51,8 +51,8 @@ def draw_plan(rng: np.random.Generator, longest: int) -> Plan:
 
 
 def heading(rng: np.random.Generator) -> np.ndarray:
-    """Rotation about Y: two thirds look roughly at the camera."""
-    return turn(Y, rng.normal(0, 0.65) if rng.random() < 0.65 else rng.uniform(-np.pi, np.pi))
+    """Rotation about Y of somebody in a scene; the camera looks along -Z."""
+    return turn(Y, draw_yaw(rng))
 
 
 def _framed(framing: str, skin: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
