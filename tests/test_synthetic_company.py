@@ -141,3 +141,15 @@ def test_hands_reach_who_they_are_for(model, rules, assets, shape, standing, egl
         off += [np.linalg.norm(points[9 if side == "L" else 10] - goal) for side, goal in meeting.wrists.items()]
     assert met > 30
     assert (np.array(off) < 0.5).mean() > 0.5
+
+
+def test_who_meets_nobody_stands_elsewhere(assets, egl, standing, monkeypatch):
+    """Where no pose suits, somebody is placed as those who have nothing to do with anybody."""
+    from training.synthetic.scenes import SceneGenerator
+
+    generator, meeting = SceneGenerator(assets, 64), draw_meeting(standing, np.random.default_rng(0))
+    met = [generator._actor(5, number, 1, meeting).meets for number in range(6)]
+    assert sum(met) >= 4
+    monkeypatch.setattr(company.Meeting, "suits", lambda self, points: False)
+    assert not generator._actor(5, met.index(True), 1, meeting).meets
+    assert not generator._actor(5, 0, 1).meets

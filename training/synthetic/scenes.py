@@ -56,6 +56,7 @@ class Actor:
     skin: np.ndarray  # (n, 3)
     style: str
     props: list[Item]  # seat and what is in the hands
+    meets: bool  # whether the `meeting` that was asked for is what they do
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,9 @@ class SceneGenerator:
         places = [np.zeros(3)]
         for slot in range(1, plan.people):
             meeting = self._meeting(plan, actors, places, rng)
-            place = meeting.place if meeting else place_another(plan, places, camera, distance, rng)
-            actors.append(_at(self._actor(seed, number, slot, meeting), place))
+            actor = self._actor(seed, number, slot, meeting)
+            place = meeting.place if actor.meets else place_another(plan, places, camera, distance, rng)
+            actors.append(_at(actor, place))
             places.append(place)
         actors = [a for a in actors if not beyond_camera(a.skin, camera)]
         things = self._things(camera, distance, rng)
@@ -197,6 +199,8 @@ class SceneGenerator:
             if meeting and meeting.suits(self.rules.locate(shape, posed)):
                 posed = self._reaching(shape, local, world, posed, meeting, rng)
                 break
+        else:
+            meeting = None
         items = self.wardrobe.dress(shape, posed, lambda points: points, rng)
         points, skin = self.rules.locate(shape, posed), posed.vertices[self.model.skin_vertices]
         items = muted(items + self.beards.grow(shape, posed, rng) + accessories(points, skin, rng), rng)
@@ -216,7 +220,12 @@ class SceneGenerator:
                 grip = points[PARTS[part]][[5, 9, 13, 17, 6, 10]].mean(0)
                 props += moved(self.props.held(rng), np.eye(3), grip)
         return Actor(
-            moved(items, spin, lift), points @ spin.T + lift, skin @ spin.T + lift, style, moved(props, spin, lift)
+            moved(items, spin, lift),
+            points @ spin.T + lift,
+            skin @ spin.T + lift,
+            style,
+            moved(props, spin, lift),
+            meeting is not None,
         )
 
     def _reaching(
