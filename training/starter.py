@@ -233,12 +233,15 @@ def finish(network: str, out: Path, earlier: list[Path], teacher: Path | None = 
     result, trained = out / f"{network}.safetensors", out / "trained.safetensors"
     if not trained.is_file():
         rows = {row.get("kind"): row for row in json.loads((out / "metrics.json").read_text())}
-        before = rows.get("stage1")
+        before, first = rows.get("stage1"), out / f"{network}-stage1.safetensors"
         if before is None and "stage2" in rows:
             before = {"strong": measure(as_trained(teacher).eval(), CropPool.load(out / "pool", "test_strong"))}
-            save(as_trained(teacher), out / f"{network}-stage1.safetensors")
-        worse = before and before["strong"]["body_pck"] > rows["stage2"]["strong"]["body_pck"]
-        shutil.copyfile(out / f"{network}-stage1.safetensors" if worse else result, trained)
+        if not before or before["strong"]["body_pck"] <= rows["stage2"]["strong"]["body_pck"]:
+            shutil.copyfile(result, trained)
+        elif first.is_file():
+            shutil.copyfile(first, trained)
+        else:
+            save(as_trained(teacher), trained)
     size = VARIANTS[network].input_size
     net = mean_weights([read_weights(path, network, size) for path in (*earlier, trained)]).eval()
     row = {}
