@@ -271,7 +271,7 @@ class PoseSampler:
             # A raised arm lifts its shoulder.
             lift = np.clip((target - at(f"upperarm01.{side}")) @ chest[:, 1] / length, 0, 1)
             local[f"clavicle.{side}"] = turn(Z, sign * (0.45 * lift + rng.normal(0.03, 0.06)))
-        rotations, positions = self.model.forward_kinematics(shape, local, {})
+        rotations, positions = self.model.forward_kinematics(shape, local, world)  # captured legs are in `world`
         self.own_body.settle(shape, rotations, positions)
         for side, _ in SIDES:
             shoulder = at(f"upperarm01.{side}")
