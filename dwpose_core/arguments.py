@@ -14,19 +14,25 @@ if TYPE_CHECKING:
     from .preprocessor import DWposeDetector
 
 
+def options_from(args: argparse.Namespace) -> dict:
+    """Keywords of `Options` from the arguments of `cli._add_networks`."""
+    return {
+        "detector_threshold": args.detector_threshold,
+        "detector_size": args.detector_size,
+        "nms_threshold": args.nms_threshold,
+        "keypoint_threshold": args.threshold,
+        "max_people": args.max_people,
+        "flip_test": args.flip_test,
+        "refine": True if args.refine else None,
+        "image_batch": args.batch_size,
+    }
+
+
 def load_networks(args: argparse.Namespace, with_detector: bool = True) -> DWposeDetector:
     """The networks that the options of `cli._add_networks` name."""
     from .preprocessor import DWposeDetector
 
-    options = Options(
-        detector_threshold=args.detector_threshold,
-        nms_threshold=args.nms_threshold,
-        keypoint_threshold=args.threshold,
-        max_people=args.max_people,
-        flip_test=args.flip_test,
-        refine=True if args.refine else None,
-        image_batch=args.batch_size,
-    )
+    options = Options(**options_from(args))
     return DWposeDetector.from_pretrained(
         args.pose,
         args.detector if with_detector and args.detector != "none" else None,

@@ -169,7 +169,8 @@ class OnnxRunner:
         self._dtype = np.float16 if self._input.type == "tensor(float16)" else np.float32
         batch, _, height, width = self._input.shape
         self._fixed_batch = batch if isinstance(batch, int) else None
-        if isinstance(height, int) and isinstance(width, int):
+        self.fixed_size = isinstance(height, int) and isinstance(width, int)
+        if self.fixed_size:
             input_size = (height, width)
         if input_size is None:
             raise ValueError(f"{path} leaves its input size open; pass input_size=(H, W)")

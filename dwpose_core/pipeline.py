@@ -14,7 +14,7 @@ import torch
 
 from . import geometry, simcc
 from .geometry import Image
-from .models.yolox import decode_people
+from .models.yolox import STRIDES, decode_people
 from .people import People
 from .skeleton import NUM_KEYPOINTS
 
@@ -32,6 +32,7 @@ class Options:
 
     detector_threshold: float = 0.3  # person score, exclusive
     nms_threshold: float = 0.45  # IoU up to which two boxes are two people
+    detector_size: int | None = None  # side of its input, px; larger for smaller people; None: that of its weights
     keypoint_threshold: float = 0.3  # score from which a point counts as seen, when a box is made from keypoints
     min_size: float = 0.0  # pixels; detections whose longer side is shorter are dropped
     max_people: int | None = None  # keep the best-scoring boxes of an image
@@ -47,6 +48,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and not (_is_number(value, (int, np.integer)) and value >= 1):
                 raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
+        side = self.detector_size
+        if side is not None and not (_is_number(side, (int, np.integer)) and side > 0 and side % STRIDES[-1] == 0):
+            raise ValueError(f"detector_size must be a multiple of {STRIDES[-1]} pixels, or None; got {side!r}")
         for name, top in (("detector_threshold", 1.0), ("keypoint_threshold", np.inf), ("min_size", np.inf)):
             value = getattr(self, name)
             if not (_is_number(value, (int, float, np.number)) and 0 <= value <= top):
@@ -115,19 +119,36 @@ def estimate_people(
 
 
 def find_boxes(images: list[Image], detector: Runner, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Person boxes (P, 4) xyxy in image pixels and scores (P,) of each image, best first; not clipped to the image."""
-    batch, ratios = geometry.letterbox(images, detector.input_size)
+    """Person boxes (P, 4) xyxy in image pixels and scores (P,) of each image, best first; not clipped to the image.
+
+    Raises:
+        ValueError: for an `options.detector_size` that the detector, an ONNX file of one size, does not take.
+    """
+    size = _detector_input(detector, options)
+    batch, ratios = geometry.letterbox(images, size)
     rgb = torch.as_tensor(batch).to(detector.device).permute(0, 3, 1, 2)
     (raw,) = detector(rgb[:, [2, 1, 0]].float())  # YOLOX was trained on BGR in 0..255
     found = []
-    for (boxes, scores), ratio in zip(
-        decode_people(raw, detector.input_size, options.detector_threshold), ratios, strict=True
-    ):
+    for (boxes, scores), ratio in zip(decode_people(raw, size, options.detector_threshold), ratios, strict=True):
         keep = geometry.nms(boxes, scores, options.nms_threshold)
         boxes, scores = boxes[keep] / ratio, scores[keep]
         large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) >= options.min_size
         found.append((boxes[large], scores[large]))
     return found
+
+
+def _detector_input(detector: Runner, options: Options) -> tuple[int, int]:
+    """(H, W) of what the detector looks at."""
+    if options.detector_size is None:
+        return detector.input_size
+    size = (options.detector_size, options.detector_size)
+    if getattr(detector, "fixed_size", False) and size != tuple(detector.input_size):
+        height, width = detector.input_size
+        raise ValueError(
+            f"detector_size {options.detector_size}: {detector.name} takes {width} x {height} pixels only. Leave "
+            f"detector_size out, or use backend 'torch', which runs the same file at any size."
+        )
+    return size
 
 
 def find_keypoints(

@@ -112,6 +112,16 @@ class DWPoseEstimate(io.ComfyNode):
                     tooltip="Leave out people whose box is smaller than so many pixels on its longer side.",
                 ),
                 fit_input(),
+                io.Int.Input(
+                    "detector_size",
+                    default=0,
+                    min=0,
+                    max=2048,
+                    step=32,
+                    optional=True,
+                    tooltip="Side of the detector's input, pixels, a multiple of 32. Larger finds people who are small "
+                    "in the picture, but is slower. 0: that of its weights.",
+                ),
             ],
             outputs=[
                 io.Image.Output("pose_map", display_name="pose_map", tooltip="The pose map of every frame."),
@@ -149,6 +159,7 @@ class DWPoseEstimate(io.ComfyNode):
         mask=None,
         size_from=None,
         fit="crop",
+        detector_size=0,
     ) -> io.NodeOutput:
         from ..dwpose_core.pipeline import Options
 
@@ -165,6 +176,7 @@ class DWPoseEstimate(io.ComfyNode):
         options = Options(
             detector_threshold=detector_threshold,
             keypoint_threshold=keypoint_threshold,
+            detector_size=detector_size or None,
             nms_threshold=nms_threshold,
             min_size=min_size,
             max_people=max_people or None,
@@ -207,7 +219,7 @@ def estimate(
     from ..dwpose_core.keyframes import KeyframeDetector
     from ..dwpose_core.pipeline import estimate_people
 
-    with model.ready(options.image_batch, options.people_batch) as (pose, detector):
+    with model.ready(options.image_batch, options.people_batch, options.detector_size) as (pose, detector):
         detector = detector if use_detector and boxes is None else None
         keyframes = None
         if detector is not None and detect_every > 1:

@@ -40,15 +40,16 @@ class PoseModel:
             weakref.finalize(self, _give_memory_back, loop).atexit = False
 
     @contextlib.contextmanager
-    def ready(self, images: int, people: int) -> Iterator[tuple]:
+    def ready(self, images: int, people: int, detector_size: int | None = None) -> Iterator[tuple]:
         """Runners (pose, detector) on their device, for batches of that many images and people."""
         networks = [network for network in (self.pose, self.detector) if network is not None]
         patchers = [network.patcher for network in networks if network.patcher is not None]
         if patchers:
-            memory = ACTIVATIONS * max(
-                network.input_bytes * count for network, count in zip(networks, (people, images), strict=False)
-            )
-            mm.load_models_gpu(patchers, memory_required=memory, force_full_load=True)
+            inputs = [self.pose.input_bytes * people]
+            if self.detector is not None and self.detector.patcher is not None:
+                seen = _input_bytes(detector_size, detector_size) if detector_size else self.detector.input_bytes
+                inputs.append(seen * images)
+            mm.load_models_gpu(patchers, memory_required=ACTIVATIONS * max(inputs), force_full_load=True)
         runners = [network.open() for network in networks]
         try:
             yield runners[0], runners[1] if self.detector is not None else None
@@ -64,6 +65,10 @@ def _give_memory_back(loop: asyncio.AbstractEventLoop) -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
     if trim is not None and not loop.is_closed():
         loop.call_soon_threadsafe(loop.call_later, 1.0, trim, 0)
+
+
+def _input_bytes(height: int, width: int) -> int:
+    return 3 * height * width * 4  # float32 RGB
 
 
 class Network:
@@ -90,8 +95,7 @@ class Network:
         for module in self.runner.net.modules():
             # One forward on a CPU takes seconds; this is how the interrupt button works inside of it.
             module.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
-        height, width = self.runner.input_size
-        self.input_bytes = 3 * height * width * 4
+        self.input_bytes = _input_bytes(*self.runner.input_size)
         self.patcher = comfy.model_patcher.ModelPatcher(self.runner.net, load_device=device, offload_device=offload)
 
     def open(self):

@@ -63,6 +63,25 @@ def test_a_batch_gives_the_boxes_of_its_images(shared, nano):
         np.testing.assert_allclose(a, b, atol=1e-2)
 
 
+def test_a_larger_input_finds_smaller_people(shared, nano):
+    """A photograph shrunk to a twentieth, in a corner of a grey picture: found at 1280 pixels and not at 416. An ONNX
+    file of one size says so."""
+    photo = cv2.cvtColor(cv2.imread(str(shared / "data" / "000000000785.jpg")), cv2.COLOR_BGR2RGB)
+    image = np.full_like(photo, 114)
+    small = cv2.resize(photo, None, fx=0.05, fy=0.05, interpolation=cv2.INTER_AREA)
+    image[: small.shape[0], : small.shape[1]] = small
+    ((boxes, _),) = find_boxes([image], nano, Options(detector_size=416))
+    assert len(boxes) == 0
+    large = Options(detector_size=1280)
+    if isinstance(nano, OnnxRunner):
+        with pytest.raises(ValueError, match="detector_size 1280: yolox_nano takes 416 x 416 pixels only"):
+            find_boxes([image], nano, large)
+        return
+    ((whole, _),), ((boxes, _),) = find_boxes([photo], nano, Options()), find_boxes([image], nano, large)
+    assert len(boxes) == len(whole) == 1
+    np.testing.assert_allclose(boxes, whole * 0.05, atol=2)
+
+
 def test_device_letterbox_finds_the_same_people(shared):
     net = TorchRunner(load_detector(shared / "data" / "yolox_nano.onnx"), "cpu")
     image = cv2.cvtColor(cv2.imread(str(shared / "data" / "000000000785.jpg")), cv2.COLOR_BGR2RGB)

@@ -218,3 +218,14 @@ def test_detections_that_are_too_small_or_overlap_are_left_out(comfy, model, mon
 
     assert people() == 2 and people(nms_threshold=0.7) == 3
     assert people(min_size=21) == 1 and people(min_size=20) == 2
+
+
+def test_the_detector_looks_at_a_picture_as_large_as_asked(comfy, model, monkeypatch):
+    pipeline, sizes = sys.modules[f"{comfy.package.__name__}.dwpose_core.pipeline"], []
+    nobody = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    monkeypatch.setattr(pipeline, "decode_people", lambda raw, size, _: sizes.append(size) or [nobody] * len(raw))
+    for inputs in ({}, {"detector_size": 0}, {"detector_size": 96}):
+        run(comfy, "DWPoseEstimate", model=model, image=torch.zeros(1, 64, 64, 3), **inputs)
+    assert sizes == [(416, 416), (416, 416), (96, 96)]
+    with pytest.raises(ValueError, match="multiple of 32"):
+        run(comfy, "DWPoseEstimate", model=model, image=torch.zeros(1, 64, 64, 3), detector_size=100)

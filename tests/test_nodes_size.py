@@ -86,9 +86,11 @@ def test_short_side_and_source_keep_the_image_whole(comfy):
 
 def test_fit_leaves_older_graphs_and_prompts_alone(comfy):
     for node in ("DWPoseEstimate", "DWPoseRender", "DWPoseToMask"):
-        schema = comfy.nodes[node].define_schema()
-        assert schema.inputs[-1].id == "fit"  # widgets of saved graphs are told apart by their place
-        assert schema.inputs[-1].optional  # ... and API prompts from before have no such input
+        names = [one.id for one in comfy.nodes[node].define_schema().inputs]
+        later = comfy.nodes[node].define_schema().inputs[names.index("fit") :]
+        # Widgets of saved graphs are told apart by their place, and API prompts from before have no such inputs.
+        assert [one.id for one in later] == ["fit"] + ["detector_size"] * (node == "DWPoseEstimate")
+        assert all(one.optional for one in later)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,10 @@ def test_max_people_keeps_the_first_boxes(debug):
         ({"detector_threshold": "0.3"}, "detector_threshold"),
         ({"keypoint_threshold": -1}, "keypoint_threshold"),
         ({"min_size": -1}, "min_size"),
+        ({"detector_size": 300}, "detector_size must be a multiple of 32"),
+        ({"detector_size": 0}, "detector_size"),
+        ({"detector_size": 320.0}, "detector_size"),
+        ({"detector_size": True}, "detector_size"),
         ({"refine": "no"}, "refine"),
     ],
 )

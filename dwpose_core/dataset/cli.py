@@ -81,20 +81,11 @@ def add_commands(command, add_networks, add_drawing) -> None:
 
 def config_from(args: argparse.Namespace):
     """`extract.Config` of the parsed options."""
-    from ..arguments import drawing_from, parse_size
+    from ..arguments import drawing_from, options_from, parse_size
     from .plan import Config
     from .sources import detect_format
 
     input_format = detect_format(args.source) if args.input_format == "auto" else args.input_format
-    options = {
-        "detector_threshold": args.detector_threshold,
-        "nms_threshold": args.nms_threshold,
-        "keypoint_threshold": args.threshold,
-        "max_people": args.max_people,
-        "flip_test": args.flip_test,
-        "refine": True if args.refine else None,
-        "image_batch": args.batch_size,
-    }
     steady = {"max_gap": args.max_gap, "min_cutoff": args.min_cutoff, "beta": args.beta, "smooth": not args.no_smooth}
     shard = args.samples_per_shard
     return Config(
@@ -112,7 +103,7 @@ def config_from(args: argparse.Namespace):
         detector=None if args.detector == "none" else args.detector,
         dtype=args.dtype,
         backend=args.backend,
-        options=options,
+        options=options_from(args),
         style=drawing_from(args),
         draw_size=args.draw_size and parse_size(args.draw_size),
         map_format=args.map_format,
