@@ -38,6 +38,14 @@ def assets(shared) -> Path:
 
 
 @pytest.fixture(scope="session")
+def body_model(assets):
+    """The `BodyModel` of the packed assets."""
+    from training.synthetic.body import BodyModel
+
+    return BodyModel(assets)
+
+
+@pytest.fixture(scope="session")
 def egl() -> None:
     """Skips where OpenGL cannot render offscreen."""
     moderngl = pytest.importorskip("moderngl", reason="rendering needs moderngl")

@@ -19,14 +19,6 @@ OBJECTS = [np.full((20, 30, 4), 255, np.uint8)]
 
 
 @pytest.fixture(scope="module")
-def model(assets):
-    pytest.importorskip("scipy", reason="the body model needs scipy")
-    from training.synthetic.body import BodyModel
-
-    return BodyModel(assets)
-
-
-@pytest.fixture(scope="module")
 def generator(assets, egl):
     from training.synthetic.generate import PersonGenerator
 
@@ -80,40 +72,40 @@ def test_a_turn_about_y_takes_z_to_x():
     np.testing.assert_allclose(turn(np.array((0, 1, 0)), np.pi / 2) @ (0, 0, 1), (1, 0, 0), atol=1e-12)
 
 
-def test_rest_pose_moves_nothing(model):
-    shape = model.random_shape(np.random.default_rng(1))
-    posed = model.pose(shape, {}, {})
+def test_rest_pose_moves_nothing(body_model):
+    shape = body_model.random_shape(np.random.default_rng(1))
+    posed = body_model.pose(shape, {}, {})
     np.testing.assert_allclose(posed.vertices, shape.vertices, atol=1e-9)
 
 
-def test_bodies_have_human_sizes(model):
+def test_bodies_have_human_sizes(body_model):
     heights = []
     for seed in range(12):
-        shape = model.random_shape(np.random.default_rng(seed))
-        extent = np.ptp(shape.vertices[model.skin_vertices], axis=0)
+        shape = body_model.random_shape(np.random.default_rng(seed))
+        extent = np.ptp(shape.vertices[body_model.skin_vertices], axis=0)
         heights.append(extent[1])
         assert extent[2] < extent[1] / 2
     assert 8 < min(heights) and max(heights) < 23  # dm: children to very tall adults
 
 
-def test_bones_keep_their_length(model, assets):
+def test_bones_keep_their_length(body_model, assets):
     from training.synthetic.poses import PoseSampler
 
-    sampler = PoseSampler(model, assets)
+    sampler = PoseSampler(body_model, assets)
     rng = np.random.default_rng(2)
-    shape = model.random_shape(rng)
+    shape = body_model.random_shape(rng)
     for _ in range(10):
         local, world, _ = sampler.sample(shape, rng)
-        rotations, positions = model.forward_kinematics(shape, local, world)
+        rotations, positions = body_model.forward_kinematics(shape, local, world)
         np.testing.assert_allclose(np.linalg.det(rotations), 1.0, atol=1e-9)
-        for name, parent in zip(model.bones, model.parents, strict=True):
+        for name, parent in zip(body_model.bones, body_model.parents, strict=True):
             if parent >= 0:
-                i = model.bone[name]
+                i = body_model.bone[name]
                 rest = np.linalg.norm(shape.heads[i] - shape.heads[parent])
                 assert np.linalg.norm(positions[i] - positions[parent]) == pytest.approx(rest, abs=1e-9)
 
 
-def test_who_reclines_leans_on_both_hands(model, assets, monkeypatch):
+def test_who_reclines_leans_on_both_hands(body_model, assets, monkeypatch):
     """Both wrists and the head are behind the hips."""
     from training.synthetic import poses
 
@@ -121,23 +113,23 @@ def test_who_reclines_leans_on_both_hands(model, assets, monkeypatch):
     monkeypatch.setattr(poses, "PROPPED", {"recline": 1.0})
     monkeypatch.setattr(poses, "FILE_SHARE", 0.0)
     monkeypatch.setattr(poses.PoseSampler, "_attitude", lambda self, acrobatic, rng: np.eye(3))
-    sampler, rng = poses.PoseSampler(model, assets), np.random.default_rng(4)
-    shape = model.random_shape(rng)
+    sampler, rng = poses.PoseSampler(body_model, assets), np.random.default_rng(4)
+    shape = body_model.random_shape(rng)
     for _ in range(8):
         local, world, style = sampler.sample(shape, rng)
-        _, positions = model.forward_kinematics(shape, local, world)
-        ahead = {name: positions[model.bone[name], 2] for name in ("wrist.L", "wrist.R", "head", "upperleg01.L")}
+        _, positions = body_model.forward_kinematics(shape, local, world)
+        ahead = {name: positions[body_model.bone[name], 2] for name in ("wrist.L", "wrist.R", "head", "upperleg01.L")}
         hips = ahead.pop("upperleg01.L")
         assert style == "recline" and max(ahead.values()) < hips
 
 
-def test_left_points_are_on_the_left(model, assets):
+def test_left_points_are_on_the_left(body_model, assets):
     """At rest the person looks to +Z, so its left is +X, and mirrored points lie at mirrored places."""
     from training.synthetic.labels import KeypointRules
 
-    rules = KeypointRules(model)
-    shape = model.shape_of(model.morph({}), 0.0)
-    points = rules.locate(shape, model.pose(shape, {}, {}))
+    rules = KeypointRules(body_model)
+    shape = body_model.shape_of(body_model.morph({}), 0.0)
+    points = rules.locate(shape, body_model.pose(shape, {}, {}))
     left = [i for i, name in enumerate(KEYPOINT_NAMES) if name.startswith("left_")]
     assert (points[left, 0] > 0).all()
     np.testing.assert_allclose(points[FLIP_INDICES] * (-1, 1, 1), points, atol=0.06)  # dm

@@ -28,26 +28,21 @@ PLAIN = Fabric(Material())
 
 
 @pytest.fixture(scope="module")
-def model(assets) -> BodyModel:
-    return BodyModel(assets)
+def tailor(body_model) -> Tailor:
+    return Tailor(body_model)
 
 
 @pytest.fixture(scope="module")
-def tailor(model) -> Tailor:
-    return Tailor(model)
-
-
-@pytest.fixture(scope="module")
-def outfits(model, assets) -> list[list[Item]]:
+def outfits(body_model, assets) -> list[list[Item]]:
     """The items of 60 people at rest."""
-    wardrobe = Wardrobe(model, assets)
-    shape = model.random_shape(np.random.default_rng(0))
-    posed = model.pose(shape, {}, {})
+    wardrobe = Wardrobe(body_model, assets)
+    shape = body_model.random_shape(np.random.default_rng(0))
+    posed = body_model.pose(shape, {}, {})
     return [wardrobe.dress(shape, posed, lambda points: points, np.random.default_rng(k)) for k in range(60)]
 
 
-def everywhere(model: BodyModel) -> np.ndarray:
-    return np.full(len(model.base), HEM)
+def everywhere(body_model: BodyModel) -> np.ndarray:
+    return np.full(len(body_model.base), HEM)
 
 
 def drape(tailor: Tailor, down: np.ndarray = -Y, name: str = TIGHTS) -> Drape:
@@ -63,25 +58,25 @@ def test_cloth_is_not_squeezed_where_parts_meet(tailor):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_garments_lie_over_each_other(model, tailor, seed):
+def test_garments_lie_over_each_other(body_model, tailor, seed):
     """A tight shirt over baggy trousers is as wide as they are, and everything is off the skin."""
     rng = np.random.default_rng(seed)
     body = drape(tailor)
     body.layer(tailor.bottom(rng), LOOSE, PLAIN, rng)
     trousers = body.outside.copy()
-    body.layer(everywhere(model), Fit(close=0.05), PLAIN, rng)
+    body.layer(everywhere(body_model), Fit(close=0.05), PLAIN, rng)
     covered = trousers > 0
     assert 0.1 < covered.mean() < 0.9
     assert (body.outside[covered] >= trousers[covered] + GAP).all()
     assert (body.outside > 0.02).all()
 
 
-def test_cloth_hangs_down(model, tailor):
+def test_cloth_hangs_down(body_model, tailor):
     """In the world, not on the body: upside down, the same vertices hang the other way. Shoulders keep their shirt."""
     sheet = tailor.sheet[TIGHTS]
     upright, turned = drape(tailor, -Y), drape(tailor, Y)
     for body in (upright, turned):
-        body.layer(everywhere(model), LOOSE, PLAIN, np.random.default_rng(0))
+        body.layer(everywhere(body_model), LOOSE, PLAIN, np.random.default_rng(0))
     below = (upright.normals[:, 1] < -0.6) & (sheet.free > 0.7)
     above = (upright.normals[:, 1] > 0.6) & (sheet.free > 0.7)
     assert upright.outside[below].mean() > turned.outside[below].mean() + 0.2
@@ -92,11 +87,11 @@ def test_cloth_hangs_down(model, tailor):
 
 
 @pytest.mark.parametrize("name", [TIGHTS, SKIRT])
-def test_folds_are_in_the_mesh_and_in_its_normals(model, tailor, name):
+def test_folds_are_in_the_mesh_and_in_its_normals(body_model, tailor, name):
     shapes = {}
     for loose in (0.0, 0.6):
         body = drape(tailor, name=name)
-        item = body.layer(everywhere(model), Fit(0.1, loose), PLAIN, np.random.default_rng(1))
+        item = body.layer(everywhere(body_model), Fit(0.1, loose), PLAIN, np.random.default_rng(1))
         sheet = body.sheet
         placed, shading = (array[: len(sheet.base)] for array in (item.positions, item.normals))  # doubles come last
         np.testing.assert_allclose(shading, sheet.mesh.normals(placed))
@@ -106,10 +101,10 @@ def test_folds_are_in_the_mesh_and_in_its_normals(model, tailor, name):
     assert shapes[0.6][0].mean() > shapes[0.0][0].mean() + 0.2
 
 
-def test_cuffs_and_belts_hold_the_cloth(model, tailor):
+def test_cuffs_and_belts_hold_the_cloth(body_model, tailor):
     """At a hem of their own kind only."""
     sheet = tailor.sheet[TIGHTS]
-    hem = np.zeros(len(model.base))
+    hem = np.zeros(len(body_model.base))
     for fit, held in ((Fit(0.1, 0.6, cuffed=True), sheet.limb), (Fit(0.1, 0.6, belted=True), ~sheet.limb)):
         body = drape(tailor)
         body.layer(hem, fit, PLAIN, np.random.default_rng(0))

@@ -17,24 +17,19 @@ from training.synthetic.scenes import SUITABLE
 
 
 @pytest.fixture(scope="module")
-def model(assets) -> BodyModel:
-    return BodyModel(assets)
+def rules(body_model) -> KeypointRules:
+    return KeypointRules(body_model)
 
 
 @pytest.fixture(scope="module")
-def rules(model) -> KeypointRules:
-    return KeypointRules(model)
+def shape(body_model):
+    return body_model.random_shape(np.random.default_rng(3))
 
 
 @pytest.fixture(scope="module")
-def shape(model):
-    return model.random_shape(np.random.default_rng(3))
-
-
-@pytest.fixture(scope="module")
-def standing(model, rules, shape) -> np.ndarray:
+def standing(body_model, rules, shape) -> np.ndarray:
     """(133, 3) of somebody at rest, who looks to +Z, with the feet on the ground."""
-    points = rules.locate(shape, model.pose(shape, {}, {}))
+    points = rules.locate(shape, body_model.pose(shape, {}, {}))
     return points - Y * points[PARTS["foot"], 1].min()
 
 
@@ -47,15 +42,15 @@ def winding(points: np.ndarray, vertices: np.ndarray, triangles: np.ndarray) -> 
     return 2 * np.arctan2(over, under).sum(1) / (4 * np.pi)
 
 
-def share_inside(model: BodyModel, rules: KeypointRules, sampler: PoseSampler, count: int) -> float:
+def share_inside(body_model: BodyModel, rules: KeypointRules, sampler: PoseSampler, count: int) -> float:
     """Of hands of which half of the points lie inside the body, its own arm left out."""
-    bones = np.array(model.bones)[model.main_bone]
-    triangles = model.meshes["body"].triangles
+    bones = np.array(body_model.bones)[body_model.main_bone]
+    triangles = body_model.meshes["body"].triangles
     inside = []
     for number in range(count):
         rng = np.random.default_rng((5, number))
-        shape = model.random_shape(rng)
-        posed = model.pose(shape, *sampler.sample(shape, rng)[:2])
+        shape = body_model.random_shape(rng)
+        posed = body_model.pose(shape, *sampler.sample(shape, rng)[:2])
         points = rules.locate(shape, posed)
         for side, part in (("L", "left_hand"), ("R", "right_hand")):
             own = np.logical_or.reduce([np.char.startswith(bones, name) for name in ARMS])
@@ -65,21 +60,21 @@ def share_inside(model: BodyModel, rules: KeypointRules, sampler: PoseSampler, c
     return float(np.mean(inside))
 
 
-def test_hands_stay_out_of_the_body(model, rules, assets, monkeypatch):
+def test_hands_stay_out_of_the_body(body_model, rules, assets, monkeypatch):
     """They did not: 14 % lay half inside. Hands in pockets may."""
-    sampler = PoseSampler(model, assets)
-    kept_out = share_inside(model, rules, sampler, 50)
+    sampler = PoseSampler(body_model, assets)
+    kept_out = share_inside(body_model, rules, sampler, 50)
     monkeypatch.setattr(poses, "WAYS_OUT", 0)
-    assert kept_out < 0.65 * share_inside(model, rules, sampler, 50)
+    assert kept_out < 0.65 * share_inside(body_model, rules, sampler, 50)
 
 
-def test_the_way_out_leads_off_the_skin(model, shape):
-    body = OwnBody(model)
+def test_the_way_out_leads_off_the_skin(body_model, shape):
+    body = OwnBody(body_model)
     rotation = turn((1.0, 2.0, 0.5), 0.7)
     local = {"root": rotation}
-    rotations, positions = model.forward_kinematics(shape, local, {})
+    rotations, positions = body_model.forward_kinematics(shape, local, {})
     body.settle(shape, rotations, positions)
-    centre = positions[model.bone["spine02"]]
+    centre = positions[body_model.bone["spine02"]]
     belly = centre + rotation @ (0.0, 0.0, 0.75)  # under the skin of the front
     step = body.way_out(belly[None])
     assert rotation.T[2] @ step > 0.8 * np.linalg.norm(step)
@@ -117,7 +112,7 @@ def test_nobody_meets_who_lies_or_jumps(standing):
     assert draw_meeting(lying - Y * lying[:, 1].min(), rng) is None
 
 
-def test_hands_reach_who_they_are_for(model, rules, assets, shape, standing, egl):
+def test_hands_reach_who_they_are_for(body_model, rules, assets, shape, standing, egl):
     """Most wrists end within 5 cm of their goals; who can't reach keeps the pose."""
     from training.synthetic.scenes import SceneGenerator
 
@@ -128,7 +123,7 @@ def test_hands_reach_who_they_are_for(model, rules, assets, shape, standing, egl
         meeting = draw_meeting(standing, rng)
         for _ in range(SUITABLE):
             local, world, _ = generator.poses.sample(shape, rng)
-            posed = model.pose(shape, local, world)
+            posed = body_model.pose(shape, local, world)
             if meeting.suits(rules.locate(shape, posed)):
                 break
         else:
@@ -136,7 +131,7 @@ def test_hands_reach_who_they_are_for(model, rules, assets, shape, standing, egl
         met += 1
         posed = generator._reaching(shape, local, world, posed, meeting, rng)
         points = rules.locate(shape, posed)
-        points = points - points[list(HIPS)].mean(0) * (1, 0, 1) - Y * posed.vertices[model.skin_vertices, 1].min()
+        points = points - points[list(HIPS)].mean(0) * (1, 0, 1) - Y * posed.vertices[body_model.skin_vertices, 1].min()
         points = points @ meeting.spin.T + meeting.place
         off += [np.linalg.norm(points[9 if side == "L" else 10] - goal) for side, goal in meeting.wrists.items()]
     assert met > 30

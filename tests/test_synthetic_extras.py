@@ -11,7 +11,6 @@ pytest.importorskip("scipy", reason="the body model needs scipy")
 
 from training.synthetic import accessories as acc
 from training.synthetic.beards import Beards
-from training.synthetic.body import BodyModel
 from training.synthetic.fabrics import muted
 from training.synthetic.items import Item, Material
 from training.synthetic.labels import VISIBLE, KeypointRules
@@ -20,24 +19,19 @@ from training.synthetic.rotations import turn
 
 
 @pytest.fixture(scope="module")
-def model(assets) -> BodyModel:
-    return BodyModel(assets)
-
-
-@pytest.fixture(scope="module")
-def rest(model, assets):
+def rest(body_model, assets):
     """(keypoints (133, 3), skin (n, 3)) of a person at rest, looking to +Z."""
-    shape = model.random_shape(np.random.default_rng(0))
-    posed = model.pose(shape, {}, {})
-    points = KeypointRules(model).locate(shape, posed)
-    return points, posed.vertices[model.skin_vertices]
+    shape = body_model.random_shape(np.random.default_rng(0))
+    posed = body_model.pose(shape, {}, {})
+    points = KeypointRules(body_model).locate(shape, posed)
+    return points, posed.vertices[body_model.skin_vertices]
 
 
 @pytest.fixture(scope="module")
-def library(model, assets) -> MotionLibrary:
+def library(body_model, assets) -> MotionLibrary:
     if not (assets / FILE).is_file():
         pytest.skip("the assets hold no motion capture")
-    return MotionLibrary(model, assets)
+    return MotionLibrary(body_model, assets)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, 2.0])
@@ -46,9 +40,9 @@ def test_fractions_of_a_rotation_add_up(angle):
     np.testing.assert_allclose(np.linalg.matrix_power(fraction(rotation, 0.2), 5), rotation, atol=1e-12)
 
 
-def test_limbs_point_where_they_were_captured(library, model):
+def test_limbs_point_where_they_were_captured(library, body_model):
     """Up to the heading, which is turned to +Z: heights of limb directions are exact."""
-    shape = model.random_shape(np.random.default_rng(1))
+    shape = body_model.random_shape(np.random.default_rng(1))
     bones = (
         ("L_Thigh", "L_Calf", "upperleg01.L", "lowerleg01.L"),
         ("R_Calf", "R_Foot", "lowerleg01.R", "foot.R"),
@@ -57,7 +51,7 @@ def test_limbs_point_where_they_were_captured(library, model):
     )
     for positions in library.frames[::500].astype(float):
         local, world = library.rotations(positions, shape, None)
-        rotations, placed = model.forward_kinematics(shape, local, world)
+        rotations, placed = body_model.forward_kinematics(shape, local, world)
         np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (163, 1, 1)), atol=1e-9)
         np.testing.assert_allclose(np.linalg.det(rotations), 1.0, atol=1e-9)
         forward = local["root"][:, 2] * (1, 0, 1)
@@ -65,35 +59,35 @@ def test_limbs_point_where_they_were_captured(library, model):
             assert abs(forward[0]) < 1e-9 and forward[2] > 0
         for a, b, first, last in bones:
             captured = positions[library.joint[b]] - positions[library.joint[a]]
-            ours = placed[model.bone[last]] - placed[model.bone[first]]
+            ours = placed[body_model.bone[last]] - placed[body_model.bone[first]]
             assert ours[1] / np.linalg.norm(ours) == pytest.approx(captured[1] / np.linalg.norm(captured), abs=1e-6)
 
 
-def test_mirrored_capture_is_the_mirrored_pose(library, model):
-    shape = model.shape_of(model.morph({}), 0.0)
+def test_mirrored_capture_is_the_mirrored_pose(library, body_model):
+    shape = body_model.shape_of(body_model.morph({}), 0.0)
     limbs = ("upperarm01", "lowerarm01", "wrist", "upperleg01", "lowerleg01", "foot", "toe2-1")
-    left, right = ([model.bone[f"{name}.{side}"] for name in limbs] for side in "LR")
+    left, right = ([body_model.bone[f"{name}.{side}"] for name in limbs] for side in "LR")
     for positions in library.frames[100::1500].astype(float):
-        _, placed = model.forward_kinematics(shape, *library.rotations(positions, shape, None))
+        _, placed = body_model.forward_kinematics(shape, *library.rotations(positions, shape, None))
         flipped = library.rotations(positions[library.swap] * (-1, 1, 1), shape, None)
-        _, mirrored = model.forward_kinematics(shape, *flipped)
+        _, mirrored = body_model.forward_kinematics(shape, *flipped)
         np.testing.assert_allclose(mirrored[left], placed[right] * (-1, 1, 1), atol=0.15)  # dm; the mesh is not exact
 
 
-def test_captured_poses_are_drawn_on_request_only(library, model, assets):
+def test_captured_poses_are_drawn_on_request_only(library, body_model, assets):
     from training.synthetic.poses import PoseSampler
 
-    shape = model.random_shape(np.random.default_rng(2))
+    shape = body_model.random_shape(np.random.default_rng(2))
     styles = {
-        share: {PoseSampler(model, assets, share).sample(shape, np.random.default_rng(k))[2] for k in range(12)}
+        share: {PoseSampler(body_model, assets, share).sample(shape, np.random.default_rng(k))[2] for k in range(12)}
         for share in (0.0, 1.0)
     }
     assert styles[1.0] == {"captured"} and "captured" not in styles[0.0]
 
 
-def test_missing_capture_is_named(model, tmp_path):
+def test_missing_capture_is_named(body_model, tmp_path):
     with pytest.raises(ValueError, match=FILE):
-        MotionLibrary(model, tmp_path)
+        MotionLibrary(body_model, tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -126,13 +120,13 @@ def test_backpacks_hang_behind_and_bags_below(rest):
         assert min(np.linalg.norm(handle[:, None] - hand, axis=2).min() for hand in hands) < 0.5
 
 
-def test_beards_grow_around_the_mouth_of_grown_men(model, assets):
-    rules = KeypointRules(model)
-    beards = Beards(model, rules)
+def test_beards_grow_around_the_mouth_of_grown_men(body_model, assets):
+    rules = KeypointRules(body_model)
+    beards = Beards(body_model, rules)
     bare = full = 0
     for seed in range(60):
-        shape = model.random_shape(np.random.default_rng(seed))
-        posed = model.pose(shape, {}, {})
+        shape = body_model.random_shape(np.random.default_rng(seed))
+        posed = body_model.pose(shape, {}, {})
         items = beards.grow(shape, posed, np.random.default_rng(seed))
         if not items:
             bare += 1

@@ -24,44 +24,39 @@ FLAT = Hand(np.zeros((4, 3)), np.zeros(3), 0.6, 0.0, (0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
-def model(assets) -> BodyModel:
-    return BodyModel(assets)
+def shapes(body_model) -> list[Shape]:
+    return [body_model.random_shape(np.random.default_rng(k)) for k in range(6)]
 
 
-@pytest.fixture(scope="module")
-def shapes(model) -> list[Shape]:
-    return [model.random_shape(np.random.default_rng(k)) for k in range(6)]
-
-
-def points_of(model: BodyModel, shape: Shape, hand: Hand) -> tuple[np.ndarray, np.ndarray]:
+def points_of(body_model: BodyModel, shape: Shape, hand: Hand) -> tuple[np.ndarray, np.ndarray]:
     """The 21 points of the left and of the right hand, both posed as `hand`, dm."""
     local: dict = {}
     for side, sign in (("L", 1.0), ("R", -1.0)):
-        pose_hand(local, hand, shape, model.bone, side, sign)
-    points = KeypointRules(model).locate(shape, model.pose(shape, local, {}))
+        pose_hand(local, hand, shape, body_model.bone, side, sign)
+    points = KeypointRules(body_model).locate(shape, body_model.pose(shape, local, {}))
     return points[LEFT], points[RIGHT]
 
 
 @pytest.mark.parametrize("finger", range(4))
-def test_a_pinching_thumb_meets_its_finger(model, shapes, finger):
+def test_a_pinching_thumb_meets_its_finger(body_model, shapes, finger):
     """To a finger's thickness, on all bodies: the angles were fitted to one."""
     angles, opposed, meeting = PINCHES[finger]
     curl = np.zeros((4, 3))
     curl[finger] = meeting
     pinch = replace(FLAT, curl=curl, thumb=np.array(angles), opposed=opposed)
     for shape in shapes:
-        for points in points_of(model, shape, pinch):
+        for points in points_of(body_model, shape, pinch):
             tip, length = points[TIPS], np.linalg.norm(points[12] - points[0])
             gap = np.linalg.norm(tip[0] - tip[1:], axis=1)
             assert gap.argmin() == finger and gap[finger] < 0.2 * length
             assert np.delete(gap, finger).min() > 1.5 * gap[finger]
 
 
-def test_curled_fingers_end_at_the_palm_and_fans_spread(model, shapes):
+def test_curled_fingers_end_at_the_palm_and_fans_spread(body_model, shapes):
     shape = shapes[0]
-    flat, spread = points_of(model, shape, FLAT)[0], points_of(model, shape, replace(FLAT, fan=0.15))[0]
-    fist = points_of(model, shape, replace(FLAT, curl=np.tile(FIST, (4, 1))))[0]
-    pointing = points_of(model, shape, replace(FLAT, curl=np.array([[0], [1], [1], [1]]) * FIST))[0]
+    flat, spread = points_of(body_model, shape, FLAT)[0], points_of(body_model, shape, replace(FLAT, fan=0.15))[0]
+    fist = points_of(body_model, shape, replace(FLAT, curl=np.tile(FIST, (4, 1))))[0]
+    pointing = points_of(body_model, shape, replace(FLAT, curl=np.array([[0], [1], [1], [1]]) * FIST))[0]
 
     def reach(points: np.ndarray) -> np.ndarray:
         """Of the tips of four fingers from the wrist, in lengths of the middle of the hand."""
@@ -73,10 +68,10 @@ def test_curled_fingers_end_at_the_palm_and_fans_spread(model, shapes):
     assert width[1] > 1.2 * width[0]
 
 
-def test_left_and_right_hands_mirror_each_other(model):
+def test_left_and_right_hands_mirror_each_other(body_model):
     rng = np.random.default_rng(0)
     for _ in range(12):
-        left, right = points_of(model, model.shape_of(model.base, 0.0), draw_hand(rng))
+        left, right = points_of(body_model, body_model.shape_of(body_model.base, 0.0), draw_hand(rng))
         np.testing.assert_allclose(left * (-1, 1, 1), right, atol=1e-3)
 
 
@@ -97,8 +92,8 @@ def test_hands_differ(monkeypatch):
         monkeypatch.undo()
 
 
-def test_reaching_arms_hold_hands_away_from_the_body(model, assets, shapes):
-    sampler, rules = PoseSampler(model, assets), KeypointRules(model)
+def test_reaching_arms_hold_hands_away_from_the_body(body_model, assets, shapes):
+    sampler, rules = PoseSampler(body_model, assets), KeypointRules(body_model)
 
     def far(reaching: bool) -> float:
         """Share of hands that are farther from the middle of the body than one and a half upper arms."""
@@ -106,7 +101,7 @@ def test_reaching_arms_hold_hands_away_from_the_body(model, assets, shapes):
         for seed in range(40):
             shape = shapes[seed % len(shapes)]
             local, world, _ = sampler.sample(shape, np.random.default_rng(seed), reaching)
-            points = rules.locate(shape, model.pose(shape, local, world))
+            points = rules.locate(shape, body_model.pose(shape, local, world))
             trunk, arm = points[[5, 6, 11, 12]].mean(0), np.linalg.norm(points[5] - points[7])
             rows += [np.linalg.norm(points[hand].mean(0) - trunk) > 1.5 * arm for hand in (LEFT, RIGHT)]
         return float(np.mean(rows))
@@ -114,9 +109,9 @@ def test_reaching_arms_hold_hands_away_from_the_body(model, assets, shapes):
     assert far(True) > far(False) + 0.15
 
 
-def test_a_hand_alone_is_seen_from_everywhere(model, shapes):
-    posed = model.pose(shapes[0], {}, {})
-    skin, points = posed.vertices[model.skin_vertices], KeypointRules(model).locate(shapes[0], posed)
+def test_a_hand_alone_is_seen_from_everywhere(body_model, shapes):
+    posed = body_model.pose(shapes[0], {}, {})
+    skin, points = posed.vertices[body_model.skin_vertices], KeypointRules(body_model).locate(shapes[0], posed)
     rng = np.random.default_rng(0)
     fingers = points[LEFT][9] - points[LEFT][0]
     for framing, least in (("hand", 6), ("full", 0)):
@@ -141,10 +136,10 @@ def test_layers_of_hands_show_a_hand_and_little_else(assets):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_gloves_cover_both_hands_and_turn_with_them(model, shapes, seed):
-    posed = model.pose(shapes[seed], {}, {})
-    points = KeypointRules(model).locate(shapes[seed], posed)
-    gloves = Gloves(model)
+def test_gloves_cover_both_hands_and_turn_with_them(body_model, shapes, seed):
+    posed = body_model.pose(shapes[seed], {}, {})
+    points = KeypointRules(body_model).locate(shapes[seed], posed)
+    gloves = Gloves(body_model)
     pair = gloves.wear(posed.vertices, np.random.default_rng(seed))
     assert len(pair) == 2 and pair[0].material == pair[1].material
     for glove, hand in zip(pair, (points[LEFT], points[RIGHT]), strict=True):

@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("moderngl")  # of the extra "synthetic"
 
 from training.synthetic import clothes, props
-from training.synthetic.body import BodyModel
 from training.synthetic.clothes import Wardrobe
 from training.synthetic.headgear import KINDS, Headgear
 from training.synthetic.items import Item
@@ -20,21 +19,16 @@ from training.synthetic.rotations import Y, turn
 
 
 @pytest.fixture(scope="module")
-def model(assets) -> BodyModel:
-    return BodyModel(assets)
+def headgear(body_model) -> Headgear:
+    return Headgear(body_model)
 
 
 @pytest.fixture(scope="module")
-def headgear(model) -> Headgear:
-    return Headgear(model)
-
-
-@pytest.fixture(scope="module")
-def rest(model) -> tuple[np.ndarray, np.ndarray]:
+def rest(body_model) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and keypoints of an average adult at rest, who looks to +Z."""
-    shape = model.random_shape(np.random.default_rng(3))
-    posed = model.pose(shape, {}, {})
-    return posed.vertices, KeypointRules(model).locate(shape, posed)
+    shape = body_model.random_shape(np.random.default_rng(3))
+    posed = body_model.pose(shape, {}, {})
+    return posed.vertices, KeypointRules(body_model).locate(shape, posed)
 
 
 def covered(item: Item) -> np.ndarray:
@@ -98,36 +92,36 @@ def test_brims_stand_off(headgear, rest, kind, around):
         assert (behind > 0.9) == around
 
 
-def test_covered_heads_have_no_hair(model, assets, monkeypatch):
+def test_covered_heads_have_no_hair(body_model, assets, monkeypatch):
     """Hair would poke through caps; below masks and goggles it stays."""
     monkeypatch.setattr(clothes, "HEAD_COVERED", 1.0)
-    wardrobe = Wardrobe(model, assets)
+    wardrobe = Wardrobe(body_model, assets)
     with_hair = {}
     for kind, (_, instead) in KINDS.items():
         monkeypatch.setattr(clothes, "KINDS", {kind: (1.0, instead)})
         found = []
         for seed in range(8):
             rng = np.random.default_rng(seed)
-            shape = model.random_shape(rng)
-            items = wardrobe.dress(shape, model.pose(shape, {}, {}), lambda world: world, rng)
+            shape = body_model.random_shape(rng)
+            items = wardrobe.dress(shape, body_model.pose(shape, {}, {}), lambda world: world, rng)
             found.append(any(i.material.texture and i.material.texture.name.startswith("hair_") for i in items))
         with_hair[kind] = any(found)
     assert with_hair == {kind: not instead for kind, (_, instead) in KINDS.items()}
 
 
-def test_shoulders_lie_above_the_joint(model, rest):
+def test_shoulders_lie_above_the_joint(body_model, rest):
     """Where COCO's annotators put them: 5 % of the way up from the hip."""
-    shape = model.shape_of(model.morph({}), 0.0)
-    posed = model.pose(shape, {}, {})
-    points = KeypointRules(model).locate(shape, posed)
+    shape = body_model.shape_of(body_model.morph({}), 0.0)
+    posed = body_model.pose(shape, {}, {})
+    points = KeypointRules(body_model).locate(shape, posed)
     for k, side in ((5, "L"), (6, "R")):
-        joint, hip = (posed.positions[model.bone[f"{bone}.{side}"]] for bone in ("upperarm01", "upperleg01"))
+        joint, hip = (posed.positions[body_model.bone[f"{bone}.{side}"]] for bone in ("upperarm01", "upperleg01"))
         np.testing.assert_allclose(points[k] - joint, 0.05 * (joint - hip))
         assert 0.2 < (points[k] - joint)[1] < 0.35  # dm
 
 
-def test_acrobats_are_upright_half_of_the_time(model, assets):
-    sampler, rng = PoseSampler(model, assets), np.random.default_rng(2)
+def test_acrobats_are_upright_half_of_the_time(body_model, assets):
+    sampler, rng = PoseSampler(body_model, assets), np.random.default_rng(2)
     upright = {wild: np.mean([sampler._attitude(wild, rng)[1, 1] > 0.95 for _ in range(600)]) for wild in (False, True)}
     assert upright[False] == pytest.approx(0.84, abs=0.05) and upright[True] == pytest.approx(0.51, abs=0.07)
 
