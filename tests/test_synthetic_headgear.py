@@ -12,10 +12,10 @@ from training.synthetic.clothes import Wardrobe
 from training.synthetic.headgear import KINDS, Headgear
 from training.synthetic.items import Item
 from training.synthetic.labels import KeypointRules
-from training.synthetic.objects import Solid
 from training.synthetic.poses import PoseSampler
 from training.synthetic.props import PropMaker, lowest, racket, wheel
 from training.synthetic.rotations import Y, turn
+from training.synthetic.solids import Solid
 
 
 @pytest.fixture(scope="module")

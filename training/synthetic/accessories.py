@@ -13,9 +13,9 @@ from dwpose_core.skeleton import PARTS
 
 from .fabrics import random_cloth, random_color
 from .items import Item, Material
-from .objects import Solid, tube
 from .props import solid_items
 from .rotations import Y, frame, unit
+from .solids import Solid, tube
 
 GLASSES, SUNGLASSES = 0.2, 0.3  # share of people who wear glasses, share of those that are dark
 BACKPACK, BAG = 0.07, 0.07

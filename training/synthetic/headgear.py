@@ -14,9 +14,9 @@ from .body import BodyModel
 from .fabrics import random_cloth, random_color
 from .garments import HEM
 from .items import Item, Material
-from .objects import Solid
 from .rotations import unit
 from .skin_patch import SkinPatch
+from .solids import Solid
 
 # Share, and whether it takes the place of hair (which would poke through).
 KINDS = {

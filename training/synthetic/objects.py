@@ -1,4 +1,4 @@
-"""Things that are not people: furniture, boxes, balls, poles and piles, rendered with the same light and materials.
+"""Things that are not people: furniture, tableware, animals, vehicles, piles; rendered with people's light and cloth.
 
     python -m training.synthetic.objects --assets DIR --out DIR --count 1500 --seed 1
 
@@ -20,76 +20,24 @@ import numpy as np
 from tqdm import tqdm
 
 from ..command import at_least_one
+from .animals import animal, coat
 from .camera import Camera
 from .fabrics import random_cloth
 from .items import Item, Material
 from .light import LightSampler
 from .render import Renderer, check_opengl
-from .rotations import X, Y, Z, frame, turn, unit
+from .rotations import X, Y, Z, turn
+from .solids import Part, Solid, ball, box, random_primitive, revolved
+from .vehicles import vehicle
 from .workers import Workers
 
 SIZE = (160, 160)
-KINDS = ("pile", "pile", "table", "chair", "shelf", "lamp", "figure")
+KINDS = ("pile", "pile", "table", "chair", "shelf", "lamp", "figure", "animal", "animal", "vehicle")
+LAID = 0.5  # of the tables
 
 
-class Solid:
-    """A closed surface as a grid over (u, v): positions (rows, columns, 3) in dm, folded into triangles."""
-
-    def __init__(self, points: np.ndarray):
-        rows, columns = points.shape[:2]
-        self.points = points.reshape(-1, 3)
-        corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
-        quads = np.stack((corner, corner + 1, corner + columns + 1, corner + columns), axis=1)
-        self.index = np.concatenate((quads[:, (0, 1, 2)], quads[:, (0, 2, 3)])).astype(np.int32)
-        across = np.gradient(points, axis=1)
-        down = np.gradient(points, axis=0)
-        normals = np.cross(across, down).reshape(-1, 3)
-        self.normals = normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-6)
-        v, u = np.meshgrid(np.linspace(0, 1, rows), np.linspace(0, 1, columns), indexing="ij")
-        self.uv = np.stack((u, v), axis=-1).reshape(-1, 2)
-
-
-def revolved(radii: np.ndarray, heights: np.ndarray, sides: int = 20) -> Solid:
-    """A profile turned about Y: cylinders, cones, balls, vases."""
-    angle = np.linspace(0, 2 * np.pi, sides + 1)
-    x, z = radii[:, None] * np.cos(angle), radii[:, None] * np.sin(angle)
-    return Solid(np.stack((x, np.broadcast_to(heights[:, None], x.shape), z), axis=-1))
-
-
-def tube(path: np.ndarray, radius: float, sides: int = 6) -> Solid:
-    """A round rod along a polyline (n, 3)."""
-    along = np.gradient(path, axis=0)
-    rings = []
-    for point, direction in zip(path, along, strict=True):
-        axes = frame(direction, Y if abs(unit(direction) @ Y) < 0.9 else np.array((1.0, 0, 0)))
-        angle = np.linspace(0, 2 * np.pi, sides + 1)[:, None]
-        rings.append(point + radius * (np.cos(angle) * axes[:, 1] + np.sin(angle) * axes[:, 2]))
-    return Solid(np.stack(rings))
-
-
-def random_primitive(rng: np.random.Generator) -> list[Solid]:
-    """One of box (six faces), cylinder or cone, ball or egg, vase; about 1 dm in size."""
-    kind = rng.integers(4)
-    if kind == 0:
-        return box(np.ones(3))
-    if kind == 1:
-        top = rng.choice((0.0, rng.random(), 1.0))
-        return [revolved(np.array((0, 1, top, 0)) * 0.5, np.array((-0.5, -0.5, 0.5, 0.5)))]
-    t = np.linspace(0, np.pi, 12)
-    if kind == 2:
-        return [revolved(np.sin(t) * 0.5, -np.cos(t) * 0.5)]
-    return [revolved(np.sin(t) * (0.3 + 0.2 * np.sin(t * rng.uniform(1, 4) + rng.uniform(0, 6))), -np.cos(t) * 0.5)]
-
-
-def box(size: np.ndarray) -> list[Solid]:
-    """Six faces, so that edges stay sharp. Centred, size (3,) in dm."""
-    face = np.array((((-1, 1, 1), (1, 1, 1)), ((-1, -1, 1), (1, -1, 1)))) * 0.5
-    turns = [turn(Y, a) for a in (0, np.pi / 2, np.pi, -np.pi / 2)] + [turn(X, a) for a in (np.pi / 2, -np.pi / 2)]
-    return [Solid((face @ rotation.T) * size) for rotation in turns]
-
-
-def assemble(kind: str, rng: np.random.Generator) -> Iterator[tuple[list[Solid], np.ndarray, np.ndarray, int]]:
-    """Yield (surfaces, rotation, shift, material number) of the parts of a random object."""
+def assemble(kind: str, rng: np.random.Generator) -> Iterator[Part]:
+    """Parts of a random object."""
     upright = np.eye(3)
     if kind == "pile":
         for part in range(rng.integers(1, 7)):
@@ -111,6 +59,10 @@ def assemble(kind: str, rng: np.random.Generator) -> Iterator[tuple[list[Solid],
         if kind == "chair":
             back = np.array((width, rng.uniform(3, 7), rng.uniform(0.2, 0.8)))
             yield box(back), turn(X, -rng.uniform(0, 0.3)), np.array((0, height + back[1] / 2, -depth / 2)), 0
+        elif rng.random() < LAID:
+            for part in range(rng.integers(2, 10)):
+                place = np.array((rng.uniform(-0.45, 0.45) * width, height, rng.uniform(-0.45, 0.45) * depth))
+                yield from ((solids, upright, place, 2 + (part + more) % 4) for solids, more in tableware(rng))
     elif kind == "shelf":
         width, height, boards = rng.uniform(5, 12), rng.uniform(8, 20), int(rng.integers(2, 6))
         for x in (-1, 1):
@@ -126,6 +78,8 @@ def assemble(kind: str, rng: np.random.Generator) -> Iterator[tuple[list[Solid],
         yield [revolved(np.full(2, rng.uniform(0.1, 0.5)), np.array((0, height)))], upright, np.zeros(3), 0
         shade = np.array((rng.uniform(1, 3), rng.uniform(0.5, 2)))
         yield [revolved(shade, np.array((0, rng.uniform(1, 4))))], upright, np.array((0, height, 0)), 1
+    elif kind in ("animal", "vehicle"):
+        yield from (animal if kind == "animal" else vehicle)(rng)
     else:  # a body-like heap of tubes that is nobody: branches, hoses, statues gone wrong
         at = np.zeros(3)
         for part in range(rng.integers(4, 10)):
@@ -135,6 +89,36 @@ def assemble(kind: str, rng: np.random.Generator) -> Iterator[tuple[list[Solid],
             radii = np.array((0, *rng.uniform(0.3, 1.2, 2), 0))
             yield [revolved(radii, np.array((0, 0, length, length)))], rotation, at, part % 3
             at = at + rotation[:, 1] * length * rng.choice((1.0, 0.5, 0.0))
+
+
+def materials_of(kind: str, materials: list[Material], rng: np.random.Generator) -> list[Material]:
+    """The materials, those of an animal with a coat."""
+    return [coat(materials[0], rng), *materials[1:]] if kind == "animal" else materials
+
+
+def tableware(rng: np.random.Generator) -> Iterator[tuple[list[Solid], int]]:
+    """(surfaces, material number) of something for a table: plate, bowl, cup, bottle, cake; some are full."""
+    kind = rng.integers(5)
+    wide, high = rng.uniform(0.9, 1.6), rng.uniform(0.6, 1.4)
+    if kind < 2:  # a plate is a flat bowl
+        high = 0.2 if kind else high
+        radii = np.array((0, 0.55, 0.6, 1.0, 0.95, 0.5, 0)) * wide
+        yield [revolved(radii, np.array((0, 0, 0.15, 1.0, 1.0, 0.25, 0.25)) * high)], 0
+        for _ in range(rng.integers(0, 5)):
+            bite = ball(wide * rng.uniform(0.2, 0.45), (1, rng.uniform(0.3, 1), 1))
+            bite.points = bite.points + rng.normal(0, 0.25, 3) * wide * (1, 0, 1) + (0.3 * high + 0.1) * Y
+            yield [bite], 1
+    elif kind == 2:  # cup or glass
+        radii = np.array((0, rng.uniform(0.6, 1.0), 1.0, 0.9, 0.9, 0)) * rng.uniform(0.3, 0.45)
+        yield [revolved(radii, np.array((0, 0, 1.0, 1.0, 0.8, 0.8)) * high)], 0
+    elif kind == 3:
+        neck = rng.uniform(0.25, 0.5)
+        radii = np.array((0, 1, 1, neck, neck, 0)) * rng.uniform(0.3, 0.5)
+        yield [revolved(radii, np.array((0, 0, 0.6, 0.75, 1.0, 1.0)) * rng.uniform(2, 3.2))], 0
+    else:
+        for level in range(rng.integers(1, 4)):
+            radius = wide * (1 - 0.25 * level)
+            yield [revolved(np.array((0, 1, 1, 0)) * radius, (level + np.array((0, 0, 1, 1))) * high * 0.7)], level
 
 
 class ObjectGenerator:
@@ -156,7 +140,7 @@ class ObjectGenerator:
         """(h, w, 4) uint8 RGBA, straight alpha, cut to the object."""
         rng = np.random.default_rng((seed, number))
         kind = KINDS[rng.integers(len(KINDS))]
-        materials = [self._material(rng) for _ in range(10)]
+        materials = materials_of(kind, [self._material(rng) for _ in range(10)], rng)
         parts = list(assemble(kind, rng))
         attitude = turn(rng.normal(size=3), rng.uniform(0, np.pi)) if kind in ("pile", "figure") else turn(X, 0.0)
         view = (

@@ -13,14 +13,15 @@ import numpy as np
 
 from .fabrics import muted, random_cloth, random_color
 from .items import Item, Material
-from .objects import Solid, assemble, box, revolved, tube
+from .objects import assemble, materials_of
 from .rotations import X, Y, Z, frame, turn
+from .solids import Part, Solid, box, revolved, tube
+from .vehicles import wheel
 
 WHEELED = 0.15  # of the seats: wheelchairs
 REACH = 380.0  # dm; half the side of the ground, just within the far plane
-FURNITURE = ("table", "chair", "shelf", "lamp", "pile")
-
-Part = tuple[list[Solid], np.ndarray, np.ndarray, int]  # surfaces, rotation (may stretch), shift, material number
+SMALLER = ("table", "chair", "shelf", "lamp", "pile", "animal")
+FURNITURE = (*SMALLER, "vehicle")
 
 
 def moved(items: Iterable[Item], rotation: np.ndarray, shift: np.ndarray) -> list[Item]:
@@ -64,15 +65,6 @@ def quad(centre: np.ndarray, right: np.ndarray, up: np.ndarray, material: Materi
         uv = uv * 2 * np.array((np.linalg.norm(right), np.linalg.norm(up))) / repeat
     index = np.array(((0, 1, 2), (0, 2, 3)), np.int32)
     return Item(points, np.tile(normal / np.linalg.norm(normal), (4, 1)), uv, index, material)
-
-
-def wheel(radius: float, rng: np.random.Generator) -> list[Solid]:
-    """A tyre with spokes about Z, centred, dm."""
-    angle = np.linspace(0, 2 * np.pi, 33)[:, None]
-    ring = np.concatenate((np.cos(angle), np.sin(angle), 0 * angle), axis=1)
-    rods = [tube(ring * radius, rng.uniform(0.1, 0.25)), tube(ring * radius * 0.9, 0.06)]
-    spokes = int(rng.integers(3, 9))
-    return rods + [tube(np.stack((ring[k], -ring[k])) * radius * 0.95, 0.05) for k in range(0, 16, 16 // spokes)]
 
 
 def racket(rng: np.random.Generator) -> list[Solid]:
@@ -146,10 +138,12 @@ class PropMaker:
             items.append(quad(centre, half[0] * X, half[1] * Y, material))
         return moved(items, swing, np.zeros(3))
 
-    def furniture(self, rng: np.random.Generator) -> list[Item]:
+    def furniture(self, rng: np.random.Generator, kinds: tuple[str, ...] = FURNITURE) -> list[Item]:
         """A random thing standing at the origin, at a random heading."""
-        parts = list(assemble(FURNITURE[rng.integers(len(FURNITURE))], rng))
-        items = muted(solid_items(parts, [self.material(rng) for _ in range(5)]), rng)
+        kind = kinds[rng.integers(len(kinds))]
+        parts = list(assemble(kind, rng))
+        materials = materials_of(kind, [self.material(rng) for _ in range(5)], rng)
+        items = muted(solid_items(parts, materials), rng)
         items = moved(items, turn(Y, rng.uniform(-np.pi, np.pi)), np.zeros(3))
         return moved(items, np.eye(3), np.array((0.0, -lowest(items), 0.0)))
 

@@ -23,7 +23,7 @@ from .scenes import SCENES_PER_CAST, SceneGenerator
 from .staging import draw_plan
 from .workers import Workers
 
-VERSION = 9  # of what a seed gives; a folder is not continued with another
+VERSION = 10  # of what a seed gives; a folder is not continued with another
 
 
 def scenes_for(people: int, seed: int, longest: int) -> int:

@@ -29,7 +29,7 @@ from .items import Item
 from .labels import OCCLUDED, VISIBLE, KeypointRules, visibility
 from .light import LightSampler
 from .poses import PoseSampler
-from .props import PropMaker, lowest, moved
+from .props import SMALLER, PropMaker, lowest, moved
 from .render import Renderer
 from .rotations import Y, turn
 from .staging import SHOULDER_WIDTH, Plan, apart, beyond_camera, draw_plan, heading, place_another, place_camera
@@ -43,6 +43,7 @@ DISTURBANCE = Disturbance(convolved=0.05, photometric=0.7)
 SEATED = ("sit", "crossed", "sit01")
 HOLDING, ON_BOARDS = 0.13, 0.05  # share of hands that hold something, of people on skis, skateboards, surfboards
 SUITABLE = 10  # poses drawn for one in which somebody can meet somebody
+ROOMY = 15.0  # dm; who could disappear in a thing that is longer, a car for one, does not stand there
 LEAST_SEEN = 30  # pixels; whoever shows less gets no label
 NO_LIMIT = np.array((-1e6, -1e6, 1e6, 1e6))
 
@@ -170,7 +171,7 @@ class SceneGenerator:
             actors.append(_at(actor, place))
             places.append(place)
         actors = [a for a in actors if not beyond_camera(a.skin, camera)]
-        things = self._things(camera, distance, rng)
+        things = self._things(camera, distance, actors, rng)
         room, background, light = self._surroundings(plan, camera, actors, rng)
         if alone is not None:
             actors, things = [replace(actors[alone], props=[])], []
@@ -255,19 +256,20 @@ class SceneGenerator:
         place = np.array((hips[0], -height, hips[2] + rng.uniform(-0.3, 0.8)))
         return moved(self.props.seat(float(top), rng), turn(Y, rng.normal(0, 0.1)), place)
 
-    def _things(self, camera: Camera, distance: float, rng: np.random.Generator) -> list[Item]:
-        """Furniture around, and sometimes between, the camera and the people."""
-        items = []
+    def _things(self, camera: Camera, distance: float, actors: list[Actor], rng: np.random.Generator) -> list[Item]:
+        """Furniture, animals and vehicles around, and sometimes between, the camera and the people."""
+        things = []
         eye = -camera.rotation.T @ camera.shift
         for _ in range(rng.choice(4, p=(0.4, 0.3, 0.2, 0.1))):
             depth = distance * np.exp(rng.uniform(np.log(0.35), np.log(3.0))) + 2
             place = np.array((eye[0] + camera.window[1] * depth * rng.uniform(-1.1, 1.1), 0, eye[2] - depth))
-            items += moved(self.props.furniture(rng), np.eye(3), place)
+            things.append(moved(self.props.furniture(rng), np.eye(3), place))
         if rng.random() < 0.2 and distance > 12:  # something near the line of sight
             share = rng.uniform(0.3, 0.75)
             place = np.array((rng.normal(0, 2.5), 0.0, 0.0)) * (1 - share) + eye * share * (1, 0, 1)
-            items += moved(self.props.furniture(rng), np.eye(3), place)
-        return [item for item in items if not beyond_camera(item.positions, camera)]
+            things.append(moved(self.props.furniture(rng, SMALLER), np.eye(3), place))
+        fitting = (thing for thing in things if not _swallows(thing, [*(actor.skin for actor in actors), eye[None]]))
+        return [item for thing in fitting for item in thing if not beyond_camera(item.positions, camera)]
 
     def _surroundings(self, plan: Plan, camera: Camera, actors: list[Actor], rng: np.random.Generator):
         """Items of ground and walls, the picture behind them (h, w, 3) uint8, and the light in view space."""
@@ -348,6 +350,14 @@ def _at(actor: Actor, place: np.ndarray) -> Actor:
     still = np.eye(3)
     items, props = moved(actor.items, still, place), moved(actor.props, still, place)
     return replace(actor, items=items, points=actor.points + place, skin=actor.skin + place, props=props)
+
+
+def _swallows(thing: list[Item], skins: list[np.ndarray]) -> bool:
+    """Whether a `thing` longer than `ROOMY` has some of the points (n, 3) over the ground that it covers."""
+    cloud = np.concatenate([item.positions for item in thing])[:, [0, 2]]
+    low, high = cloud.min(0), cloud.max(0)
+    inside = (((skin[:, [0, 2]] > low) & (skin[:, [0, 2]] < high)).all(1).any() for skin in skins)
+    return (high - low).max() > ROOMY and any(inside)
 
 
 def _extent(items: list[Item], camera: Camera, size: tuple[int, int]) -> np.ndarray:

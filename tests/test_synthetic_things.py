@@ -1,0 +1,111 @@
+"""Animals, vehicles and tableware among the things of generated pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy", reason="rotations need scipy")
+
+from training.synthetic.animals import animal, bent, coat
+from training.synthetic.items import Item, Material
+from training.synthetic.objects import assemble, materials_of, tableware
+from training.synthetic.props import solid_items
+from training.synthetic.scenes import _swallows
+from training.synthetic.solids import Solid, ball, box, slab, torus, tube
+from training.synthetic.vehicles import vehicle
+
+SEEDS = range(40)
+
+
+def cloud(parts) -> np.ndarray:
+    """Points (n, 3) of parts, dm."""
+    items = solid_items(parts, [Material()])
+    assert all(np.isfinite(item.positions).all() and np.isfinite(item.normals).all() for item in items)
+    return np.concatenate([item.positions for item in items])
+
+
+@pytest.mark.parametrize(
+    ("make", "longest"),
+    [
+        (animal, (1.5, 45.0)),  # a doll, a horse with its tail
+        (vehicle, (14.0, 60.0)),  # a bicycle, a lorry
+    ],
+)
+def test_they_stand_on_the_ground_and_have_a_likely_size(make, longest):
+    for seed in SEEDS:
+        points = cloud(make(np.random.default_rng(seed)))
+        size = np.ptp(points, axis=0)
+        assert longest[0] < size.max() < longest[1]
+        assert abs(points[:, 1].min()) < 0.06 * size.max()
+        assert abs(points[:, 2].mean()) < 0.2 * size.max()  # the two sides
+
+
+def test_the_same_numbers_make_the_same_thing():
+    for kind in ("animal", "vehicle", "table"):
+        first, again, other = (cloud(assemble(kind, np.random.default_rng(seed))) for seed in (5, 5, 6))
+        assert np.array_equal(first, again) and not (first.shape == other.shape and np.array_equal(first, other))
+
+
+def test_half_of_the_tables_are_laid_with_what_stands_on_them():
+    laid = 0
+    for seed in range(60):
+        parts = list(assemble("table", np.random.default_rng(seed)))
+        top = parts[0][2][1]
+        on_it = (part for part in parts if part[3] >= 2)
+        above = [np.concatenate([s.points for s in solids]) + shift for solids, _, shift, _ in on_it]
+        laid += bool(above)
+        assert all(points[:, 1].min() > top - 0.6 for points in above)  # a bite may lie deep in its bowl
+    assert 20 < laid < 40
+    kinds = {len(list(tableware(np.random.default_rng(seed)))) for seed in SEEDS}
+    assert len(kinds) > 2
+
+
+def outward(solid: Solid, middle: np.ndarray) -> float:
+    """Share of the vertices with a normal whose side of the surface is away from `middle`; a surface that is turned
+    inside out has 0, and so has its winding, which the renderer goes by."""
+    sides = ((solid.points - middle) * solid.normals).sum(1)
+    sides = sides[np.linalg.norm(solid.normals, axis=1) > 0.5]
+    return float((sides > 0).mean())
+
+
+def test_every_side_of_a_slab_has_the_same_turn():
+    square = np.array(((-2, -1), (2, -1), (2, 1), (-2, 1)), float)
+    turns = []
+    for solid in slab(square, 3.0):
+        a, b, c = (solid.points[solid.index[:, k]] for k in range(3))
+        winding = np.cross(b - a, c - a)
+        winding = winding[np.linalg.norm(winding, axis=1) > 1e-9]
+        assert ((winding * solid.normals[0]).sum(1) > 0).all()  # triangles and normals agree
+        turns.append(outward(solid, np.zeros(3)))
+    assert turns == [1.0] * 6
+    assert np.ptp(np.concatenate([solid.points for solid in slab(square, 3.0)]), axis=0).tolist() == [4, 2, 3]
+
+
+def test_rods_taper_and_paths_pass_their_middle():
+    path = bent(np.array(((0.0, 0, 0), (1, 2, 0), (4, 0, 0))), 9)
+    np.testing.assert_allclose(path[[0, 4, 8]], ((0, 0, 0), (1, 2, 0), (4, 0, 0)), atol=1e-9)
+    rod = tube(np.array(((0.0, 0, 0), (0, 1, 0), (0, 2, 0))), np.array((1.0, 0.5, 0.0)))
+    rings = rod.points.reshape(3, -1, 3)
+    np.testing.assert_allclose(np.linalg.norm(rings[..., [0, 2]], axis=-1).mean(1), (1.0, 0.5, 0.0), atol=1e-9)
+    across = np.ptp(torus(3.0, 0.5).points, axis=0)
+    np.testing.assert_allclose(across, (7.0, 7.0, 1.0), atol=1e-9)
+    assert np.ptp(ball(2.0, (1, 0.5, 1)).points, axis=0)[1] == pytest.approx(2.0)
+
+
+def test_coats_are_mostly_of_natural_colours():
+    blue = Material(plain=(0, 0, 1))
+    coats = [coat(blue, np.random.default_rng(seed)).plain for seed in range(200)]
+    assert 0.7 < np.mean([red >= green >= blue for red, green, blue in coats]) < 0.9
+    assert materials_of("vehicle", [blue], np.random.default_rng(0)) == [blue]
+    assert len(materials_of("animal", [blue] * 3, np.random.default_rng(0))) == 3
+
+
+def test_nobody_stands_in_a_car():
+    def thing(size: tuple[float, float, float]) -> list[Item]:
+        return solid_items([(box(np.array(size)), np.eye(3), np.zeros(3), 0)], [Material()])
+
+    inside, beside = np.array(((5.0, 1, 2),)), np.array(((5.0, 1, 12),))
+    assert _swallows(thing((40, 15, 17)), [beside, inside])
+    assert not _swallows(thing((40, 15, 17)), [beside])
+    assert not _swallows(thing((12, 15, 12)), [inside])  # a table may be stood at
