@@ -7,11 +7,13 @@ import pytest
 
 pytest.importorskip("scipy", reason="rotations need scipy")
 
+from training.synthetic import poses
+from training.synthetic import scenes as scenes_module
 from training.synthetic.animals import animal, bent, coat
 from training.synthetic.items import Item, Material
 from training.synthetic.objects import assemble, materials_of, tableware
-from training.synthetic.props import solid_items
-from training.synthetic.scenes import _swallows
+from training.synthetic.props import PropMaker, lowest, solid_items
+from training.synthetic.scenes import RIDING, SceneGenerator, _swallows
 from training.synthetic.solids import Solid, ball, box, slab, torus, tube
 from training.synthetic.vehicles import vehicle
 
@@ -109,3 +111,32 @@ def test_nobody_stands_in_a_car():
     assert _swallows(thing((40, 15, 17)), [beside, inside])
     assert not _swallows(thing((40, 15, 17)), [beside])
     assert not _swallows(thing((12, 15, 12)), [inside])  # a table may be stood at
+
+
+def test_what_is_ridden_stands_on_the_ground_and_looks_ahead(assets):
+    maker = PropMaker(assets)
+    for seed in SEEDS:
+        items, saddle = maker.mount(bool(seed % 2), np.random.default_rng(seed))
+        points = np.concatenate([item.positions for item in items])
+        assert abs(lowest(items)) < 1e-9
+        assert 5 < saddle[1] < 20  # dm
+        assert abs(saddle[0]) < 1.1 and np.ptp(points[:, 2]) > 1.3 * np.ptp(points[:, 0])
+
+
+@pytest.mark.parametrize("style", RIDING)
+def test_riders_sit_on_what_they_ride(assets, egl, monkeypatch, style):
+    monkeypatch.setattr(poses, "LEG_STYLES", {style: poses.LEG_STYLES[style]})
+    monkeypatch.setattr(poses, "FILE_SHARE", 0.0)
+    monkeypatch.setattr(scenes_module, "ON_BOARDS", 0.0)
+    scenes = SceneGenerator(assets, longest=64)
+    monkeypatch.setattr(scenes.props, "held", lambda rng: [])
+    riders = [scenes._actor(7, number, 0) for number in range(12)]
+    mounted = [rider for rider in riders if rider.props]  # not who tumbles or lies
+    assert len(mounted) > 6 and all(rider.style == style for rider in riders)
+    for rider in mounted:
+        assert abs(lowest(rider.props)) < 1e-6
+        hips = rider.points[11:13].mean(0)
+        cloud = np.concatenate([item.positions for item in rider.props])
+        below = cloud[np.hypot(cloud[:, 0] - hips[0], cloud[:, 2] - hips[2]) < 1.5]
+        assert 0 < hips[1] - below[:, 1].max() < 2.5  # from the hip joints down to the seat, dm
+        assert rider.skin[:, 1].min() > -1.5  # feet of tall people may reach the ground

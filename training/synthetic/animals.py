@@ -48,11 +48,14 @@ def bent(points: np.ndarray, count: int = 7) -> np.ndarray:
     return first * (1 - t) ** 2 + (4 * middle - first - last) * t * (1 - t) + last * t**2
 
 
-def four_legged(rng: np.random.Generator) -> Iterator[tuple[list[Solid], int]]:
-    """(surfaces, material): trunk, legs, neck, head with ears and at times horns, tail."""
-    long = np.exp(rng.uniform(np.log(4), np.log(16)))  # of the trunk
+def four_legged(rng: np.random.Generator, mount: bool = False) -> Iterator[tuple[list[Solid], int]]:
+    """(surfaces, material): trunk, legs, neck, head with ears and at times horns, tail.
+
+    A `mount` stands and is large enough to be ridden; its back is above the origin.
+    """
+    long = np.exp(rng.uniform(np.log(12 if mount else 4), np.log(16)))  # of the trunk
     girth, leg = long * rng.uniform(0.16, 0.26), long * rng.uniform(0.3, 0.8)
-    posture = POSTURES[rng.integers(len(POSTURES))]
+    posture = "stand" if mount else POSTURES[rng.integers(len(POSTURES))]
     low = girth * 0.85
     hips = np.array((-long / 2, {"stand": leg + girth * 0.5}.get(posture, low), 0))
     rise = rng.uniform(0.7, 1.2) if posture == "sit" else rng.normal(0, 0.06)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from .animals import four_legged
 from .fabrics import muted, random_cloth, random_color
 from .items import Item, Material
 from .objects import assemble, materials_of
 from .rotations import X, Y, Z, frame, turn
 from .solids import Part, Solid, box, revolved, tube
-from .vehicles import wheel
+from .vehicles import bicycle, wheel
 
 WHEELED = 0.15  # of the seats: wheelchairs
 REACH = 380.0  # dm; half the side of the ground, just within the far plane
@@ -181,6 +182,21 @@ class PropMaker:
                 arm = np.array((0.4, rng.uniform(0.2, 0.4), depth * 0.8))
                 parts += [(box(arm), np.eye(3), np.array((x * (width / 2 + 0.1), top + 2.2, 0)), 1)]
         return solid_items(parts, [self.material(rng), self.material(rng), self.material(rng)])
+
+    def mount(self, animal: bool, rng: np.random.Generator) -> tuple[list[Item], np.ndarray]:
+        """An animal or a bicycle that stands on the ground and looks to +Z, and the top of its back or saddle, dm."""
+        if animal:
+            kind, parts = "animal", [(solids, (0, 0, 0), number) for solids, number in four_legged(rng, mount=True)]
+        else:
+            kind, parts = "vehicle", list(bicycle(rng))
+        placed: list[Part] = [(solids, np.eye(3), np.asarray(shift, float), number) for solids, shift, number in parts]
+        items = solid_items(placed, materials_of(kind, [self.material(rng) for _ in range(5)], rng))
+        ahead = turn(Y, -np.pi / 2)  # from +X, where they look
+        items = moved(muted(items, rng), ahead, np.array((0.0, -lowest(items), 0.0)))
+        cloud = np.concatenate([item.positions for item in items])
+        # A back is highest in the middle; what is highest behind a bicycle's middle is its saddle.
+        near = (np.abs(cloud[:, 2]) < 2) & (np.abs(cloud[:, 0]) < 1) if animal else cloud[:, 2] < 0
+        return items, cloud[near][cloud[near, 1].argmax()]
 
     def boards(self, feet: np.ndarray, rng: np.random.Generator) -> list[Item]:
         """Skis below both feet, or one board below the lower one; `feet` (2, 3, 3): big toe, small toe, heel, dm."""

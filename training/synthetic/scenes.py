@@ -41,6 +41,7 @@ SCENES_PER_CAST = 6  # scenes in a row that share bodies (not poses, faces or cl
 NOBODY, THING = -1, -2  # in the map of who is seen where
 DISTURBANCE = Disturbance(convolved=0.05, photometric=0.7)
 SEATED = ("sit", "crossed", "sit01")
+RIDING = {"ride": False, "mounted": True}  # whether it is an animal that they sit on
 HOLDING, ON_BOARDS = 0.13, 0.05  # share of hands that hold something, of people on skis, skateboards, surfboards
 SUITABLE = 10  # poses drawn for one in which somebody can meet somebody
 ROOMY = 15.0  # dm; who could disappear in a thing that is longer, a car for one, does not stand there
@@ -208,14 +209,18 @@ class SceneGenerator:
         hips, chest = points[11:13].mean(0), points[5:7].mean(0)
         upright = (chest - hips)[1] > 0.75 * np.linalg.norm(chest - hips)
         boards = []
-        if not meeting and rng.random() < ON_BOARDS and style not in SEATED:
+        rides = style in RIDING and upright and not meeting
+        if not meeting and rng.random() < ON_BOARDS and style not in SEATED and not rides:
             boards = self.props.boards(points[PARTS["foot"]].reshape(2, 3, 3), rng)
         height = -lowest(items + boards)
         if not meeting and (rng.random() < 0.05 or (style.startswith("fly") and rng.random() < 0.6)):
             height += rng.uniform(0.5, 6.0)  # a jump
+        seats = self._seat(posed, hips, height, rng) if style in SEATED and upright else []
+        if rides:
+            seats, height = self._mount(posed, hips, RIDING[style], rng)
         spin = meeting.spin if meeting else heading(rng)
         lift = spin @ (-hips * (1, 0, 1)) + height * Y
-        props = boards + (self._seat(posed, hips, height, rng) if style in SEATED and upright else [])
+        props = boards + seats
         for part in ("left_hand", "right_hand"):
             if rng.random() < HOLDING:
                 grip = points[PARTS[part]][[5, 9, 13, 17, 6, 10]].mean(0)
@@ -248,13 +253,24 @@ class SceneGenerator:
 
     def _seat(self, posed: Posed, hips: np.ndarray, height: float, rng: np.random.Generator) -> list[Item]:
         """Below the buttocks, in the person's own axes; its feet end at the ground."""
-        below = posed.vertices[self.seat_vertices]
-        below = below[np.hypot(below[:, 0] - hips[0], below[:, 2] - hips[2]) < 2.0]
-        top = below[:, 1].min() + height
+        top = self._buttocks(posed, hips) + height
         if top < 0.8:
             return []
         place = np.array((hips[0], -height, hips[2] + rng.uniform(-0.3, 0.8)))
         return moved(self.props.seat(float(top), rng), turn(Y, rng.normal(0, 0.1)), place)
+
+    def _mount(
+        self, posed: Posed, hips: np.ndarray, animal: bool, rng: np.random.Generator
+    ) -> tuple[list[Item], float]:
+        """An animal or a bicycle below the buttocks, in the person's own axes, and how far these are lifted by it."""
+        items, saddle = self.props.mount(animal, rng)
+        height = float(saddle[1] - 0.3 - self._buttocks(posed, hips))
+        return moved(items, np.eye(3), np.array((hips[0] - saddle[0], -height, hips[2] - saddle[2]))), height
+
+    def _buttocks(self, posed: Posed, hips: np.ndarray) -> float:
+        """The lowest Y (dm) of what a person sits on."""
+        below = posed.vertices[self.seat_vertices]
+        return float(below[np.hypot(below[:, 0] - hips[0], below[:, 2] - hips[2]) < 2.0][:, 1].min())
 
     def _things(self, camera: Camera, distance: float, actors: list[Actor], rng: np.random.Generator) -> list[Item]:
         """Furniture, animals and vehicles around, and sometimes between, the camera and the people."""
