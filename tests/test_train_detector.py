@@ -220,7 +220,8 @@ def test_result_is_the_mean_with_earlier_parts(tmp_path):
     train(0, config, job)
     after = load_detector(finish(config, job, "mine"))
     bundled = load_detector("yolox-cspnext-s", local_files_only=True)
-    mean = load_detector(finish(dataclasses.replace(config, side=320), job, "mean", ["yolox-cspnext-s"]))
+    mean = load_detector(finish(config, job, "mean", ["yolox-cspnext-s"]))  # trained at another size
+    assert mean.config.input_size == after.config.input_size != bundled.config.input_size
     ours, theirs, both = (net.backbone.C3_p4.conv1.conv.weight for net in (after, bundled, mean))
     torch.testing.assert_close(both, (ours + theirs) / 2, atol=2e-3, rtol=0)  # half precision
 

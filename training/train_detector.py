@@ -41,7 +41,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dwpose_core.models.weights import load_detector, save_safetensors
-from dwpose_core.models.yolox import VARIANTS
+from dwpose_core.models.yolox import VARIANTS, YOLOX
 
 from . import checkpoint
 from .data.wholebody import DataSource
@@ -50,7 +50,7 @@ from .detection.batches import to_input
 from .detection.evaluate import calibrate, measure
 from .detection.loading import StepBatches, batches
 from .detection.pool import ScenePool, build_pool
-from .detection.start import DetectorConfig, begin, create
+from .detection.start import DetectorConfig, begin, create, read_start
 from .detection.tally import Tally
 from .growth import mean_weights
 from .monitor import StopOnSignal
@@ -184,6 +184,14 @@ def _saved(path: Path, config: DetectorConfig) -> dict | None:
     return state
 
 
+def earlier_parts(config: DetectorConfig, weights: Sequence[str]) -> list[YOLOX]:
+    """Detectors of earlier parts, set to the run's input size: none of a YOLOX's layers hangs on it."""
+    nets = [read_start(path) for path in weights]
+    for net in nets:
+        net.config = dataclasses.replace(net.config, input_size=(config.side, config.side))
+    return nets
+
+
 def finish(config: DetectorConfig, job: Job, name: str, earlier: Sequence[str] = ()) -> Path:
     """The averaged weights, or their mean with `earlier` ones, with calibrated scores as fp16 safetensors.
 
@@ -191,7 +199,7 @@ def finish(config: DetectorConfig, job: Job, name: str, earlier: Sequence[str] =
     """
     net = create(config).eval()
     net.load_state_dict(checkpoint.load_state(job.out / "last.pt")["average"])
-    net = mean_weights([*(load_detector(weights) for weights in earlier), net]).to(job.device)
+    net = mean_weights([*earlier_parts(config, earlier), net]).to(job.device)
     tests = [ScenePool.load(job.pool, part) for part, *_ in TESTS]
     shift = calibrate(net, tests[:2])  # close-ups would be too many
     path = job.out / f"{name}.safetensors"
@@ -292,7 +300,7 @@ def main() -> None:
         parser.error(f"--workers {args.workers}: one process per GPU, and {torch.cuda.device_count()} are here")
     config = DetectorConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(DetectorConfig)})
     net = begin(config)  # unusable weights are reported before an hour of rendering
-    mean_weights([*map(load_detector, args.mean), net])
+    mean_weights([*earlier_parts(config, args.mean), net])
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     prepare(args, config, out)
