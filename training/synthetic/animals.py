@@ -56,31 +56,21 @@ def four_legged(rng: np.random.Generator, mount: bool = False) -> Iterator[tuple
     long = np.exp(rng.uniform(np.log(12 if mount else 4), np.log(16)))  # of the trunk
     girth, leg = long * rng.uniform(0.16, 0.26), long * rng.uniform(0.3, 0.8)
     posture = "stand" if mount else POSTURES[rng.integers(len(POSTURES))]
-    low = girth * 0.85
-    hips = np.array((-long / 2, {"stand": leg + girth * 0.5}.get(posture, low), 0))
+    hips = np.array((-long / 2, leg + girth * 0.5 if posture == "stand" else girth * 0.85, 0))
     rise = rng.uniform(0.7, 1.2) if posture == "sit" else rng.normal(0, 0.06)
     shoulders = hips + long * (np.cos(rise) * X + np.sin(rise) * Y)
     sag = (hips + shoulders) / 2 + rng.normal(0, 0.05) * long * Y
     t = np.linspace(0, 1, 11)
     profile = np.sin(np.pi * (0.06 + 0.88 * t)) ** 0.45 * (1 + rng.normal(0, 0.12) * np.sin(2 * np.pi * t))
     profile[[0, -1]] = 0
-    yield (
-        [tube(bent(np.stack((hips - girth * 0.5 * X, sag, shoulders + girth * 0.5 * X)), 11), girth * profile, 12)],
-        COAT,
-    )
+    spine = bent(np.stack((hips - girth * 0.5 * X, sag, shoulders + girth * 0.5 * X)), 11)
+    yield [tube(spine, girth * profile, 12)], COAT
     socks = SECOND if rng.random() < 0.25 else COAT
     for root, front in ((hips, False), (shoulders, True)):
         for side in (-1, 1):
             yield [leg_of(root, front, side, posture, long, girth, rng)], socks
     yield from head_of(shoulders, long, girth, rng)
-    end = rng.uniform(-1.3, 1.0)
-    bushy = girth * rng.uniform(0.05, 0.22)
-    root = hips - girth * 0.4 * X + girth * 0.4 * Y
-    reach = long * rng.uniform(0.1, 0.6)
-    tip = root + reach * (np.sin(end) * Y - np.cos(end) * X) + rng.normal(0, 0.2) * reach * Z
-    tip[1] = max(tip[1], bushy)
-    middle = (root + tip) / 2 - 0.2 * reach * X + 0.1 * reach * Y
-    yield [tube(bent(np.stack((root, middle, tip))), bushy * np.array((0.6, 1, 1, 1, 1, 0.8, 0)))], int(rng.integers(2))
+    yield [tail_of(hips, long, girth, rng)], int(rng.integers(2))
 
 
 def leg_of(
@@ -105,9 +95,22 @@ def leg_of(
     return tube(path, thick, 8)
 
 
+def tail_of(hips: np.ndarray, long: float, girth: float, rng: np.random.Generator) -> Solid:
+    """A thin or a bushy one, hanging or raised."""
+    end = rng.uniform(-1.3, 1.0)
+    bushy = girth * rng.uniform(0.05, 0.22)
+    root = hips - girth * 0.4 * X + girth * 0.4 * Y
+    reach = long * rng.uniform(0.1, 0.6)
+    tip = root + reach * (np.sin(end) * Y - np.cos(end) * X) + rng.normal(0, 0.2) * reach * Z
+    tip[1] = max(tip[1], bushy)
+    middle = (root + tip) / 2 - 0.2 * reach * X + 0.1 * reach * Y
+    return tube(bent(np.stack((root, middle, tip))), bushy * np.array((0.6, 1, 1, 1, 1, 0.8, 0)))
+
+
 def head_of(
     shoulders: np.ndarray, long: float, girth: float, rng: np.random.Generator
 ) -> Iterator[tuple[list[Solid], int]]:
+    """(surfaces, material) of neck, skull and muzzle in one, ears, and at times horns."""
     up, reach = rng.uniform(0.2, 1.3), long * rng.uniform(0.2, 0.6)
     nape = shoulders + reach * (np.cos(up) * X + np.sin(up) * Y) + rng.normal(0, 0.15) * reach * Z
     root = shoulders - girth * 0.2 * X
@@ -130,15 +133,8 @@ def head_of(
         temple = nape + look @ (wide * np.array((-0.05, 0.75, side * 0.55)))
         out = look @ np.array((-0.1, np.sin(hang), side * np.cos(hang)))
         bow = temple + ear * (0.55 * out + 0.1 * look[:, 0])
-        yield (
-            [
-                tube(
-                    bent(np.stack((temple, bow, temple + ear * out))),
-                    ear * np.array((0.2, 0.3, 0.32, 0.3, 0.25, 0.15, 0)),
-                )
-            ],
-            pale,
-        )
+        flap = ear * np.array((0.2, 0.3, 0.32, 0.3, 0.25, 0.15, 0))
+        yield [tube(bent(np.stack((temple, bow, temple + ear * out))), flap)], pale
         if horned:
             tip = temple + look @ (wide * np.array((rng.normal(0, 0.6), 2.0, side * 1.2)))
             bow = temple + look @ (wide * np.array((0, 0.8, side * 1.1)))
