@@ -101,7 +101,10 @@ def _add_networks(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     find.add_argument("--max-people", type=int, help="keep the best-scoring people of each image")
     find.add_argument("--detector-threshold", type=float, default=0.3, help="score a person box must exceed")
     find.add_argument(
-        "--detector-size", type=int, metavar="N", help="side of its input, pixels; larger finds smaller people, slower"
+        "--detector-size",
+        type=int,
+        metavar="N",
+        help="side of its input, a multiple of 32 pixels; larger finds smaller people, slower (default: as trained)",
     )
     find.add_argument("--nms-threshold", type=float, default=0.45, help="overlap (IoU) up to which two boxes stay two")
     find.add_argument("--refine", action="store_true", help="second pass in boxes made from the first keypoints")

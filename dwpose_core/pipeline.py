@@ -122,9 +122,9 @@ def find_boxes(images: list[Image], detector: Runner, options: Options) -> list[
     """Person boxes (P, 4) xyxy in image pixels and scores (P,) of each image, best first; not clipped to the image.
 
     Raises:
-        ValueError: for an `options.detector_size` that the detector, an ONNX file of one size, does not take.
+        ValueError: as `detector_input`.
     """
-    size = _detector_input(detector, options)
+    size = detector_input(detector, options)
     batch, ratios = geometry.letterbox(images, size)
     rgb = torch.as_tensor(batch).to(detector.device).permute(0, 3, 1, 2)
     (raw,) = detector(rgb[:, [2, 1, 0]].float())  # YOLOX was trained on BGR in 0..255
@@ -137,8 +137,12 @@ def find_boxes(images: list[Image], detector: Runner, options: Options) -> list[
     return found
 
 
-def _detector_input(detector: Runner, options: Options) -> tuple[int, int]:
-    """(H, W) of what the detector looks at."""
+def detector_input(detector: Runner, options: Options) -> tuple[int, int]:
+    """(H, W) of what the detector looks at.
+
+    Raises:
+        ValueError: for an `options.detector_size` that the detector, an ONNX file of one size, does not take.
+    """
     if options.detector_size is None:
         return detector.input_size
     size = (options.detector_size, options.detector_size)

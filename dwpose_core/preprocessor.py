@@ -24,7 +24,7 @@ from .backends import TorchRunner, pick_device
 from .geometry import check_boxes
 from .images import as_images
 from .people import People
-from .pipeline import Options, Runner, estimate_people
+from .pipeline import Options, Runner, detector_input, estimate_people
 from .render import Style, render
 
 MAX_PIXELS = 8192 * 8192  # of a map whose size follows from its short side
@@ -55,6 +55,9 @@ class DWposeDetector(
         device: as in `from_pretrained`, where networks are loaded here.
         det_ckpt, pose_ckpt: weight files, as controlnet_aux takes them.
         det_config, pose_config: ignored with a warning: which network a file holds is read from the file.
+
+    Raises:
+        ValueError: for an `options.detector_size` that the detector does not take.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class DWposeDetector(
         self.pose = pose
         self.detector = detector
         self.options = options or Options()
+        if detector is not None:
+            detector_input(detector, self.options)  # before the first of a million pictures
 
     @classmethod
     def from_pretrained(

@@ -214,6 +214,7 @@ def test_interrupt_leaves_whole_files(tmp_path, photos, weights, monkeypatch, ca
         (["image", "PHOTOS/a.png", "-o", "x.png", "--draw-size", "big"], "WIDTHxHEIGHT"),
         (["image", "PHOTOS/a.png", "-o", "x.png", "--box", "1,2,3"], "four numbers"),
         (["image", "PHOTOS/a.png", "-o", "x.png", "--device", "cuda:99"], "cuda:99"),
+        (["image", "PHOTOS/a.png", "-o", "x.png", "--detector-size", "500"], "multiple of 32"),
         (["image", "PHOTOS/a.png", "PHOTOS/a2/a.png", "-o", "x"], "would both be written"),
         (["render", "absent.json", "-o", "x.png"], "no keypoint file"),
         (["render", "PHOTOS/bare.json", "-o", "x.png"], "bare.json: frame 0: has no canvas_height"),

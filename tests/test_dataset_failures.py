@@ -113,6 +113,7 @@ def test_failures_of_finished_and_of_given_up_shards_are_told_once(extract, phot
         (("--decoders", -1), "--decoders must be at least 0"),
         (("--streams", 0), "--streams must be at least 1"),
         (("--max-failures", -1), "--max-failures must be at least 0"),
+        (("--detector-size", 500), "detector_size must be a multiple of 32 pixels"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(extract, photos, capsys, options, message):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dwpose_core import DWposeDetector
 from dwpose_core.backends import OnnxRunner, TorchRunner
 from dwpose_core.geometry import letterbox, nms
 from dwpose_core.models import create_detector
@@ -76,6 +77,8 @@ def test_a_larger_input_finds_smaller_people(shared, nano):
     if isinstance(nano, OnnxRunner):
         with pytest.raises(ValueError, match="detector_size 1280: yolox_nano takes 416 x 416 pixels only"):
             find_boxes([image], nano, large)
+        with pytest.raises(ValueError, match="Leave detector_size out"):  # before the first picture
+            DWposeDetector(nano, nano, large)
         return
     ((whole, _),), ((boxes, _),) = find_boxes([photo], nano, Options()), find_boxes([image], nano, large)
     assert len(boxes) == len(whole) == 1

@@ -137,6 +137,7 @@ def test_a_folder_is_continued_as_it_was_begun(tmp_path):
         (generate.main, "--assets x --out y --layers --size 0 0", "at least 16"),
         (pool.main, "--layers x --objects y --assets z --out w --count 0", "at least 1"),
         (evaluate.main, "yolox-cspnext-s", "--pool, --labels"),
+        (evaluate.main, "yolox-cspnext-s --labels x --detector-size 500", "multiple of 32"),
     ],
 )
 def test_commands_that_would_do_nothing_are_refused(monkeypatch, capsys, main, argv, message):

@@ -131,6 +131,8 @@ _ONLY_FOR = (
 
 def check_effect(args: argparse.Namespace, config) -> None:
     """Raises ValueError for an option that would have no effect, or a number that makes no sense."""
+    from ..pipeline import Options
+
     for names, what, has_effect in _ONLY_FOR:
         said = [name for name in names if getattr(args, name) != args.defaults[name]]
         if said and not has_effect(config, args):
@@ -139,6 +141,7 @@ def check_effect(args: argparse.Namespace, config) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    Options(**config.options)
 
 
 def extract(args: argparse.Namespace) -> int:

@@ -234,10 +234,16 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of the photographs")
     parser.add_argument("--ignored", type=Path, help="boxes of people in them that carry no label")
     parser.add_argument("--threshold", type=float, default=Options.detector_threshold)
+    note = "side of the input for photographs, pixels (default: as trained)"
+    parser.add_argument("--detector-size", type=int, metavar="N", help=note)
     parser.add_argument("--least-height", type=float, default=64, help="of people in photographs that count, pixels")
     args = parser.parse_args()
     if not args.pool and not args.labels:
         parser.error("say what to judge it by: --pool, --labels, or both")
+    try:
+        options = Options(detector_threshold=args.threshold, detector_size=args.detector_size)
+    except ValueError as error:
+        parser.error(str(error))
     net = load_detector(args.weights)
     if args.pool:
         pools = (ScenePool.load(args.pool, name) for name in ("test", "test_empty", "test_close"))
@@ -245,7 +251,6 @@ def main() -> None:
     if args.labels:
         rows = photographs(args.labels, args.images or args.labels.parent)
         runner = TorchRunner(net, "cpu")
-        options = Options(detector_threshold=args.threshold)
         found = [find_boxes([image], runner, options)[0] for image, _, _ in rows]
         truth = [boxes for _, boxes, _ in rows]
         unlabelled = boxes_by_picture(args.ignored) if args.ignored else boxes_by_picture(args.labels, crowds=True)

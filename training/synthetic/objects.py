@@ -50,7 +50,8 @@ def assemble(kind: str, rng: np.random.Generator) -> Iterator[Part]:
             )
     elif kind in ("table", "chair"):
         width, height, depth = rng.uniform(4, 14), rng.uniform(4, 9), rng.uniform(4, 9)
-        yield box(np.array((width, rng.uniform(0.2, 1.2), depth))), upright, np.array((0, height, 0)), 0
+        plate = rng.uniform(0.2, 1.2)
+        yield box(np.array((width, plate, depth))), upright, np.array((0, height, 0)), 0
         thick = rng.uniform(0.2, 0.8)
         for x in (-1, 1):
             for z in (-1, 1):
@@ -61,7 +62,8 @@ def assemble(kind: str, rng: np.random.Generator) -> Iterator[Part]:
             yield box(back), turn(X, -rng.uniform(0, 0.3)), np.array((0, height + back[1] / 2, -depth / 2)), 0
         elif rng.random() < LAID:
             for part in range(rng.integers(2, 10)):
-                place = np.array((rng.uniform(-0.45, 0.45) * width, height, rng.uniform(-0.45, 0.45) * depth))
+                aside, ahead = rng.uniform(-0.45, 0.45, 2) * (width, depth)
+                place = np.array((aside, height + plate / 2, ahead))
                 yield from ((solids, upright, place, 2 + (part + more) % 4) for solids, more in tableware(rng))
     elif kind == "shelf":
         width, height, boards = rng.uniform(5, 12), rng.uniform(8, 20), int(rng.integers(2, 6))

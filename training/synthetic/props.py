@@ -16,7 +16,7 @@ from .fabrics import muted, random_cloth, random_color
 from .items import Item, Material
 from .objects import assemble, materials_of
 from .rotations import X, Y, Z, frame, turn
-from .solids import Part, Solid, box, revolved, tube
+from .solids import Part, Solid, ball, box, revolved, tube
 from .vehicles import bicycle, wheel
 
 WHEELED = 0.15  # of the seats: wheelchairs
@@ -226,9 +226,7 @@ class PropMaker:
         elif kind == 1:
             solids = [revolved(np.array((0, 1, 1, 0)) * rng.uniform(0.3, 0.45), np.array((-0.5, -0.5, 0.5, 0.5)))]
         elif kind == 2:
-            t = np.linspace(0, np.pi, 12)
-            radius = rng.uniform(0.3, 1.2)
-            solids = [revolved(np.sin(t) * radius, -np.cos(t) * radius)]
+            solids = [ball(rng.uniform(0.3, 1.2))]
         elif kind == 3:
             solids = box(np.array((rng.uniform(1.0, 2.2), rng.uniform(1.2, 3.0), rng.uniform(0.1, 0.5))))
         elif kind == 4:

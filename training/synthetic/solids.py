@@ -91,7 +91,7 @@ def random_primitive(rng: np.random.Generator) -> list[Solid]:
     if kind == 1:
         top = rng.choice((0.0, rng.random(), 1.0))
         return [revolved(np.array((0, 1, top, 0)) * 0.5, np.array((-0.5, -0.5, 0.5, 0.5)))]
-    t = np.linspace(0, np.pi, 12)
     if kind == 2:
-        return [revolved(np.sin(t) * 0.5, -np.cos(t) * 0.5)]
+        return [ball(0.5)]
+    t = np.linspace(0, np.pi, 12)
     return [revolved(np.sin(t) * (0.3 + 0.2 * np.sin(t * rng.uniform(1, 4) + rng.uniform(0, 6))), -np.cos(t) * 0.5)]
