@@ -45,6 +45,16 @@ def test_other_options_are_refused_for_a_run_that_was_begun(extract, photos, cap
     assert "other options (options, style)" in capsys.readouterr().err
 
 
+def test_a_run_from_before_an_option_existed_is_continued(extract, photos):
+    _, out = extract(photos, "--samples-per-shard", 5)
+    config = out / "_dwpose" / "config.json"
+    began = json.loads(config.read_text())
+    assert began["options"].pop("detector_size", "absent") is None
+    config.write_text(json.dumps(began))
+    assert extract(photos, "--samples-per-shard", 5)[0] == 1  # two photographs are broken
+    assert extract(photos, "--samples-per-shard", 5, "--detector-size", 640)[0] == 2  # another option all the same
+
+
 def test_other_networks_than_those_of_the_finished_shards_are_refused(extract, photos, capsys):
     _, out = extract(photos, "--samples-per-shard", 5)
     stats = out / "_dwpose" / "shards" / "00000_stats.json"

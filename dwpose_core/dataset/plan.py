@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..pipeline import Options
 from . import guard, sinks, sources
 from .names import Item
 from .storage import Storage
@@ -187,7 +188,10 @@ def present_plan(config: Config, storage: Storage) -> Plan | None:
             raise ValueError(f"{config.out} holds finished shards without the plan they belong to; {_INSTEAD}")
         return None
     found = json.loads(storage.read("_dwpose/config.json"))
-    changed = [name for name, value in config.to_json().items() if value != found.get(name) and name != "out"]
+    # An option of the pipeline that did not exist when the run was begun had its default's effect.
+    defaults = asdict(Options())
+    found, asked = ({**one, "options": defaults | one.get("options", {})} for one in (found, config.to_json()))
+    changed = [name for name, value in asked.items() if value != found.get(name) and name != "out"]
     if changed and not free:
         raise ValueError(
             f"{config.out} was begun with other options ({', '.join(changed)}); "
