@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -23,14 +25,15 @@ import numpy as np
 import torch
 
 from . import edit
+from .clips import even, open_clip
 from .images import as_images
 from .people import People
 from .preprocessor import DWposeDetector
 from .regions import crop_square, part_boxes, steady_boxes
 from .render import Style, find_style, render
 from .skeleton import HAND_EDGES, OPENPOSE_BODY, OPENPOSE_COLORS, OPENPOSE_LIMBS
-from .tracking import Steady, smooth
-from .video import Frame, VideoReader, people_of
+from .tracking import Steady, Tracker, smooth
+from .video import Frame, people_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,13 +97,14 @@ def prepare_animation(
     """Pose video and face video of a driving video.
 
     Args:
-        video: path of any video FFmpeg reads (needs PyAV), or frames as `images.as_images` accepts them.
+        video: path of any video FFmpeg reads (needs PyAV) or of a folder of frames, or frames as `images.as_images`
+            accepts them.
         detector: finds the people.
         reference: picture of the character to animate, see `images.as_images`. The pose video gets its shape; without
             it, that of the driving video.
         retarget: give the motion the proportions and the place of the person in `reference`.
         fps: of the result; frames are repeated or left out. None keeps those of the video. Wan-Animate is made for 30.
-        source_fps: of frames given as a list; None takes `fps`, so that every frame is used once.
+        source_fps: of frames given as a list or a folder; None takes `fps`, so that every frame is used once.
         max_pixels: width times height of the result; sides are multiples of 16.
         style: "wan-animate", or a style of `render.render` for other pipelines (VACE: "dwpose").
         people: how many, of those seen longest; None takes everyone. Wan-Animate animates one.
@@ -136,9 +140,11 @@ def prepare_animation(
     threshold = detector.options.keypoint_threshold
 
     def detect(images: Sequence[np.ndarray]) -> list[People]:
-        return detector.detect(list(images), batch_size=batch_size)
+        # Whom to keep is for the tracker to say: the surest box may be somebody else's in the next frame.
+        return detector.detect(list(images), batch_size=batch_size, max_people=None)
 
-    found = people_of(_bar(clip, clip.count, "finding people", progress), detect, Steady(), batch_size)
+    steady = Steady(Tracker(max_people=detector.options.max_people))
+    found = people_of(_bar(clip, clip.count, "finding people", progress), detect, steady, batch_size)
     frames = [everyone for _, everyone in found]
     if not any(map(len, frames)):
         raise ValueError("nobody was found in this video; try options=Options(detector_threshold=...) below 0.3")
@@ -230,8 +236,8 @@ class _Clip(Iterable[Frame]):
     def __init__(self, video: Any, fps: float | None, source_fps: float | None):
         self._video = None if isinstance(video, (str, os.PathLike)) else video
         if self._video is None:
-            self._path = video
-            with VideoReader(video) as reader:
+            self._open = partial(open_clip, video, (source_fps or fps or 30) if Path(video).is_dir() else None)
+            with self._open() as reader:
                 self._source_fps, frames = reader.fps, reader.frame_count
         else:
             if not hasattr(video, "__len__"):
@@ -244,27 +250,14 @@ class _Clip(Iterable[Frame]):
 
     def __iter__(self) -> Iterator[Frame]:
         if self._video is None:
-            with VideoReader(self._path) as reader:
-                yield from _even(reader, self.fps, self._source_fps)
+            with self._open() as reader:
+                yield from even(reader, self.fps, self._source_fps)
         else:
             frames = (
                 Frame(_array(as_images(image)[0]), number / self._source_fps)
                 for number, image in enumerate(self._video)
             )
-            yield from _even(frames, self.fps, self._source_fps)
-
-
-def _even(frames: Iterable[Frame], fps: Fraction, source_fps: Fraction) -> Iterator[Frame]:
-    """At times 0, 1 / fps, 2 / fps, ... to the end of the last frame, the frame that is nearest in time."""
-    number, last = 0, None
-    for frame in frames:
-        while last is not None and number / fps <= (last.time + frame.time) / 2:
-            yield Frame(last.image, number / fps)
-            number += 1
-        last = frame
-    while last is not None and number / fps < last.time + 1 / source_fps:
-        yield Frame(last.image, number / fps)
-        number += 1
+            yield from even(frames, self.fps, self._source_fps)
 
 
 def _array(image: np.ndarray | torch.Tensor) -> np.ndarray:

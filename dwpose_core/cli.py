@@ -19,6 +19,7 @@ examples:
   dwpose image photos/ -o poses/ --json --overlay    a folder, with keypoints and a picture of both
   dwpose render pose.json -o big.png --draw-size 2048
   dwpose video in.mp4 -o pose.mp4                    a film, its people tracked and steadied
+  dwpose animate dance.mp4 --reference portrait.png -o inputs/    pose and face video for Wan-Animate
   dwpose extract photos/ --out poses/                a million images, resumable
   dwpose models                                      which weights there are, and where they lie
   dwpose doctor                                      what runs here, and what to mend
@@ -52,11 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
         )  # fmt: skip
 
     _add_image(command)
+    from .animate_cli import add_command as add_animate
     from .dataset.cli import add_commands as add_dataset
     from .video_cli import add_command as add_video
 
     _add_render(command)
     add_video(command, _add_networks, _add_drawing)
+    add_animate(command, _add_networks)
     add_dataset(command, _add_networks, _add_drawing)
     _add_weights(command)
     return parser
@@ -69,6 +72,7 @@ def _add_image(command) -> None:
         """
         dwpose image photo.jpg -o pose.png
         dwpose image photos/ 'more/*.png' -o poses/ --json
+        dwpose image photos/ -o poses/ --json-layout openpose
         dwpose image dancers.jpg -o pose.png --style xinsir --draw-size 1024x1536
         dwpose image face.jpg -o pose.png --detector none --no-hand
         """,
@@ -78,6 +82,13 @@ def _add_image(command) -> None:
         "-o", "--out", required=True, help="the map, or a folder for <stem>.png, in folders as those searched"
     )
     sub.add_argument("--json", action="store_true", help="write OpenPose JSON beside each map")
+    sub.add_argument(
+        "--json-layout",
+        choices=("list", "openpose", "body25"),
+        help="implies --json. list: one frame in a list, as ComfyUI has it, in <stem>.json (default). openpose: a file "
+        "of the OpenPose program, <stem>_keypoints.json, as pose editors read it. body25: the same with 25 body "
+        "points, for try-on networks and body fitting",
+    )
     sub.add_argument("--scores", action="store_true", help="scores in the JSON, where most readers expect 1 or 0")
     sub.add_argument("--overlay", action="store_true", help="write <stem>.overlay.png, the pose over the photograph")
     find = _add_networks(sub)
@@ -139,6 +150,7 @@ def _add_render(command) -> None:
         dwpose render pose.json -o pose.png
         dwpose render pose.json -o pose.png --draw-size 1024x1536 --style xinsir
         dwpose render clip.json -o frames/
+        dwpose render clip.npz -o pose.mp4 --fps 24
         dwpose render poses/ -o thick/ --thickness 2     of `dwpose image --json`, or of `dwpose extract`
         """,
     )
@@ -150,8 +162,9 @@ def _add_render(command) -> None:
         "-o",
         "--out",
         required=True,
-        help="the map, or a folder for <stem>.png; with several frames a folder for <frame>.png",
+        help="the map, or a folder for <stem>.png; with several frames a folder for <frame>.png, or an .mp4",
     )
+    sub.add_argument("--fps", type=float, default=25.0, help="of an .mp4")
     sub.add_argument("--image-size", metavar="WxH", help="size the keypoints refer to, where the JSON does not say")
     _add_drawing(sub)
     sub.set_defaults(run="render")

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from .animate_cli import animate  # noqa: F401
 from .arguments import describe, draw_size, drawing_from, load_networks, parse_size
 from .dataset.cli import extract, redraw, stats  # noqa: F401
 from .images import IMAGE_SUFFIXES, atomic_write, check_picture_name, read_image, write_image
 from .people import People
+from .video import WRITTEN_SUFFIXES, VideoWriter
 from .video_cli import video  # noqa: F401
 
 
@@ -24,7 +26,8 @@ def image(args: argparse.Namespace) -> int:
     named = find_inputs(args.inputs, args.out)
     inputs = list(named)
     several = len(inputs) > 1 or any(Path(name).is_dir() for name in args.inputs)
-    outputs = _output_paths(named, args.out, several, args.json, args.overlay)
+    layout = args.json_layout or ("list" if args.json else None)
+    outputs = _output_paths(named, args.out, several, layout, args.overlay)
     boxes = _parse_boxes(args.box)
     if boxes is not None and several:
         raise ValueError("--box goes with a single input image")
@@ -45,7 +48,7 @@ def image(args: argparse.Namespace) -> int:
             results = detector.detect(photos, boxes=None if boxes is None else [boxes]) if photos else []
             for photo, people, target in zip(photos, results, targets, strict=True):
                 try:
-                    _write_results(photo, people, target, args, drawing)
+                    _write_results(photo, people, target, args, layout, drawing)
                 except (OSError, MemoryError) as error:
                     reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
                     failures.append(f"{target} cannot be written: {reason}")
@@ -77,11 +80,17 @@ def render(args: argparse.Namespace) -> int:
         raise ValueError(f"no keypoint file at {source}")
     frames = _read_frames(source, size)
     out = Path(args.out)
-    if len(frames) == 1:
+    if out.suffix.lower() in WRITTEN_SUFFIXES:
+        _draw_film(frames, out, args.draw_size, drawing, args.fps)
+    elif len(frames) == 1:
         out = _single_output(args.out, source.stem)
+        _draw_frames(frames, out, args.draw_size, drawing)
     elif out.suffix:
-        raise ValueError(f"{source} holds {len(frames)} frames: -o must be a folder, not a file like {out.name}")
-    _draw_frames(frames, out, args.draw_size, drawing, bar=True)
+        raise ValueError(
+            f"{source} holds {len(frames)} frames: -o must be a folder or an .mp4, not a file like {out.name}"
+        )
+    else:
+        _draw_frames(frames, out, args.draw_size, drawing, bar=True)
     print(f"{len(frames)} frames, {sum(len(people) for people in frames)} people; wrote {out}")
     return 0
 
@@ -112,6 +121,16 @@ def _draw_frames(frames: list[People], out: Path, size: str | None, drawing: dic
     for number, people in enumerate(tqdm(frames, unit="frame", disable=not bar or len(frames) == 1)):
         target = out / f"{number:0{digits}d}.png" if len(frames) > 1 else out
         write_image(target, draw(people, draw_size(size, people), **drawing))
+
+
+def _draw_film(frames: list[People], out: Path, size: str | None, drawing: dict, fps: float) -> None:
+    from .clips import Rate
+    from .render import render as draw
+
+    rate = Rate.of(fps)
+    with VideoWriter(out, rate) as film:
+        for number, people in enumerate(tqdm(frames, unit="frame")):
+            film.write(draw(people, draw_size(size, people), **drawing), number / rate.fps)
 
 
 def _read_frames(source: Path, size: tuple[int, int] | None) -> list[People]:
@@ -199,7 +218,9 @@ def _single_output(out: str, stem: str) -> Path:
     return path
 
 
-def _output_paths(named: dict[Path, Path], out: str, several: bool, json_too: bool, overlay_too: bool) -> list[Path]:
+def _output_paths(
+    named: dict[Path, Path], out: str, several: bool, layout: str | None, overlay_too: bool
+) -> list[Path]:
     """Where the map of each input goes; see `find_inputs`.
 
     Raises:
@@ -217,7 +238,9 @@ def _output_paths(named: dict[Path, Path], out: str, several: bool, json_too: bo
     photographs = {path.resolve() for path in named}
     owner: dict[Path, Path] = {}
     for path, target in zip(named, outputs, strict=True):
-        files = [target, *([_json_path(target)] if json_too else []), *([_overlay_path(target)] if overlay_too else [])]
+        files = [target]
+        files += [_json_path(target, layout)] if layout else []
+        files += [_overlay_path(target)] if overlay_too else []
         for file in (file.resolve() for file in files):
             if file in photographs:
                 raise ValueError(f"{file.name} would replace the photograph {file}; choose another folder with -o")
@@ -227,24 +250,28 @@ def _output_paths(named: dict[Path, Path], out: str, several: bool, json_too: bo
     return outputs
 
 
-def _json_path(target: Path) -> Path:
-    return target.with_suffix(".json")
+def _json_path(target: Path, layout: str) -> Path:
+    """Readers of the OpenPose program's files look for its name, <stem>_keypoints.json."""
+    return target.with_suffix(".json") if layout == "list" else target.with_name(f"{target.stem}_keypoints.json")
 
 
 def _overlay_path(target: Path) -> Path:
     return target.with_name(f"{target.stem}.overlay.png")
 
 
-def _write_results(photo: np.ndarray, people: People, target: Path, args: argparse.Namespace, drawing: dict) -> None:
-    from .formats import to_openpose
+def _write_results(
+    photo: np.ndarray, people: People, target: Path, args: argparse.Namespace, layout: str | None, drawing: dict
+) -> None:
+    from .formats import openpose_file, to_openpose
     from .render import overlay, render
 
     size = draw_size(args.draw_size, people)
     write_image(target, render(people, size, **drawing))
-    if args.json:
-        with atomic_write(_json_path(target)) as temporary:
-            confidence = "score" if args.scores else "binary"
-            temporary.write_text(json.dumps(to_openpose(people, threshold=args.threshold, confidence=confidence)))
+    if layout:
+        frames = to_openpose(people, threshold=args.threshold, confidence="score" if args.scores else "binary")
+        with atomic_write(_json_path(target, layout)) as temporary:
+            contents = frames if layout == "list" else openpose_file(frames[0], body_25=layout == "body25")
+            temporary.write_text(json.dumps(contents))
     if args.overlay:
         write_image(_overlay_path(target), overlay(photo, people, **drawing))
 

@@ -131,12 +131,12 @@ def retarget(frames: Sequence[People], reference: People) -> list[People]:
     """The motion of a clip on the body of `reference`: each limb keeps its direction and takes on the length that the
     reference's proportions give it.
 
-    Every limb's length relative to the torso is compared between clip (its 90th percentile, as limbs pointing at the
-    camera look short) and reference; the clip's limbs are scaled by the ratio, from the hips outwards. Where one of
-    them hides the hips, as a portrait does, lengths are relative to the shoulders' width; limbs that one of them hides
-    stay as long as they are. Hands go with the forearm's ratio, feet with the shin's, the face with the head's. The
-    person keeps place and overall size; `align` moves it to the reference's. People are followed by their ids where
-    they have some, else taken as the first of each frame.
+    Every limb's length relative to the torso is compared between clip and reference; the clip's limbs are scaled by the
+    ratio, from the hips outwards. Limbs pointing at the camera look short: of left and right the longer one counts, of
+    the clip its 90th percentile. Where clip or reference hides the hips, as a portrait does, lengths are relative to
+    the shoulders' width; limbs that one of them hides stay as long as they are. Hands go with the forearm's ratio, feet
+    with the shin's, the face with the head's. The person keeps place and overall size; `align` moves it to the
+    reference's. People are followed by their ids where they have some, else taken as the first of each frame.
 
     Raises:
         ValueError: when the reference or every frame is empty.
@@ -259,10 +259,13 @@ _TWIN = {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6, 8: 9, 9: 8, 10: 11, 11:
 
 
 def _pair_ratio(limb: int, own: np.ndarray, theirs: np.ndarray) -> float:
-    """Of lengths (2, limbs), in the first unit that both sides have them in; 1 where there is none."""
+    """Of lengths (2, limbs), in the first unit that both sides have them in; 1 where there is none.
+
+    The longer twin counts: of two forearms one may point at the camera, and people's sides are alike.
+    """
     pair = [limb, _TWIN.get(limb, limb)]
     for lengths in zip(own[:, pair], theirs[:, pair], strict=True):
-        a, b = (np.nan if np.isnan(side).all() else np.nanmean(side) for side in lengths)
+        a, b = (np.nan if np.isnan(side).all() else np.nanmax(side) for side in lengths)
         if a > 0 and b > 0:
             return float(np.clip(b / a, *_RATIO))
     return 1.0

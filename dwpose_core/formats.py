@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .images import atomic_write
-from .openpose import as_frames, extent, from_openpose, openpose_body, openpose_face, to_openpose
+from .openpose import as_frames, extent, from_openpose, openpose_body, openpose_face, openpose_file, to_openpose
 from .people import People
 from .skeleton import NUM_KEYPOINTS, PARTS
 
@@ -26,6 +26,7 @@ __all__ = [
     "load_npz",
     "openpose_body",
     "openpose_face",
+    "openpose_file",
     "save_npz",
     "to_coco",
     "to_openpose",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ def as_images(image: Any) -> list[np.ndarray | torch.Tensor]:
             raise ValueError(
                 f"image array must be uint8 in 0..255 or float in 0..1, got {image.dtype}; convert it first"
             )
-        return [out.numpy() for out in _split(torch.from_numpy(np.ascontiguousarray(image)))]
+        return [out.numpy() for out in _split(torch.from_numpy(np.require(image, requirements="CW")))]
     if isinstance(image, torch.Tensor):
         return _split(image)
     if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
@@ -167,3 +168,14 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     check_picture_name(path)
     with atomic_write(path) as temporary:
         Image.fromarray(image).save(temporary, **_SAVING.get(temporary.suffix.lower(), {}))
+
+
+def in_order(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of a folder with one of these suffixes, f_2 before f_10; not hidden ones, as macOS adds ._f_2.png."""
+    files = (file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
+    return sorted((file for file in files if file.suffix.lower() in suffixes), key=_natural)
+
+
+def _natural(file: Path) -> tuple:
+    parts = re.split(r"(\d+)", file.name.lower())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], file.name

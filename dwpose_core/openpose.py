@@ -18,6 +18,7 @@ _BODY_18 = np.array(list(OPENPOSE_BODY.values()))  # COCO-WholeBody index of eac
 _SHOULDERS = [OPENPOSE_BODY["left_shoulder"], OPENPOSE_BODY["right_shoulder"]]
 _EYES = [2, 1]  # right first, as among the OpenPose-18 and at the end of the 70-point face
 _EYES_18 = slice(14, 16)
+_HIPS_18 = (8, 11)  # right, left
 
 _BODY, _FOOT, _FACE, _LEFT_HAND, _RIGHT_HAND = (list(range(NUM_KEYPOINTS))[part] for part in PARTS.values())
 
@@ -141,6 +142,29 @@ def _frame_dict(people: People, threshold: float, confidence: str) -> dict:
         "canvas_height": height,
         "canvas_width": width,
     }
+
+
+def openpose_file(frame: Mapping[str, Any], body_25: bool = False) -> dict:
+    """A frame of `to_openpose` as the OpenPose program writes it, version 1.3 of its files: `person_id` is a list of
+    one, -1 where there is none. The canvas size, which its readers ignore, stays: ours need it.
+
+    Args:
+        body_25: bodies as that program has them by default, with a middle hip and the feet among the 25 points, as
+            try-on networks and body model fitting want them. Otherwise 18 points, as pose editors want them, and the
+            feet beside them.
+    """
+    people = []
+    for person in frame["people"]:
+        parts = {key: list(person[key]) for key in _LAYOUTS}
+        if body_25:
+            body, feet = parts["pose_keypoints_2d"], parts.pop("foot_keypoints_2d")
+            (right_x, right_y, right), (left_x, left_y, left) = (body[3 * i : 3 * i + 3] for i in _HIPS_18)
+            middle = [(right_x + left_x) / 2, (right_y + left_y) / 2, min(right, left)]
+            middle = middle if min(right, left) > 0 else [0.0, 0.0, 0.0]
+            cut = 3 * _HIPS_18[0]
+            parts["pose_keypoints_2d"] = [*body[:cut], *middle, *body[cut:], *feet]
+        people.append({"person_id": [person.get("person_id", -1)], **parts})
+    return {"version": 1.3, "people": people, **{key: frame[key] for key in ("canvas_height", "canvas_width")}}
 
 
 def from_openpose(obj: Any, image_size: Sequence[int] | None = None, *, normalized: bool | None = None) -> list[People]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .one_euro import OneEuro
 from .people import SEEN, People
 from .skeleton import NUM_KEYPOINTS, OKS_SIGMAS, PARTS
 
@@ -26,16 +27,23 @@ _MIN_COMMON = 3
 _COAST = 0.95
 # How fast the estimate of a track's speed follows its boxes, per frame.
 _SPEED_RATE = 0.5
+# Frames without somebody who is followed after which their place is free: a third of a second, longer than most hide.
+_PATIENCE = 10
 
 
 def track(
-    frames: Iterable[People], *, max_age: int = 30, min_similarity: float = 0.2, threshold: float = SEEN
+    frames: Iterable[People],
+    *,
+    max_age: int = 30,
+    min_similarity: float = 0.2,
+    max_people: int | None = None,
+    threshold: float = SEEN,
 ) -> list[People]:
     """The same frames with ids: a person keeps their id from frame to frame, also through gaps of `max_age` frames.
 
-    See `Tracker` for how people are matched.
+    See `Tracker` for how people are matched, and what `max_people` keeps.
     """
-    tracker = Tracker(max_age=max_age, min_similarity=min_similarity, threshold=threshold)
+    tracker = Tracker(max_age=max_age, min_similarity=min_similarity, max_people=max_people, threshold=threshold)
     return [tracker.push(people) for people in frames]
 
 
@@ -79,18 +87,31 @@ class Tracker:
     Args:
         max_age: frames a track may be missing before it is forgotten.
         min_similarity: below this, a person is somebody new.
+        max_people: give out no more than so many people, the same ones as long as they are there. A place is free once
+            its owner has been missing for 10 frames; the surest of the others gets it. None: everybody.
         threshold: score from which a point counts as seen.
     """
 
-    def __init__(self, *, max_age: int = 30, min_similarity: float = 0.2, threshold: float = SEEN):
+    def __init__(
+        self,
+        *,
+        max_age: int = 30,
+        min_similarity: float = 0.2,
+        max_people: int | None = None,
+        threshold: float = SEEN,
+    ):
         if max_age < 0 or not 0 < min_similarity < 1:
             raise ValueError(f"max_age must be >= 0 and min_similarity in 0..1, got {max_age} and {min_similarity}")
+        if max_people is not None and max_people < 1:
+            raise ValueError(f"max_people must be at least 1, or None for everybody, got {max_people}")
         self.max_age, self.min_similarity, self.threshold = max_age, min_similarity, threshold
+        self.max_people = max_people
+        self._followed: set[int] = set()  # ids, at most max_people
         self._next_id = 0
         self._tracks: list[_Track] = []
 
     def push(self, people: People) -> People:
-        """The next frame, with ids; nothing else about it changes."""
+        """The next frame, with ids and in their order, so that a row is the same person from frame to frame."""
         similarity = self._similarity(people)
         ids = np.full(len(people), -1, np.int64)
         taken: set[int] = set()
@@ -109,7 +130,17 @@ class Tracker:
             ids[p] = self._next_id
             self._tracks.append(_Track(self._next_id, people, p, self.threshold))
             self._next_id += 1
-        return replace(people, id=ids)
+        order = np.argsort(ids, kind="stable")
+        tracked = replace(people, id=ids)[order]
+        return tracked if self.max_people is None else self._follow(tracked)
+
+    def _follow(self, people: People) -> People:
+        """Those of `people` who have one of the `max_people` places."""
+        self._followed &= {known.id for known in self._tracks if known.age <= _PATIENCE}
+        for p in np.argsort(-people.box_score, kind="stable"):
+            if len(self._followed) < self.max_people:
+                self._followed.add(int(people.id[p]))
+        return people[np.isin(people.id, list(self._followed))]
 
     def _similarity(self, people: People) -> np.ndarray:
         """(T, P) in 0..1."""
@@ -217,7 +248,8 @@ class GapFiller:
         self._first += 1
         if not persons:
             return people
-        rows = list(persons.values())  # those of the frame in their order, then the filled ones
+        persons = dict(sorted(persons.items()))  # in the order of the ids, as the tracker has them
+        rows = list(persons.values())
         columns = {name: np.stack([getattr(row, name) for row in rows]) for name in ("xy", "score", "box")}
         has_visibility = all(row.visibility is not None for row in rows)
         return replace(
@@ -263,102 +295,6 @@ def _between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
     return (a + (b - a) * np.float32(share)).astype(np.float32)
 
 
-class OneEuro:
-    """The 1 Euro filter (Casiez, Roussel and Vogel, CHI 2012) on all points of all people at once.
-
-    A low-pass filter whose cutoff rises with speed, cutoff = min_cutoff + beta * speed: a still point is held still, a
-    fast one is followed. Speed is counted in person sizes (square root of the box area) per second, so that one setting
-    serves any resolution. At constant speed a point is never further behind than 1 / (2 pi beta) person sizes: 0.8 % by
-    default.
-
-    Points with a low score pull less: their cutoffs are multiplied by half of score / threshold (at most 1). A point
-    not seen for `memory` seconds starts afresh instead of sliding over from where it was. Scores do not change.
-
-    Args:
-        min_cutoff: Hz, 1 in the paper's recipe: lower it against jitter of still points.
-        beta: Hz per (person size / second): raise it against lag. Scale-free variant of the paper's; of the order of
-            MediaPipe's pose filter (80, on a lower min_cutoff).
-        speed_cutoff: Hz of the low-pass on the speed itself, 1 in the paper.
-        memory: seconds.
-        threshold: score from which a point counts as seen.
-    """
-
-    def __init__(
-        self,
-        *,
-        min_cutoff: float = 1.0,
-        beta: float = 20.0,
-        speed_cutoff: float = 1.0,
-        memory: float = 0.25,
-        threshold: float = SEEN,
-    ):
-        if not (min_cutoff > 0 and beta >= 0 and speed_cutoff > 0 and memory >= 0):
-            raise ValueError(
-                f"min_cutoff and speed_cutoff must be > 0 Hz, beta and memory >= 0; "
-                f"got {min_cutoff}, {speed_cutoff}, {beta} and {memory}"
-            )
-        self.min_cutoff, self.beta, self.speed_cutoff, self.memory = min_cutoff, beta, speed_cutoff, memory
-        self.threshold = max(threshold, 1e-6)  # at 0 everything is seen
-        self._rows: dict[int, int] = {}  # id -> row of the arrays below
-        self._xy = np.zeros((0, NUM_KEYPOINTS, 2))
-        self._speed = np.zeros((0, NUM_KEYPOINTS, 2))  # person sizes per second
-        self._time = np.zeros(0)  # of the last update
-        self._seen = np.zeros((0, NUM_KEYPOINTS))  # when each point was last seen
-
-    def push(self, people: People, time: float) -> People:
-        """The next frame at `time` seconds, with filtered `xy`."""
-        if people.id is None:
-            raise ValueError("people are smoothed one by one: run track first, these people have no ids")
-        rows = np.array([self._row(id) for id in people.id.tolist()], np.int64)
-        raw = people.xy.astype(np.float64)
-        step = time - self._time[rows][:, None]  # (P, 1) seconds; infinite for a new person
-        if (step <= 0).any():
-            raise ValueError(f"times of frames must rise, got {time} after {self._time[rows].max()}")
-        seen = people.score >= self.threshold
-        fresh = time - self._seen[rows] > self.memory  # (P, K)
-        sides = (people.box[:, 2:] - people.box[:, :2]).astype(np.float64).clip(min=1)
-        size = np.sqrt(sides.prod(-1))[:, None, None]
-        old, old_speed = self._xy[rows], self._speed[rows]
-        weight = np.clip(people.score / (2 * self.threshold), 0, 1)
-        speed = (raw - old) / (size * step[..., None])
-        speed = old_speed + _rate(self.speed_cutoff * weight, step)[..., None] * (speed - old_speed)
-        speed[fresh] = 0
-        cutoff = (self.min_cutoff + self.beta * np.linalg.norm(speed, axis=-1)) * weight
-        xy = old + _rate(cutoff, step)[..., None] * (raw - old)
-        xy[fresh] = raw[fresh]
-        self._xy[rows], self._speed[rows], self._time[rows] = xy, speed, time
-        self._seen[rows] = np.where(seen, time, self._seen[rows])
-        self._forget(time)
-        return replace(people, xy=xy.astype(np.float32))
-
-    def _row(self, id: int) -> int:
-        if id not in self._rows:
-            self._rows[id] = len(self._time)
-            empty = np.zeros((1, NUM_KEYPOINTS, 2))
-            self._xy, self._speed = np.concatenate((self._xy, empty)), np.concatenate((self._speed, empty))
-            self._time = np.append(self._time, -np.inf)
-            self._seen = np.concatenate((self._seen, np.full((1, NUM_KEYPOINTS), -np.inf)))
-        return self._rows[id]
-
-    def _forget(self, time: float) -> None:
-        """Drop those whose every point would start afresh anyway, so that a long video does not pile up tracks."""
-        keep = time - self._time <= self.memory
-        if keep.all():
-            return
-        kept = np.flatnonzero(keep)
-        new_row = {int(row): i for i, row in enumerate(kept)}
-        self._rows = {id: new_row[row] for id, row in self._rows.items() if row in new_row}
-        self._xy, self._speed, self._time, self._seen = (
-            state[kept] for state in (self._xy, self._speed, self._time, self._seen)
-        )
-
-
-def _rate(cutoff: np.ndarray | float, step: np.ndarray) -> np.ndarray:
-    """Share of a new value in an exponential filter of that cutoff (Hz) after `step` seconds: the paper's alpha."""
-    ratio = 2 * np.pi * cutoff * np.where(np.isfinite(step), step, 1)
-    return ratio / (1 + ratio)
-
-
 class Steady:
     """Ids, gaps and jitter in one go, for frames that arrive one by one.
 
@@ -368,7 +304,7 @@ class Steady:
         for done in steady.flush(): ...
 
     Args:
-        tracker: see `Tracker`; the default forgets after 30 frames.
+        tracker: see `Tracker`; the default forgets after 30 frames and keeps everybody.
         filler: see `GapFiller`; its max_gap is the delay.
         euro: see `OneEuro`; None leaves the coordinates as they are.
     """

@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from .stages import batched, prefetch
 from .tracking import Steady
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif")
+WRITTEN_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")
 
 # Audio that an mp4 may carry as it is (registered for ISO base media, known to FFmpeg's muxer); other becomes AAC.
 # Names are those of FFmpeg's decoders.
@@ -42,12 +44,26 @@ class Frame:
     time: Fraction
 
 
+class Source(Protocol):
+    """What a video is made from: frames if it is read, and what the new file takes over.
+
+    With sound it has the `path` of the file and the `start` of its pictures, too.
+    """
+
+    fps: Fraction
+    time_base: Fraction
+    has_audio: bool
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+
 class VideoReader:
     """The frames of a video file, decoded one after the other while you iterate.
 
     Attributes:
         fps: average frames per second. Frames of a variable-rate video carry their own times.
-        frame_count: as the file says, or None where it does not. For progress bars, not to be relied on.
+        frame_count: as the file says, or None where it does not. For progress bars, not to be relied on: of a file that
+            was cut short FFmpeg reads what is there, without a word.
 
     Raises:
         ImportError: without PyAV. FileNotFoundError, ValueError: when there is no video in the file, and while
@@ -68,8 +84,8 @@ class VideoReader:
             raise ValueError(f"{path} has no video stream")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
-        self.fps = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.time_base = Fraction(self._stream.time_base)
+        self.fps = Fraction(self._stream.average_rate or _measured_rate(self.path) or 25)
         self.frame_count: int | None = self._stream.frames or None
         self.has_audio = bool(self._container.streams.audio)
         self.start = Fraction(0)  # presentation time of the first frame; known once it is decoded
@@ -99,6 +115,18 @@ class VideoReader:
             raise ValueError(f"{self.path} has a video stream without a single frame")
 
 
+def _measured_rate(path: Path, frames: int = 100) -> Fraction | None:
+    """Frames per second from the times of the first ones, without decoding: what browsers record says no rate, and
+    FFmpeg's guess is then the resolution of time, 1000."""
+    av, times = _import_av(), []
+    with av.open(str(path)) as container, contextlib.suppress(av.error.FFmpegError):  # damage is told when it is read
+        for packet in islice(container.demux(container.streams.video[0]), frames):
+            if packet.pts is not None:
+                times.append(packet.pts * packet.time_base)
+    length = max(times, default=0) - min(times, default=0)
+    return Fraction(len(times) - 1, 1) / length if length > 0 else None
+
+
 def _upright(picture: Any) -> np.ndarray:
     """RGB pixels, turned by the display matrix that phones write instead of turning the picture."""
     quarter_turns = round(picture.rotation / 90) % 4  # counter-clockwise, as numpy counts
@@ -108,7 +136,7 @@ def _upright(picture: Any) -> np.ndarray:
 def check_video_name(path: str | os.PathLike) -> None:
     """Raises ValueError for a suffix `VideoWriter` cannot write."""
     path = Path(path)
-    if path.suffix.lower() not in (".mp4", ".mov", ".m4v", ".mkv"):
+    if path.suffix.lower() not in WRITTEN_SUFFIXES:
         raise ValueError(f"a video is written as .mp4 (or .mov, .mkv), not as {path.name}")
 
 
@@ -117,7 +145,8 @@ class VideoWriter:
 
     Args:
         path: the .mp4 file.
-        source: the video it is made from: gives the frame rate and the resolution of time.
+        source: the video it is made from, a `VideoReader` or one of `clips`: gives the frame rate and the resolution
+            of time.
         audio: also take over the sound of `source`, unchanged where an mp4 can hold it, else as AAC (mono
             or stereo).
         crf: x264's quality, 0 (lossless) to 51; 18 is visually lossless.
@@ -125,7 +154,7 @@ class VideoWriter:
     H.264 in its common form needs even sides: an odd image is extended by one row or column of its edge.
     """
 
-    def __init__(self, path: str | os.PathLike, source: VideoReader, *, audio: bool = False, crf: int = 18):
+    def __init__(self, path: str | os.PathLike, source: Source, *, audio: bool = False, crf: int = 18):
         path = Path(path)
         check_video_name(path)
         self._source, self._crf = source, crf
@@ -133,6 +162,8 @@ class VideoWriter:
         self._stack = contextlib.ExitStack()
         self._temporary = self._stack.enter_context(atomic_write(path))
         self._container = self._video = self._audio = None
+        self._last: int | None = None  # time of the last frame, in ticks of `source.time_base`
+        self._first_dts: int | None = None
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -162,8 +193,11 @@ class VideoWriter:
             )
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         picture.time_base = self._source.time_base
-        picture.pts = round(time / self._source.time_base)
-        self._container.mux(self._video.encode(picture))
+        picture.pts = self._last = round(time / self._source.time_base)
+        packets = self._video.encode(picture)
+        if self._first_dts is None and packets:
+            self._first_dts = packets[0].dts
+        self._container.mux(packets)
         if self._audio is not None:
             self._audio.copy_until(time)
 
@@ -191,7 +225,13 @@ class VideoWriter:
     def _finish(self) -> None:
         if self._container is None:
             raise ValueError("no frame was written: a video needs at least one")
-        self._container.mux(self._video.encode(None))
+        packets = self._video.encode(None)
+        # An mp4 is as long as its decoding times say. They begin early, by what the first frames are reordered, which
+        # in a video of varying rate is not what its end lacks; the last packet makes up for it, lest players stop short.
+        end = self._last + 1 / (self._source.fps * self._source.time_base)
+        begin = packets[0].dts if self._first_dts is None else self._first_dts
+        packets[-1].duration = max(1, round(end + begin - packets[-1].dts))
+        self._container.mux(packets)
         if self._audio is not None:
             self._audio.copy_until(None)
 
@@ -270,7 +310,7 @@ def people_of(
 
 
 def pose_video(
-    source: str | os.PathLike,
+    source: str | os.PathLike | Source,
     detect: Callable[[Sequence[np.ndarray]], Sequence[People]],
     *,
     map_path: str | os.PathLike | None = None,
@@ -286,7 +326,7 @@ def pose_video(
     film. Both files appear once the last frame is out; a caller that stops early leaves nothing behind.
 
     Args:
-        source: any video FFmpeg reads.
+        source: any video FFmpeg reads, or what `clips.open_clip` opened; close this generator before you close that.
         detect, steady, batch_size: as `people_of`.
         map_path: the pose maps, an .mp4 with the frames and times of `source`, or None.
         overlay_path: the poses over the pictures, with the sound of `source`, or None.
@@ -295,7 +335,8 @@ def pose_video(
     """
     drawing = drawing or {}
     with contextlib.ExitStack() as stack:
-        video = stack.enter_context(VideoReader(source))
+        named = isinstance(source, (str, os.PathLike))
+        video = stack.enter_context(VideoReader(source)) if named else source
         maps = stack.enter_context(VideoWriter(map_path, video)) if map_path else None
         overlays = stack.enter_context(VideoWriter(overlay_path, video, audio=True)) if overlay_path else None
         # Closed in reverse: no thread reads the file any more when the file is closed.

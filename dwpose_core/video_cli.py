@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 
@@ -16,13 +18,18 @@ def add_command(command, add_networks, add_drawing) -> None:
         dwpose video in.mp4 -o pose.mp4
         dwpose video in.mp4 -o pose.mp4 --overlay both.mp4 --keypoints pose.npz
         dwpose video phone.mov -o pose.mp4 --draw-size 512 --beta 40
+        dwpose video in.mp4 -o pose.mp4 --max-people 1 --fps 16
+        dwpose video frames/ -o pose.mp4 --fps 24
         dwpose video in.mp4 -o pose.mp4 --raw
         """,
     )
-    sub.add_argument("input", help="any video FFmpeg reads")
+    sub.add_argument("input", help="any video FFmpeg reads, or a folder of frames")
     sub.add_argument("-o", "--out", required=True, metavar="FILE.mp4", help="the pose maps")
     sub.add_argument("--overlay", metavar="FILE.mp4", help="also the poses over the pictures, with the sound")
     sub.add_argument("--keypoints", metavar="FILE", help="also the keypoints of all frames: .npz, or .json (OpenPose)")
+    sub.add_argument(
+        "--fps", type=float, help="of a folder of frames (default: 25); a video is brought to it (default: its own)"
+    )
     add_networks(sub)
     add_steady(sub)
     add_drawing(sub)
@@ -30,7 +37,9 @@ def add_command(command, add_networks, add_drawing) -> None:
 
 
 def add_steady(sub: argparse.ArgumentParser) -> None:
-    calm = sub.add_argument_group("from frame to frame")
+    calm = sub.add_argument_group(
+        "from frame to frame", "The people that --max-people keeps are the same ones as long as they are there."
+    )
     calm.add_argument("--max-gap", type=int, default=5, help="fill people and points missing for so many frames")
     calm.add_argument("--min-cutoff", type=float, default=1.0, help="Hz; less holds still points stiller")
     calm.add_argument("--beta", type=float, default=20.0, help="more follows fast points more closely")
@@ -46,7 +55,7 @@ def steady_from(args: argparse.Namespace):
         return None
     seen = {"threshold": args.threshold}
     euro = None if args.no_smooth else OneEuro(min_cutoff=args.min_cutoff, beta=args.beta, **seen)
-    return Steady(Tracker(**seen), GapFiller(args.max_gap, **seen), euro)
+    return Steady(Tracker(max_people=args.max_people, **seen), GapFiller(args.max_gap, **seen), euro)
 
 
 def _check_targets(source: str, *targets: str | None) -> None:
@@ -63,9 +72,10 @@ def video(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .arguments import describe, draw_size, drawing_from, load_networks
+    from .clips import open_clip
     from .formats import save_npz, to_openpose
     from .images import atomic_write
-    from .video import VideoReader, check_video_name, pose_video
+    from .video import check_video_name, pose_video
 
     _check_targets(args.input, args.out, args.overlay, args.keypoints)
     for name in filter(None, (args.out, args.overlay)):
@@ -75,34 +85,40 @@ def video(args: argparse.Namespace) -> int:
         raise ValueError(f"--keypoints is written as .npz or .json, not as {keypoints.name}")
     drawing = drawing_from(args)
     steady = steady_from(args)
-    with VideoReader(args.input) as probe:  # before the networks are loaded: a wrong name should not take seconds
-        total, fps, silent = probe.frame_count, float(probe.fps), not probe.has_audio
-    detector = load_networks(args)
     stored, frames, seen, ids = [], 0, 0, set()
-    poses = pose_video(
-        args.input,
-        detector.detect,
-        map_path=args.out,
-        overlay_path=args.overlay,
-        steady=steady,
-        batch_size=args.batch_size,
-        draw_size=lambda people: draw_size(args.draw_size, people),
-        drawing=drawing,
-    )
-    for people in tqdm(poses, total=total, unit="frame"):
-        frames += 1
-        seen += len(people)
-        ids.update([] if people.id is None else people.id.tolist())
-        if keypoints:
-            stored.append(people)
+    with open_clip(args.input, args.fps) as clip:  # before the networks: a wrong name should not take seconds
+        detector = load_networks(args)
+        poses = pose_video(
+            clip,
+            # Whom to keep is for the tracker to say: the surest box may be somebody else's in the next frame.
+            detector.detect if steady is None else partial(detector.detect, max_people=None),
+            map_path=args.out,
+            overlay_path=args.overlay,
+            steady=steady,
+            batch_size=args.batch_size,
+            draw_size=lambda people: draw_size(args.draw_size, people),
+            drawing=drawing,
+        )
+        with closing(poses):
+            for people in tqdm(poses, total=clip.frame_count, unit="frame"):
+                frames += 1
+                seen += len(people)
+                ids.update([] if people.id is None else people.id.tolist())
+                if keypoints:
+                    stored.append(people)
     if keypoints and keypoints.suffix == ".npz":
         save_npz(keypoints, stored)
     elif keypoints:
         with atomic_write(keypoints) as temporary:
             temporary.write_text(json.dumps(to_openpose(stored, threshold=args.threshold)))
     tracks = "" if args.raw else f", {len(ids)} tracks"
-    print(f"{frames} frames at {fps:g} per second, {seen / frames:.1f} people each{tracks}; {describe(detector)}")
+    rate = f"{frames} frames at {float(clip.fps):g} per second"
+    print(f"{rate}, {seen / frames:.1f} people each{tracks}; {describe(detector)}")
     print("wrote " + ", ".join(str(name) for name in (args.out, args.overlay, keypoints) if name))
-    if args.overlay and silent:
+    if args.overlay and not clip.has_audio:
         print("the input has no sound", file=sys.stderr)
+    announced = clip.frame_count or 0
+    if frames < 0.97 * announced - 2:  # headers may be off by a frame or two
+        print(f"failed: {args.input} ends after {frames} of the {announced} frames it announces", file=sys.stderr)
+        return 1
     return 0

@@ -41,6 +41,27 @@ class Nobody:
         return (torch.zeros(len(images), 84, 85),)  # 8*8 + 4*4 + 2*2 anchors
 
 
+class TwoInTurn:
+    """A person detector that finds two people in every picture, left and right; which one is surer alternates."""
+
+    name = description = "two in turn"
+    device = torch.device("cpu")
+    input_size = (64, 64)
+
+    def __init__(self):
+        self.pictures = 0
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        raw = torch.zeros(len(images), 84, 85)
+        for rows in raw:
+            for column, surer in ((1, self.pictures % 2 == 0), (5, self.pictures % 2 == 1)):
+                cell = rows[3 * 8 + column]  # of the grid of stride 8: xy and log of wh in strides, then scores
+                cell[2:4] = torch.tensor((2.0, 4.0)).log()
+                cell[4:6] = torch.tensor((1.0, 0.9 if surer else 0.6))
+            self.pictures += 1
+        return (raw,)
+
+
 def random_networks() -> DWposeDetector:
     """A detector of real, random networks. Their BatchNorms get statistics, so that folding them means something."""
     torch.manual_seed(0)

@@ -57,7 +57,7 @@ class Watcher:
     def __init__(self, frames):
         self.frames, self.seen, self.options = frames, [], Options()
 
-    def detect(self, images, batch_size=None):
+    def detect(self, images, batch_size=None, max_people=None):
         if isinstance(images, np.ndarray):
             return self.detect([images])[0]
         numbers = [int(image[0, 0, 0]) for image in images]

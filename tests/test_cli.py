@@ -13,6 +13,7 @@ from PIL import Image
 
 from dwpose_core import commands, images
 from dwpose_core.cli import build_parser, main
+from dwpose_core.formats import from_openpose
 from dwpose_core.models import create_model
 from dwpose_core.models.weights import save_safetensors
 
@@ -54,6 +55,22 @@ def test_one_photograph(tmp_path, photos, weights, capsys):
     assert (frame["canvas_width"], frame["canvas_height"]) == (80, 60)
     assert Image.open(out.with_name("pose.overlay.png")).size == (80, 60)
     assert "debug on cpu (torch, float32)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("layout", "body"), [("openpose", 18), ("body25", 25)])
+def test_json_as_the_openpose_program_names_and_writes_it(tmp_path, photos, weights, layout, body):
+    flags = ("--pose", weights, "--detector", "none", "--device", "cpu")
+    assert run("image", photos / "a.png", "-o", tmp_path / "maps/", *flags, "--json") == 0
+    assert run("image", photos / "a.png", "-o", tmp_path / "maps/", *flags, "--json-layout", layout) == 0
+    file = json.loads((tmp_path / "maps" / "a_keypoints.json").read_text())
+    assert file["version"] == 1.3
+    (person,) = file["people"]
+    assert person["person_id"] == [-1]
+    assert len(person["pose_keypoints_2d"]) == 3 * body
+    (ours,) = from_openpose((tmp_path / "maps" / "a.json").read_bytes())
+    (theirs,) = from_openpose(json.dumps(file))
+    np.testing.assert_array_equal(theirs.xy, ours.xy)
+    np.testing.assert_array_equal(theirs.score, ours.score)
 
 
 @pytest.mark.parametrize("out", ["maps/", "maps"])

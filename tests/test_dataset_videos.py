@@ -97,3 +97,22 @@ def test_options_that_mean_nothing_for_videos_are_refused(extract, tmp_path, cap
     code, out = extract(tmp_path / "one.mp4", *options)
     assert code == 2 and not out.exists()
     assert message in capsys.readouterr().err
+
+
+def test_max_people_follows_one_of_two_whose_boxes_are_surest_in_turn(tmp_path):
+    from dwpose_core.dataset.plan import Config
+    from dwpose_core.dataset.videos import extract_video
+    from dwpose_core.pipeline import Options
+    from dwpose_core.preprocessor import DWposeDetector
+
+    from .stand_ins import FigurePose, TwoInTurn
+    from .test_video import make_film
+
+    item = {"key": "clip", "path": make_film(tmp_path / "clip.mp4", count=11)}
+    detector = DWposeDetector(FigurePose(), TwoInTurn(), Options(max_people=1))
+    for steady, same in (({"max_gap": 5}, True), (None, False)):
+        config = Config("films", "out", "video", "dummy", ("npz",), steady=steady)
+        _, extra = extract_video(item, 0, config, detector, tmp_path)
+        people = load_npz(extra["files"]["keypoints/clip.npz"])
+        assert [len(frame) for frame in people] == [1] * 11
+        assert (len({float(frame.box[0, 0]) for frame in people}) == 1) == same

@@ -57,6 +57,17 @@ def test_a_portrait_gives_its_arms():
     np.testing.assert_allclose(after.xy[0, LEGS], BODY[LEGS], atol=0.1)
 
 
+@pytest.mark.parametrize("whose", ["reference", "clip"])
+def test_a_forearm_that_points_at_the_camera_shortens_nobody(whose):
+    foreshortened = person()
+    xy = foreshortened.xy.copy()
+    xy[0, 9] = xy[0, 7] + 0.2 * (xy[0, 9] - xy[0, 7])
+    foreshortened = replace(foreshortened, xy=xy)
+    clip, reference = (person(), foreshortened) if whose == "reference" else (foreshortened, person())
+    (after,) = edit.retarget([clip], reference)
+    np.testing.assert_allclose(after.xy[0, :17], clip.xy[0, :17], atol=0.1)
+
+
 def test_aligned_by_the_first_frame_that_shows_the_torso():
     """Somebody walks into view, half as large as the reference: all frames are doubled, not by their boxes."""
     half = replace(person(), xy=person().xy / 2, box=person().box / 2)

@@ -33,7 +33,7 @@ def people_at(offsets, shapes, score=0.9) -> People:
 NOBODY = People.empty(SIZE)
 
 
-def test_crossing_people_keep_their_ids_whatever_the_order_of_detection():
+def test_crossing_people_keep_their_ids_and_rows_whatever_the_order_of_detection():
     shapes = [figure(1), figure(2)]
     rng = np.random.default_rng(0)
     frames, order = [], []
@@ -41,9 +41,11 @@ def test_crossing_people_keep_their_ids_whatever_the_order_of_detection():
         offsets = [(100 + 8 * i, 100), (1060 - 8 * i, 100)]
         order.append(rng.permutation(2))
         frames.append(people_at(offsets, shapes)[order[-1]])
-    for people, who in zip(track(frames), order, strict=True):
-        first = order[0].tolist()
-        assert people.id.tolist() == [first.index(w) for w in who]
+    for found, people, who in zip(frames, track(frames), order, strict=True):
+        assert people.id.tolist() == [0, 1]
+        rows = [who.tolist().index(w) for w in order[0]]  # where they were found, in the order of the first frame
+        np.testing.assert_array_equal(people.xy, found.xy[rows])
+        np.testing.assert_array_equal(people.box, found.box[rows])
 
 
 def test_a_hidden_person_comes_back_as_themselves():
@@ -78,6 +80,45 @@ def test_tracking_changes_nothing_but_ids():
     for name in ("xy", "score", "box", "box_score", "visibility"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     assert track([NOBODY])[0].id is not None or len(track([NOBODY])[0]) == 0
+
+
+def surer(people: People, *scores: float) -> People:
+    return replace(people, box_score=np.float32(scores))
+
+
+def test_max_people_follows_the_same_ones_whose_box_is_surest_at_first():
+    shapes = [figure(1), figure(2), figure(3)]
+    frames = []
+    for i in range(24):  # which box is the surest changes from frame to frame, and so does the order
+        all_three = people_at([(100 + 4 * i, 100), (500, 100), (900 - 4 * i, 100)], shapes)
+        scores = (0.5, 0.9, 0.8) if i % 2 == 0 else (0.95, 0.6, 0.4)
+        frames.append(surer(all_three, *scores)[np.argsort(scores)[::-1]])
+    for count, kept in ((1, [500]), (2, [500, 900])):
+        for i, people in enumerate(track(frames, max_people=count)):
+            assert len(set(people.id.tolist())) == count
+            lefts = [500 if left == 500 else 900 - 4 * i for left in kept]
+            np.testing.assert_allclose(people.box[:, 0] - np.stack(shapes[1 : 1 + count]).min(1)[:, 0], lefts)
+
+
+@pytest.mark.parametrize(("missing", "who"), [(10, 0), (11, 1)])
+def test_a_place_is_free_when_its_owner_is_gone_for_long(missing, who):
+    shapes = [figure(1), figure(2)]
+    both = surer(people_at([(100, 100), (600, 100)], shapes), 0.9, 0.5)
+    tracked = track([both, *[both[[1]]] * missing, both], max_people=1)
+    assert [people.id.tolist() for people in tracked[1:11]] == [[]] * 10
+    assert tracked[-1].id.tolist() == [who]
+
+
+def test_max_people_below_one_is_refused():
+    with pytest.raises(ValueError, match="max_people must be at least 1"):
+        Tracker(max_people=0)
+
+
+def test_people_put_back_have_the_row_of_their_id():
+    shapes = [figure(1), figure(2)]
+    both = people_at([(100, 100), (600, 100)], shapes)
+    filled = fill_gaps(track([both, both[[1]], both]), max_gap=2)
+    assert [people.id.tolist() for people in filled] == [[0, 1]] * 3
 
 
 def walk(count: int, speed: float = 4.0) -> list[People]:

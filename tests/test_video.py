@@ -82,6 +82,25 @@ def test_variable_frame_rate_keeps_every_frame_at_its_time(tmp_path):
     assert [round(float(frame.time) * 1000) for frame in frames] == times
 
 
+def test_a_film_of_varying_rate_is_as_long_as_its_last_frame_is_late(tmp_path):
+    """Frames that come close together first and far apart at the end: decoding times alone would end it at 1.5 s."""
+    source = make_film(tmp_path / "in.mkv", times=[0, 10, 20, 500, 510, 520, 1000, 1001, 1002, 1500, 1600, 1700])
+    with av.open(str(copy_film(source, tmp_path / "out.mp4"))) as container:
+        stream = container.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(1.7 + 1 / 25, abs=0.002)
+
+
+def test_the_rate_of_what_a_browser_records_is_measured(tmp_path):
+    """Browsers write no frame duration into their WebM; FFmpeg then guesses 1000 per second, the tick of the file."""
+    source = make_film(tmp_path / "in.mkv", times=[33 * i + i % 3 for i in range(12)])
+    data = source.read_bytes()
+    at = data.index(b"\x23\xe3\x83\x84")  # DefaultDuration, four bytes: make it a void element of the same length
+    source.write_bytes(data[:at] + b"\xec\x86" + bytes(6) + data[at + 8 :])
+    with VideoReader(source) as video:
+        assert float(video.fps) == pytest.approx(1000 / 33, rel=0.02)
+        assert len(list(video)) == 12
+
+
 def test_colours_survive_and_the_file_says_what_they_are(tmp_path):
     source = make_film(tmp_path / "in.mp4")
     copy = copy_film(source, tmp_path / "out.mp4")
@@ -286,3 +305,26 @@ def test_the_command_refuses_to_overwrite_its_input_and_says_what_is_missing(tmp
         assert "written as .mp4" in capsys.readouterr().err
     assert main(["video", str(tmp_path / "no.mp4"), "-o", str(tmp_path / "o.mp4")]) == 2
     assert "no video file" in capsys.readouterr().err
+
+
+def test_max_people_follows_one_of_two_whose_boxes_are_surest_in_turn(tmp_path, monkeypatch):
+    from dwpose_core import arguments
+    from dwpose_core.cli import main
+    from dwpose_core.formats import load_npz
+    from dwpose_core.pipeline import Options
+    from dwpose_core.preprocessor import DWposeDetector
+
+    from .stand_ins import FigurePose, TwoInTurn
+
+    def networks(args, with_detector=True):
+        return DWposeDetector(FigurePose(), TwoInTurn(), Options(max_people=args.max_people))
+
+    monkeypatch.setattr(arguments, "load_networks", networks)
+    source = make_film(tmp_path / "in.mp4", count=11)
+    command = ["video", str(source), "-o", str(tmp_path / "pose.mp4"), "--keypoints", str(tmp_path / "pose.npz")]
+    assert main([*command, "--max-people", "1"]) == 0
+    lefts = [people.box[:, 0].tolist() for people in load_npz(tmp_path / "pose.npz")]
+    assert lefts == [lefts[0]] * 11 and len(lefts[0]) == 1
+    assert main([*command, "--max-people", "1", "--raw"]) == 0  # every frame by itself
+    lefts = [people.box[:, 0].tolist() for people in load_npz(tmp_path / "pose.npz")]
+    assert lefts[0] != lefts[1] and [len(left) for left in lefts] == [1] * 11

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..formats import save_npz
 from ..people import People
+from ..pipeline import Options
 from ..tracking import GapFiller, OneEuro, Steady, Tracker
 from ..video import VideoReader, pose_video
 from .decode import draw_size, reason_of
@@ -21,17 +23,17 @@ if TYPE_CHECKING:
     from .plan import Config
 
 
-def steady_of(settings: dict[str, Any] | None, threshold: float) -> Steady | None:
+def steady_of(settings: dict[str, Any] | None, options: Options) -> Steady | None:
     """`tracking.Steady` from {"max_gap", "min_cutoff", "beta", "smooth"}; None leaves every frame by itself.
 
-    `threshold` is the score from which a point counts as seen.
+    Of `options` it takes from which score a point counts as seen, and how many people are followed.
     """
     if settings is None:
         return None
-    seen = {"threshold": threshold}
+    seen = {"threshold": options.keypoint_threshold}
     euro = {name: settings[name] for name in ("min_cutoff", "beta") if name in settings}
     return Steady(
-        Tracker(**seen),
+        Tracker(max_people=options.max_people, **seen),
         GapFiller(settings.get("max_gap", 5), **seen),
         OneEuro(**euro, **seen) if settings.get("smooth", True) else None,
     )
@@ -56,12 +58,14 @@ def extract_video(
             with open_input(item["path"]) as remote, open(source, "wb") as copy:
                 shutil.copyfileobj(remote, copy)
         lines = KeypointLines(place(f"keypoints/{key}.jsonl.gz", ".jsonl.gz")) if "jsonl" in config.keypoints else None
+        steady = steady_of(config.steady, detector.options)
         poses = pose_video(
             source,
-            detector.detect,
+            # Whom to keep is for the tracker to say: the surest box may be somebody else's in the next frame.
+            detector.detect if steady is None else partial(detector.detect, max_people=None),
             map_path=place(f"{key}.mp4", ".mp4") if maps else None,
             overlay_path=place(f"{key}.overlay.mp4", ".overlay.mp4") if maps and config.overlay else None,
-            steady=steady_of(config.steady, detector.options.keypoint_threshold),
+            steady=steady,
             batch_size=detector.options.image_batch,
             draw_size=lambda people: draw_size(config.draw_size, people.image_size),
             drawing=config.style,

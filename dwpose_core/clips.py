@@ -1,0 +1,122 @@
+"""What a clip is read from besides a video file: a folder of frames, and either of them at another rate.
+
+    with open_clip("frames/", fps=24) as clip:
+        for frame in clip: ...
+
+All have what `video.VideoWriter` wants of its source: `fps`, `time_base`, `has_audio`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from .images import IMAGE_SUFFIXES, in_order, read_image
+from .video import Frame, VideoReader
+
+FOLDER_FPS = 25  # of a folder of frames, as FFmpeg's image2 demuxer takes it
+_FINEST = 1001  # rates are fractions of at most this denominator: 30000 / 1001 is the odd one in use
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The source of a video that is made from no other one: frames at an even rate, no sound."""
+
+    fps: Fraction
+    has_audio: bool = False
+
+    @classmethod
+    def of(cls, fps: float | Fraction) -> Rate:
+        """Raises ValueError for what is no rate."""
+        if not 0 < fps <= 1000:
+            raise ValueError(f"fps must be above 0 and at most 1000 frames per second, got {fps}")
+        return cls(Fraction(fps).limit_denominator(_FINEST))
+
+    @property
+    def time_base(self) -> Fraction:
+        return 1 / self.fps
+
+
+class FrameFolder:
+    """The pictures of a folder as the frames of a clip, by name, f_2 before f_10. Folders in it are not looked into.
+
+    Raises:
+        ValueError: for a folder without pictures, a rate that is none, and while iterating for a damaged picture.
+    """
+
+    has_audio = False
+
+    def __init__(self, path: str | os.PathLike, fps: float | None = None):
+        self.path = Path(path)
+        self.fps = Rate.of(FOLDER_FPS if fps is None else fps).fps
+        self.time_base = 1 / self.fps
+        self._files = in_order(self.path, IMAGE_SUFFIXES)
+        if not self._files:
+            raise ValueError(f"no picture in the folder {path}; its frames must lie in it, not in folders below")
+        self.frame_count = len(self._files)
+
+    def __enter__(self) -> FrameFolder:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number, file in enumerate(self._files):
+            yield Frame(read_image(file), number / self.fps)
+
+
+class Resampled:
+    """A video at another, even rate, with its own sound: frames are repeated or left out."""
+
+    def __init__(self, path: str | os.PathLike, fps: float):
+        self.fps = Rate.of(fps).fps
+        self.time_base = 1 / self.fps
+        self._reader = VideoReader(path)
+        self.path, self.has_audio = self._reader.path, self._reader.has_audio
+        count = self._reader.frame_count
+        self.frame_count = count and max(1, int(count / self._reader.fps * self.fps))
+
+    def __enter__(self) -> Resampled:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._reader.__exit__(*error)
+
+    @property
+    def start(self) -> Fraction:
+        return self._reader.start
+
+    def __iter__(self) -> Iterator[Frame]:
+        return even(self._reader, self.fps, self._reader.fps)
+
+
+def open_clip(path: str | os.PathLike, fps: float | None = None) -> VideoReader | FrameFolder | Resampled:
+    """A video file, or a folder of frames, to iterate over in a `with` block.
+
+    Args:
+        fps: of a folder, 25 if None; a video file is brought to this rate, None leaves it at its own.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as `FrameFolder` and `video.VideoReader`.
+    """
+    if Path(path).is_dir():
+        return FrameFolder(path, fps)
+    return VideoReader(path) if fps is None else Resampled(path, fps)
+
+
+def even(frames: Iterable[Frame], fps: Fraction, source_fps: Fraction) -> Iterator[Frame]:
+    """At times 0, 1 / fps, 2 / fps, ... to the end of the last frame, the frame that is nearest in time."""
+    number, last = 0, None
+    for frame in frames:
+        while last is not None and number / fps <= (last.time + frame.time) / 2:
+            yield Frame(last.image, number / fps)
+            number += 1
+        last = frame
+    while last is not None and number / fps < last.time + 1 / source_fps:
+        yield Frame(last.image, number / fps)
+        number += 1
