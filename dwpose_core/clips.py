@@ -1,4 +1,4 @@
-"""What a clip is read from besides a video file: a folder of frames, and either of them at another rate.
+"""What a clip is read from besides a video file: a folder of frames, an animated WebP, a video at another rate.
 
     with open_clip("frames/", fps=24) as clip:
         for frame in clip: ...
@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .images import IMAGE_SUFFIXES, in_order, read_image
+from .images import IMAGE_SUFFIXES, from_pil, in_order, read_image
 from .video import Frame, VideoReader
 
 FOLDER_FPS = 25  # of a folder of frames, as FFmpeg's image2 demuxer takes it
@@ -70,15 +70,61 @@ class FrameFolder:
             yield Frame(read_image(file), number / self.fps)
 
 
+class AnimatedWebP:
+    """The frames of a WebP, which FFmpeg does not read and ComfyUI likes to write. Transparency over white.
+
+    Raises:
+        FileNotFoundError, ValueError: where there is none, and while iterating when it is damaged.
+    """
+
+    has_audio = False
+    time_base = Fraction(1, 1000)  # durations are whole milliseconds
+
+    def __init__(self, path: str | os.PathLike):
+        from PIL import Image, UnidentifiedImageError
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no video file at {path}")
+        try:
+            self._file = Image.open(self.path)
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{path} cannot be opened as a video: {error}") from error
+        self.frame_count = getattr(self._file, "n_frames", 1)
+        self.fps = Rate.of(self.frame_count / max(sum(self._durations()), Fraction(1, 1000))).fps
+
+    def __enter__(self) -> AnimatedWebP:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.close()
+
+    def _durations(self) -> Iterator[Fraction]:
+        """Seconds that each frame is shown; the file stands at that frame."""
+        for number in range(self.frame_count):
+            try:
+                self._file.seek(number)
+                self._file.load()
+            except (OSError, EOFError, SyntaxError) as error:
+                raise ValueError(f"{self.path} is damaged and cannot be decoded to its end: {error}") from error
+            yield Fraction(self._file.info.get("duration") or 40, 1000)
+
+    def __iter__(self) -> Iterator[Frame]:
+        time = Fraction(0)
+        for duration in self._durations():
+            yield Frame(from_pil(self._file), time)
+            time += duration
+
+
 class Resampled:
     """A video at another, even rate, with its own sound: frames are repeated or left out."""
 
-    def __init__(self, path: str | os.PathLike, fps: float):
+    def __init__(self, reader: VideoReader | AnimatedWebP, fps: float):
         self.fps = Rate.of(fps).fps
         self.time_base = 1 / self.fps
-        self._reader = VideoReader(path)
-        self.path, self.has_audio = self._reader.path, self._reader.has_audio
-        count = self._reader.frame_count
+        self._reader = reader
+        self.path, self.has_audio = reader.path, reader.has_audio
+        count = reader.frame_count
         self.frame_count = count and max(1, int(count / self._reader.fps * self.fps))
 
     def __enter__(self) -> Resampled:
@@ -95,7 +141,9 @@ class Resampled:
         return even(self._reader, self.fps, self._reader.fps)
 
 
-def open_clip(path: str | os.PathLike, fps: float | None = None) -> VideoReader | FrameFolder | Resampled:
+def open_clip(
+    path: str | os.PathLike, fps: float | None = None
+) -> VideoReader | AnimatedWebP | FrameFolder | Resampled:
     """A video file, or a folder of frames, to iterate over in a `with` block.
 
     Args:
@@ -106,7 +154,10 @@ def open_clip(path: str | os.PathLike, fps: float | None = None) -> VideoReader 
     """
     if Path(path).is_dir():
         return FrameFolder(path, fps)
-    return VideoReader(path) if fps is None else Resampled(path, fps)
+    if fps is not None:
+        Rate.of(fps)  # a wrong one before anything is opened
+    reader = (AnimatedWebP if Path(path).suffix.lower() == ".webp" else VideoReader)(path)
+    return reader if fps is None else Resampled(reader, fps)
 
 
 def even(frames: Iterable[Frame], fps: Fraction, source_fps: Fraction) -> Iterator[Frame]:

@@ -23,7 +23,7 @@ def add_command(command, add_networks, add_drawing) -> None:
         dwpose video in.mp4 -o pose.mp4 --raw
         """,
     )
-    sub.add_argument("input", help="any video FFmpeg reads, or a folder of frames")
+    sub.add_argument("input", help="any video FFmpeg reads, an animated WebP, or a folder of frames")
     sub.add_argument("-o", "--out", required=True, metavar="FILE.mp4", help="the pose maps")
     sub.add_argument("--overlay", metavar="FILE.mp4", help="also the poses over the pictures, with the sound")
     sub.add_argument("--keypoints", metavar="FILE", help="also the keypoints of all frames: .npz, or .json (OpenPose)")

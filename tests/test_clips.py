@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dwpose_core.cli import main
 from dwpose_core.clips import FrameFolder, Rate, open_clip
@@ -76,6 +77,34 @@ def test_the_command_brings_a_video_to_another_rate_with_its_sound(tmp_path, fig
     with open_clip(source, 16) as clip:
         assert clip.frame_count == 16
         assert [frame.time for frame in clip] == [Fraction(i, 16) for i in range(16)]
+
+
+@pytest.mark.parametrize("fps", [None, 8])
+def test_an_animated_webp_is_a_clip(tmp_path, figure_everywhere, fps):  # noqa: F811
+    first, *others = (Image.fromarray(picture(i)) for i in range(6))
+    path, durations = tmp_path / "clip.webp", [50, 50, 100, 50, 50, 200]
+    first.save(path, save_all=True, append_images=others, duration=durations, lossless=True)
+    with open_clip(path, fps) as clip:
+        assert (clip.frame_count, clip.fps) == ((6, 12) if fps is None else (4, 8))
+        read = list(clip)
+    if fps is None:
+        assert [frame.time * 1000 for frame in read] == [0, 50, 100, 200, 250, 300]
+        for i, frame in enumerate(read):
+            np.testing.assert_array_equal(frame.image, picture(i))
+    options = [] if fps is None else ["--fps", str(fps)]
+    assert main(["video", str(path), "-o", str(tmp_path / "pose.mp4"), *options]) == 0
+    assert [frame.time for frame in all_frames(tmp_path / "pose.mp4")] == [frame.time for frame in read]
+
+
+def test_a_damaged_webp_is_refused_with_its_name(tmp_path, capsys):
+    first, *others = (Image.fromarray(picture(i)) for i in range(6))
+    path = tmp_path / "clip.webp"
+    first.save(path, save_all=True, append_images=others, duration=50, lossless=True)
+    whole = path.read_bytes()
+    for contents in (b"", b"RIFF", whole[: len(whole) // 2]):
+        path.write_bytes(contents)
+        assert main(["video", str(path), "-o", str(tmp_path / "pose.mp4"), "--pose", "nowhere.onnx"]) == 2
+        assert "clip.webp" in capsys.readouterr().err
 
 
 def test_stored_keypoints_become_a_film_again(tmp_path, capsys):
