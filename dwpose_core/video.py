@@ -227,7 +227,7 @@ class VideoWriter:
             raise ValueError("no frame was written: a video needs at least one")
         packets = self._video.encode(None)
         # An mp4 is as long as its decoding times say. They begin early, by what the first frames are reordered, which
-        # in a video of varying rate is not what its end lacks; the last packet makes up for it, lest players stop short.
+        # in a video of varying rate is not what its end lacks: the last packet makes up for it, or players stop short.
         end = self._last + 1 / (self._source.fps * self._source.time_base)
         begin = packets[0].dts if self._first_dts is None else self._first_dts
         packets[-1].duration = max(1, round(end + begin - packets[-1].dts))

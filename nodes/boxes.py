@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,22 +31,23 @@ def read_boxes(boxes: Any, count: int, size: tuple[int, int]) -> list[Found]:
     """Boxes of BOUNDING_BOX (x, y, width, height), BBOX (x1, y1, x2, y2) or SEGS sockets for `count` frames of `size`
     (H, W), cut to the image, with their scores; 1 where a box has none.
 
-    Accepted are one box, a flat list of BOUNDING_BOX (the same for all frames), one BBOX for each frame, a list of
-    boxes for each frame, or the Impact Pack's SEGS (the same for all frames). The last frame's boxes serve for the
-    frames that follow; an empty list is nobody.
+    Accepted are one box, a flat list of BOUNDING_BOX (the same for all frames), one BBOX for each frame (where there is
+    one frame only, all of them are its), a list of boxes for each frame, or the Impact Pack's SEGS (the same for all
+    frames). The last frame's boxes serve for the frames that follow; an empty list is nobody.
 
     Raises:
         ValueError: for anything else.
     """
-    if isinstance(boxes, (np.ndarray, torch.Tensor)):
-        boxes = boxes.tolist()
+    boxes = _listed(boxes)
     if _is_segs(boxes):
         boxes = _segs_boxes(boxes, size)
+    elif isinstance(boxes, (list, tuple)):
+        boxes = [_listed(item) for item in boxes]
     if isinstance(boxes, dict) or _is_numbers(boxes):
         frames = [[boxes]]
     elif not isinstance(boxes, (list, tuple)):
         raise ValueError(f"boxes must be BOUNDING_BOX, BBOX or SEGS, got {type(boxes).__name__}")
-    elif all(isinstance(box, dict) for box in boxes):
+    elif all(isinstance(box, dict) for box in boxes) or (count == 1 and all(map(_is_numbers, boxes))):
         frames = [boxes]
     else:
         frames = [[item] if isinstance(item, dict) or _is_numbers(item) else item for item in boxes]
@@ -76,8 +78,12 @@ def keep(found: Found, min_size: float, max_people: int) -> Found:
     return boxes[chosen], scores[chosen]
 
 
+def _listed(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic, torch.Tensor)) else value
+
+
 def _is_numbers(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) >= 4 and all(isinstance(v, (int, float)) for v in value)
+    return isinstance(value, (list, tuple)) and len(value) >= 4 and all(isinstance(v, numbers.Real) for v in value)
 
 
 def _is_segs(value: Any) -> bool:
@@ -110,8 +116,7 @@ def _read_frame(frame: Any, number: int, size: tuple[int, int]) -> Found:
     height, width = size
     rows, scores = [], []
     for box in [] if frame is None else frame:
-        if isinstance(box, (np.ndarray, torch.Tensor)):
-            box = box.tolist()
+        box = _listed(box)
         score = None
         if isinstance(box, dict) and {"x", "y", "width", "height"} <= set(box):
             corners = [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]]

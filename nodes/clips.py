@@ -78,6 +78,8 @@ class DWPoseInterpolate(io.ComfyNode):
         from ..dwpose_core import combine
 
         people = sockets.to_people(keypoints)
+        if not people:
+            raise ValueError("There are no frames in these keypoints.")
         last = len(people) - 1
         if frames:
             times = np.linspace(0, last, frames)

@@ -142,7 +142,10 @@ def _key(pose: str, detector: str) -> tuple:
 
 def _choices(bbox_detector: str | None, pose_estimator: str | None) -> tuple[str, str]:
     """Our pose network and detector for theirs."""
-    pose = _POSE.get(os.path.basename(str(pose_estimator)), files.AUTO)
+    name = os.path.basename(str(pose_estimator))
+    pose = _POSE.get(name, files.AUTO)
+    if name in _POSE and files.find_file(name, "pose") is not None:
+        pose = name  # their file, of the same weights as ours, is there already
     return pose, files.NONE if bbox_detector in (None, "None") else files.AUTO
 
 
@@ -179,7 +182,8 @@ def _preprocess(
     for chunk in estimate(model, image, whole, options):
         for frame in chunk:
             sockets.put(maps[len(found)], np.ascontiguousarray(render(frame, size, style, parts=parts)))
-            found.append(sockets.without_parts(frame, body, hand, face, feet=body))
+            found.append(frame)
         progress.update_absolute(len(found), len(image))
     text = " ".join(part for part in (model.note, sockets.found_text(found)) if part)
-    return maps, sockets.to_keypoints(found, threshold=0.3, confidence="binary"), text
+    keypoints = sockets.to_keypoints(found, threshold=0.3, confidence="binary")
+    return maps, sockets.keep_parts(keypoints, body, hand, face, feet=body), text

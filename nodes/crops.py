@@ -6,7 +6,9 @@ from comfy_api.v0_0_2 import io
 
 from . import inputs, sockets
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
-from .target import fit_input, size_from_input, size_inputs, target
+from .target import fit_input, one_shape, size_from_input, size_inputs, target
+
+MISSING = ("error", "black")
 
 
 class DWPoseFaceHandCrop(io.ComfyNode):
@@ -46,6 +48,14 @@ class DWPoseFaceHandCrop(io.ComfyNode):
                     tooltip="Over how many frames the path is averaged. 0 follows every frame.",
                 ),
                 inputs.threshold_input("Confidence of a seen point."),
+                io.Combo.Input(
+                    "missing",
+                    options=list(MISSING),
+                    default=MISSING[0],
+                    optional=True,
+                    tooltip="What to do where no frame shows the part: stop with an error, or go on with black crops "
+                    "and no boxes.",
+                ),
             ],
             outputs=[
                 io.Image.Output("crops", display_name="crops", tooltip="One square for each frame."),
@@ -58,7 +68,9 @@ class DWPoseFaceHandCrop(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image, keypoints, part, person, crop_size, padding, steadiness, threshold) -> io.NodeOutput:
+    def execute(
+        cls, image, keypoints, part, person, crop_size, padding, steadiness, threshold, missing=MISSING[0]
+    ) -> io.NodeOutput:
         import numpy as np
 
         from ..dwpose_core import regions
@@ -72,14 +84,17 @@ class DWPoseFaceHandCrop(io.ComfyNode):
             if person < len(people):
                 scale = np.float32([source[1] / people.image_size[1], source[0] / people.image_size[0]] * 2)
                 row[:] = regions.part_boxes(people[person], part.replace(" ", "_"), threshold)[0] * scale
-        if not np.isfinite(boxes).all(axis=1).any():
-            raise ValueError(f"No {part} of person {person} is seen in any of {len(frames)} frames.")
-        missing = int((~np.isfinite(boxes).all(axis=1)).sum())
-        text = f"{part.capitalize()} found in {len(frames) - missing} of {len(frames)} frames"
-        shown = sockets.say(cls, f"{text}; the box goes on between them." if missing else text)
-        squares = regions.steady_boxes(boxes, padding, steadiness)
         crops = sockets.new_image(len(frames), (crop_size, crop_size))
-        for slot, frame, box in zip(crops, image, squares, strict=True):
+        if not np.isfinite(boxes).all(axis=1).any():
+            text = f"No {part} of person {person} is seen in any of {len(frames)} frames."
+            if missing == MISSING[0]:
+                raise ValueError(text)
+            return io.NodeOutput(crops.zero_(), [[] for _ in frames], [], ui=sockets.say(cls, text))
+        hidden = int((~np.isfinite(boxes).all(axis=1)).sum())
+        text = f"{part.capitalize()} found in {len(frames) - hidden} of {len(frames)} frames"
+        shown = sockets.say(cls, f"{text}; the box goes on between them." if hidden else text)
+        squares = regions.steady_boxes(boxes, padding, steadiness)
+        for slot, frame, box in zip(crops, sockets.in_turn(image), squares, strict=True):
             sockets.put(slot, regions.crop_square(sockets.to_frames(frame[None])[0], box, crop_size))
         rows = squares.tolist()
         dicts = [[{"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1, "label": part}] for x1, y1, x2, y2 in rows]
@@ -141,7 +156,7 @@ class DWPoseToMask(io.ComfyNode):
         parts = [name for name, on in (("body", body), ("face", face), ("hands", hands)) if on]
         goal = target(frames[0].image_size, size, resolution, width, height, fit, size_from)
         masks = torch.zeros((len(frames), *goal.size))
-        for slot, people in zip(masks, frames, strict=True):
+        for slot, people in zip(masks, sockets.in_turn(one_shape(frames, goal, fit)), strict=True):
             people = edit.fit(people, goal.size, goal.fit)
             mask = regions.part_mask(people, parts, grow, threshold).astype(np.float32)
             if blur:

@@ -170,6 +170,8 @@ class DWPoseEstimate(io.ComfyNode):
             remark = "The mask is not used, as boxes are connected. " if mask is not None else ""
         elif mask is not None:
             boxes = mask_boxes(mask, len(image), source)
+            if not any(len(found) for found, _ in boxes):  # what LoadImage gives for a picture without alpha
+                remark = "Nothing is selected in the mask. "
         if boxes is not None:
             boxes = [keep(found, min_size, max_people) for found in boxes]
         images, people = CPU_BATCH if mm.is_device_cpu(mm.get_torch_device()) else GPU_BATCH
@@ -214,11 +216,14 @@ def estimate(
     `boxes` of every frame the detector is not asked.
 
     Raises:
+        ValueError: where there are no images.
         ComfyUI's interrupt, between chunks and inside the networks.
     """
     from ..dwpose_core.keyframes import KeyframeDetector
     from ..dwpose_core.pipeline import estimate_people
 
+    if not len(images):
+        raise ValueError("There are no images in this batch; look at the node that made it.")
     with model.ready(options.image_batch, options.people_batch, options.detector_size) as (pose, detector):
         detector = detector if use_detector and boxes is None else None
         keyframes = None
@@ -275,8 +280,8 @@ def draw_estimates(
     found: list[People] = []
     for chunk in chunks:
         for people in chunk:
-            drawn = goal.place(sockets.without_parts(people, **wanted))
-            pose_map = render(drawn, goal.size, feet=wanted["feet"], **drawing)
+            drawn, parts = sockets.to_draw(people, **wanted)
+            pose_map = render(goal.place(drawn), goal.size, parts=parts, feet=wanted["feet"], **drawing)
             sockets.put(maps[len(found)], pose_map)
             found.append(people)
         progress.update_absolute(len(found), count, ("JPEG", Image.fromarray(pose_map), 512))

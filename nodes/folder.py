@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from . import sockets
-from .paths import in_order, inside
+from .paths import inside
 from .sockets import CATEGORY, schema
 
 
@@ -64,7 +64,7 @@ class DWPoseLoadFolder(io.ComfyNode):
 
 def _pictures(folder: str) -> list[Path]:
     """Raises ValueError for a folder that is not there, has no pictures, or lies outside ComfyUI's input folder."""
-    from ..dwpose_core.images import IMAGE_SUFFIXES
+    from ..dwpose_core.images import IMAGE_SUFFIXES, in_order
 
     found = inside(folder_paths.get_input_directory(), folder)
     if found is None or not found.is_dir():

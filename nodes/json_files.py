@@ -11,7 +11,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from . import sockets
-from .paths import in_order, inside
+from .paths import inside
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
 LAYOUTS = ("one file", "one per frame", "OpenPose folder")
@@ -47,9 +47,10 @@ class DWPoseSaveJSON(io.ComfyNode):
     @classmethod
     def execute(cls, keypoints, filename_prefix, layout) -> io.NodeOutput:
         from ..dwpose_core.images import atomic_write
+        from ..dwpose_core.openpose import openpose_file
 
         frames = sockets.to_keypoints(sockets.to_people(keypoints))
-        place = _free_place(filename_prefix)
+        place = _free_place(filename_prefix, frames)
         if layout == LAYOUTS[0]:
             path = place.with_name(f"{place.name}.json")
             files, contents = [path], [frames]
@@ -61,7 +62,7 @@ class DWPoseSaveJSON(io.ComfyNode):
                 contents = [[frame] for frame in frames]
             else:
                 files = [path / f"{path.name}_{number:012}_keypoints.json" for number in range(len(frames))]
-                contents = [_openpose_file(frame) for frame in frames]
+                contents = [openpose_file(frame) for frame in frames]
         for file, content in zip(files, contents, strict=True):
             with atomic_write(file) as temporary:
                 temporary.write_text(json.dumps(content, separators=(",", ":")))
@@ -69,33 +70,18 @@ class DWPoseSaveJSON(io.ComfyNode):
         return io.NodeOutput(str(path), ui=sockets.say(cls, text))
 
 
-def _free_place(prefix: str) -> Path:
+def _free_place(prefix: str, frames: list[dict]) -> Path:
     """The first numbered name in ComfyUI's output folder that neither a folder has nor, with .json, a file.
 
     ComfyUI's own counter only sees names that go on with an underscore, which no JSON file does.
     """
-    folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    # The size is for %width% and %height% in the prefix.
+    size = (frames[0]["canvas_width"], frames[0]["canvas_height"]) if frames else (0, 0)
+    folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), *size)
     number = 1
     while any(os.path.lexists(os.path.join(folder, f"{name}_{number:05}{suffix}")) for suffix in ("", ".json")):
         number += 1
     return Path(folder) / f"{name}_{number:05}"
-
-
-def _openpose_file(frame: dict) -> dict:
-    """A frame as the OpenPose program writes it, plus the canvas size, which its readers ignore and ours need."""
-    people = [
-        {
-            "person_id": [person.get("person_id", -1)],
-            "pose_keypoints_2d": person["pose_keypoints_2d"],
-            "face_keypoints_2d": person["face_keypoints_2d"],
-            "hand_left_keypoints_2d": person["hand_left_keypoints_2d"],
-            "hand_right_keypoints_2d": person["hand_right_keypoints_2d"],
-            "foot_keypoints_2d": person["foot_keypoints_2d"],
-        }
-        for person in frame["people"]
-    ]
-    size = {key: frame[key] for key in ("canvas_height", "canvas_width")}
-    return {"version": 1.3, "people": people, **size}
 
 
 class DWPoseLoadJSON(io.ComfyNode):
@@ -162,6 +148,8 @@ def _find(path: str) -> list[Path]:
     Raises:
         ValueError: where there are none, and for paths that lead out of these folders: workflows are passed around.
     """
+    from ..dwpose_core.images import in_order
+
     homes = (folder_paths.get_input_directory(), folder_paths.get_output_directory())
     places = [place for home in homes if (place := inside(home, path)) is not None]
     if not places:

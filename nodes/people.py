@@ -72,8 +72,8 @@ class DWPoseSelect(io.ComfyNode):
             masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu().numpy() > 0.5
             select = edit.select_tracks if whole_clip and len(frames) > 1 else edit.select_per_frame
             chosen = select(frames, by, index=start, count=count, masks=masks)
-        kept = [sockets.without_parts(people, body, hands, face, feet) for people in chosen]
-        return io.NodeOutput(sockets.to_keypoints(kept, max(threshold, sockets.PRESENT)), to_bounding_boxes(chosen))
+        selected = sockets.to_keypoints(chosen, max(threshold, sockets.PRESENT))
+        return io.NodeOutput(sockets.keep_parts(selected, body, hands, face, feet), to_bounding_boxes(chosen))
 
 
 class DWPoseSmooth(io.ComfyNode):

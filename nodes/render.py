@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from . import inputs, sockets
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
-from .target import fit_input, size_from_input, size_inputs, target
+from .target import fit_input, one_shape, size_from_input, size_inputs, target
 
 ARRANGEMENTS = ("over the image", "beside the image")
 
@@ -112,6 +112,7 @@ class DWPoseRender(io.ComfyNode):
             # The keypoints may know a smaller edition of the image.
             frames = [edit.fit(people, source) for people in frames * (len(image) if len(frames) == 1 else 1)]
         goal = target(source, size, resolution, width, height, fit, size_from)
+        frames = one_shape(frames, goal, fit)
         drawing = {
             "style": inputs.style_of(
                 style,
@@ -129,18 +130,19 @@ class DWPoseRender(io.ComfyNode):
         color = ImageColor.getrgb(background)[:3]
         beside = image is not None and arrange == ARRANGEMENTS[1]
         maps = sockets.new_image(len(frames), (goal.size[0], goal.size[1] * (2 if beside else 1)))
-        for number, people in enumerate(frames):
-            people = goal.place(sockets.without_parts(people, body, hands, face, feet))
+        for number, people in enumerate(sockets.in_turn(frames)):
+            people, parts = sockets.to_draw(people, body, hands, face, feet)
+            people = goal.place(people)
             if not head:
-                people.score[:, :5] = -1  # COCO's nose, eyes, ears; without_parts made the scores ours
+                people.score[:, :5] = -1  # COCO's nose, eyes, ears; to_draw made the scores ours
             if image is None or beside:
-                drawn = render(people, goal.size, background=color, antialias=antialias, **drawing)
+                drawn = render(people, goal.size, parts=parts, background=color, antialias=antialias, **drawing)
             if image is not None:
                 photo = sockets.to_frames(image[number % len(image)][None])[0]
                 photo = goal.place_picture(photo, color)
                 if beside:
                     drawn = np.concatenate([photo, drawn], axis=1)
                 else:
-                    drawn = overlay(photo, people, opacity=opacity, **drawing)
+                    drawn = overlay(photo, people, opacity=opacity, parts=parts, **drawing)
             sockets.put(maps[number], drawn)
         return io.NodeOutput(maps)

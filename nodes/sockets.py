@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management as mm
+import comfy.utils
 import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
@@ -41,8 +43,6 @@ def to_frames(images: torch.Tensor) -> list[np.ndarray]:
 
 def new_image(count: int, size: tuple[int, int]) -> torch.Tensor:
     """IMAGE (B, H, W, 3) to be filled frame by frame with `put`: no second copy of a film in memory."""
-    import comfy.model_management as mm
-
     dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
     return torch.empty((count, *size, 3), dtype=dtype, device=mm.intermediate_device())
 
@@ -50,6 +50,15 @@ def new_image(count: int, size: tuple[int, int]) -> torch.Tensor:
 def put(slot: torch.Tensor, pixels: np.ndarray) -> None:
     """(H, W, 3) uint8 RGB -> one frame of an IMAGE."""
     slot.copy_(torch.from_numpy(pixels)).div_(255)
+
+
+def in_turn(frames: Sequence) -> Iterator:
+    """The frames of a clip one by one, with ComfyUI's progress bar; between two of them it can interrupt the node."""
+    progress = comfy.utils.ProgressBar(len(frames))
+    for number, frame in enumerate(frames, 1):
+        mm.throw_exception_if_processing_interrupted()
+        yield frame
+        progress.update_absolute(number)
 
 
 def to_people(keypoints: Any, image_size: Sequence[int] | None = None) -> list[People]:
@@ -65,16 +74,28 @@ def to_keypoints(people: Sequence[People], threshold: float = PRESENT, confidenc
     return to_openpose(people, threshold=threshold, confidence=confidence)
 
 
-def without_parts(people: People, body: bool, hands: bool, face: bool, feet: bool) -> People:
-    """`people` with the parts that are switched off marked as not seen."""
+def to_draw(people: People, body: bool, hands: bool, face: bool, feet: bool) -> tuple[People, list[str]]:
+    """People, with scores of their own, and the `parts` for a renderer that draws what is switched on of them.
+
+    A body that is switched off keeps its scores: the face has its eyes from there.
+    """
     from ..dwpose_core.skeleton import PARTS
 
     score = people.score.copy()
-    wanted = {"body": body, "foot": feet, "face": face, "left_hand": hands, "right_hand": hands}
-    for part, keep in wanted.items():
-        if not keep:
-            score[:, PARTS[part]] = -1  # below every threshold, also 0
-    return dataclasses.replace(people, score=score)
+    if feet and not body:  # feet are drawn with a body only
+        score[:, PARTS["body"]] = -1  # below every threshold, also 0
+    wanted = {"body": body or feet, "hand": hands, "face": face}
+    return dataclasses.replace(people, score=score), [part for part, on in wanted.items() if on]
+
+
+def keep_parts(keypoints: list[dict], body: bool, hands: bool, face: bool, feet: bool) -> list[dict]:
+    """`keypoints` with zeros for the parts that are switched off, in place; the eyes of the face are its own there."""
+    wanted = {"pose": body, "foot": feet, "face": face, "hand_left": hands, "hand_right": hands}
+    for person in (person for frame in keypoints for person in frame["people"]):
+        for part, keep in wanted.items():
+            if not keep:
+                person[f"{part}_keypoints_2d"] = [0.0] * len(person[f"{part}_keypoints_2d"])
+    return keypoints
 
 
 def to_json(keypoints: list[dict]) -> str:

@@ -111,6 +111,15 @@ class Target:
         return canvas
 
 
+def one_shape(frames: list[People], goal: Target, fit: str) -> list[People]:
+    """Frames of other shapes than the first, as of a folder of photographs, brought into its canvas where the goal goes
+    by that; a goal with a shape of its own places each of them."""
+    if goal.fit == fit:
+        return frames
+    first = Target(frames[0].image_size, fit)
+    return [first.place(people) for people in frames]
+
+
 def target(
     source: tuple[int, int], size: str, resolution: int, width: int, height: int, fit: str, size_from: Any = None
 ) -> Target:

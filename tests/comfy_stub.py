@@ -199,6 +199,7 @@ def _folder_paths(home: Path) -> dict:
         return next((str(Path(folder) / name) for folder in registry[key][0] if (Path(folder) / name).is_file()), None)
 
     def save_path(prefix, folder, width=0, height=0):
+        prefix = prefix.replace("%width%", str(width)).replace("%height%", str(height))
         target = Path(folder) / os.path.dirname(prefix)
         target.mkdir(parents=True, exist_ok=True)
         return str(target), os.path.basename(prefix), 1, os.path.dirname(prefix), prefix

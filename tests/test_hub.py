@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -243,6 +244,39 @@ def test_auto_offline_takes_what_ships_and_says_so(monkeypatch, offline, tmp_pat
     assert any("dwpose-l-384 is not available" in text and "bundled dwpose-s-synthetic" in text for text in texts)
     assert any("yolox-l is not available" in text and "bundled yolox-cspnext-s" in text for text in texts)
     assert all(warning.filename == __file__ for warning in caught)
+
+
+def test_onnx_files_of_another_kind_are_told_when_they_are_loaded(tmp_path, shared):
+    """Such as detectors with NMS inside, pose networks of 17 points, or the two files swapped."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+
+    def write(name, outputs):
+        helper = onnx.helper
+        image, *infos = (
+            helper.make_tensor_value_info(key, onnx.TensorProto.FLOAT, shape)
+            for key, shape in [("input", (1, 3, 256, 192)), *outputs]
+        )
+        values = [onnx.numpy_helper.from_array(np.zeros(shape, np.float32), f"{key}_") for key, shape in outputs]
+        nodes = [helper.make_node("Identity", [f"{key}_"], [key]) for key, _ in outputs]
+        graph = helper.make_graph(nodes, "g", [image], infos, values)
+        opset = [helper.make_opsetid("", 17)]
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / name)
+        return tmp_path / name
+
+    yolox = shared / "data" / "yolox_nano.onnx"
+    pose17 = write("pose17.onnx", [("simcc_x", (1, 17, 384)), ("simcc_y", (1, 17, 512))])
+    pose133 = write("pose133.onnx", [("simcc_x", (1, 133, 384)), ("simcc_y", (1, 133, 512))])
+    with_nms = write("rtmdet.onnx", [("dets", (1, 2, 5)), ("labels", (1, 2))])
+    for pose, detector, message in (
+        (pose17, None, r"pose17.* no pose network .*simcc_x \[1, 17, 384\]"),
+        (yolox, None, "no pose network"),
+        (pose133, with_nms, r"no detector network .*dets \[1, 2, 5\]"),
+        (pose133, pose133, "no detector network"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DWposeDetector.from_pretrained(pose, detector, backend="onnx", device="cpu")
+    assert DWposeDetector.from_pretrained(pose133, yolox, backend="onnx", device="cpu").detector.name == "yolox_nano"
 
 
 def test_the_onnx_backend_is_not_moved_or_saved(tmp_path, shared):

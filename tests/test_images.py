@@ -177,3 +177,12 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_image(tmp_path / "map.png", gradient())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_array_that_may_not_be_written_to_is_read_without_a_warning(recwarn):
+    """Such as np.asarray(picture) of Pillow."""
+    frozen = gradient()
+    frozen.setflags(write=False)
+    (image,) = as_images(frozen)
+    assert (image == frozen).all()
+    assert not recwarn.list

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.comfy_stub import clip, figure, run, xs
+from tests.comfy_stub import Interrupted, clip, figure, run, xs
 
 
 def test_render_draws_every_frame_at_any_size(comfy):
@@ -32,6 +32,37 @@ def test_render_options(comfy):
     photo = torch.full((1, 300, 400, 3), 0.5)
     over = run(comfy, "DWPoseRender", keypoints=keypoints, size="source", image=photo)[0]
     assert torch.allclose(over[0, 0, 0], torch.tensor(128 / 255)) and not torch.equal(over, plain)
+
+
+def test_long_clips_show_their_progress_and_can_be_interrupted(comfy):
+    keypoints, image = clip(*[[figure(100)]] * 3), torch.zeros(3, 300, 400, 3)
+    nodes = {"DWPoseRender": {}, "DWPoseToMask": {}, "DWPoseFaceHandCrop": {"image": image}}
+    for node, inputs in nodes.items():
+        comfy.progress.clear()
+        run(comfy, node, keypoints=keypoints, **inputs)
+        assert [step[0] for step in comfy.progress] == [1, 2, 3]
+    comfy.interrupt = True
+    for node, inputs in nodes.items():
+        with pytest.raises(Interrupted):
+            run(comfy, node, keypoints=keypoints, **inputs)
+
+
+def test_a_face_without_its_body_keeps_its_eyes(comfy):
+    """As it does where comfyui_controlnet_aux draws it, and in the maps of face ControlNets."""
+    from dwpose_core.openpose import from_openpose
+    from dwpose_core.render import render
+
+    keypoints = clip([figure(200)])
+    off = {"body": False, "hands": False}
+    face = run(comfy, "DWPoseRender", keypoints=keypoints, size="source", **off)[0]
+    drawn = render(from_openpose(keypoints)[0], parts=["face"])
+    assert np.array_equal((face[0] * 255).round().numpy(), drawn) and face[0, 45, 195].all() and face[0, 45, 205].all()
+    over = run(comfy, "DWPoseRender", keypoints=keypoints, size="source", image=torch.zeros(1, 300, 400, 3), **off)[0]
+    assert over[0, 45, 195].any()
+    feet = run(comfy, "DWPoseRender", keypoints=keypoints, size="source", face=False, feet=True, **off)[0]
+    assert feet[0, 250:].any() and not feet[0, :240].any()
+    selected = run(comfy, "DWPoseSelect", keypoints=keypoints, **off)[0][0]["people"][0]
+    assert not any(selected["pose_keypoints_2d"]) and selected["face_keypoints_2d"][-6:] == [195, 45, 1, 205, 45, 1]
 
 
 def test_render_antialias_and_beside(comfy):
@@ -117,6 +148,8 @@ def test_interpolate(comfy):
     assert np.allclose(np.ravel(xs(slow)), np.arange(100, 341, 5), atol=1e-3)
     fast = run(comfy, "DWPoseInterpolate", keypoints=keypoints, fps=24.0, new_fps=16.0)[0]
     assert np.allclose(np.ravel(xs(fast)), np.arange(100, 341, 15), atol=1e-3)
+    with pytest.raises(ValueError, match="no frames"):
+        run(comfy, "DWPoseInterpolate", keypoints=[])
     fixed = run(comfy, "DWPoseInterpolate", keypoints=keypoints, frames=7)[0]
     assert np.allclose(np.ravel(xs(fixed)), np.arange(100, 341, 40), atol=1e-3)
 
@@ -192,6 +225,11 @@ def test_face_crops_are_square_steady_and_of_one_size(comfy):
     assert comfy.texts == [("7", result.ui["text"][0])]
     with pytest.raises(ValueError, match="No face of person 2"):
         run(comfy, "DWPoseFaceHandCrop", image=images, keypoints=clip(*people), person=2)
+    options = {"person": 2, "missing": "black", "crop_size": 64}
+    result = run(comfy, "DWPoseFaceHandCrop", image=images, keypoints=clip(*people), **options)
+    assert result[0].shape == (24, 64, 64, 3) and not result[0].any()
+    assert (result[1], result[2]) == ([[]] * 24, [])
+    assert result.ui["text"] == ("No face of person 2 is seen in any of 24 frames.",)
 
 
 def test_mask(comfy):

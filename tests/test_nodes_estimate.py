@@ -62,6 +62,11 @@ def test_switches_are_for_the_drawing_only(comfy, model):
     assert on[0].any() and not off[0].any()
 
 
+def test_no_images_are_an_error(comfy, model):
+    with pytest.raises(ValueError, match="no images"):
+        estimated(comfy, model, frames=0)
+
+
 def test_nobody_found_is_said(comfy, model):
     mask = torch.zeros(3, 96, 128)
     mask[1, 20:60, 30:70] = 1
@@ -70,6 +75,8 @@ def test_nobody_found_is_said(comfy, model):
     assert comfy.texts == [("7", result.ui["text"][0])]
     assert [len(boxes) for boxes in result[2]] == [0, 1, 0]
     assert result[2][1][0]["x"] == 30 and result[2][1][0]["height"] == 40
+    nothing = estimated(comfy, model, boxes=None, mask=torch.zeros(1, 64, 64))
+    assert nothing.ui["text"] == ("Nothing is selected in the mask. Nobody found in any of 3 frames.",)
     # the browser ignores an empty text, so a good run has to say something, or "Nobody found" stays on the node
     comfy.texts.clear()
     assert estimated(comfy, model, frames=1).ui["text"] == ("1 person",)
@@ -96,7 +103,7 @@ def test_own_boxes_keep_their_scores_and_are_filtered_by_them(comfy, model):
     assert found() == [0.5, 0.9, 0.2, 0.8]
     assert found(max_people=2) == [0.9, 0.8]  # the surest, in the order they came in
     assert found(min_size=42) == [0.2, 0.8]
-    assert found(boxes=[(0, 0, 50, 50), (10, 0, 60, 70)], max_people=1) == [1.0]  # BBOX, one each frame
+    assert found(boxes=[(0, 0, 50, 50), (10, 0, 60, 70)], max_people=1) == [1.0]  # BBOX
     assert found(boxes=segs((96, 128), (5, 5, 60, 70)), max_people=1) == [0.9]
     assert found(boxes=[], min_size=10) == []
 
@@ -157,6 +164,8 @@ def segs(size: tuple[int, int], *boxes: tuple) -> tuple:
         ((5, 6, 7, 8), [[[5, 6, 7, 8]]] * 3),  # one BBOX
         ([(5, 6, 7, 8), (6, 7, 8, 9)], [[[5, 6, 7, 8]], [[6, 7, 8, 9]], [[6, 7, 8, 9]]]),  # one BBOX per frame
         (np.float32([[5, 6, 7, 8]]), [[[5, 6, 7, 8]]] * 3),
+        ([np.float32([5, 6, 7, 8]), torch.tensor([6, 7, 8, 9])], [[[5, 6, 7, 8]], [[6, 7, 8, 9]], [[6, 7, 8, 9]]]),
+        ([tuple(np.int64([5, 6, 7, 8])), [tuple(np.float32([6, 7, 8, 9]))]], [[[5, 6, 7, 8]], *[[[6, 7, 8, 9]]] * 2]),
         ([[(-5, -6, 70, 8), (90, 90, 99, 99)]], [[[0, 0, 20, 8]]] * 3),  # cut to the image; one misses it
         ([[]], [[], [], []]),
         (segs((10, 20), (5, 6, 7, 8), (1, 2, 3, 4)), [[[5, 6, 7, 8], [1, 2, 3, 4]]] * 3),  # the Impact Pack's
@@ -169,6 +178,14 @@ def test_read_boxes(comfy, boxes, expected):
     found = module.read_boxes(boxes, 3, (10, 20))
     assert [frame.tolist() for frame, _ in found] == expected
     assert all(len(frame) == len(scores) for frame, scores in found)
+
+
+def test_all_boxes_of_a_single_image_are_its(comfy):
+    """As nodes give them that find several people in a picture; of a clip, BBOX has one for each frame."""
+    module = sys.modules[f"{comfy.package.__name__}.nodes.boxes"]
+    for boxes in ([(5, 6, 7, 8), (6, 7, 8, 9)], np.float32([[5, 6, 7, 8], [6, 7, 8, 9]])):
+        ((found, scores),) = module.read_boxes(boxes, 1, (10, 20))
+        assert found.tolist() == [[5, 6, 7, 8], [6, 7, 8, 9]] and scores.tolist() == [1, 1]
 
 
 def test_read_boxes_refuses_nonsense(comfy):

@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import sys
+import types
 import weakref
 
 import cv2
@@ -32,6 +33,11 @@ def test_json_files_round_trip_and_never_overwrite(comfy, layout, files):
     assert comfy.nodes["DWPoseLoadJSON"].fingerprint_inputs(path=relative, text="")
 
 
+def test_the_size_can_be_part_of_the_file_name(comfy):
+    path = run(comfy, "DWPoseSaveJSON", keypoints=clip([figure(100)]), filename_prefix="of_%width%x%height%")[0]
+    assert path.endswith("of_400x300_00001.json")
+
+
 @pytest.mark.parametrize("layout", ["one per frame", "OpenPose folder", "one file"])
 def test_a_dot_in_the_name_is_no_suffix(comfy, layout):
     long, short = clip([figure(100)], [], []), clip([figure(200)])
@@ -50,6 +56,8 @@ def test_files_are_read_in_the_order_people_count(comfy):
     for number in (1, 2, 10):
         (folder / f"f_{number}.json").write_text(json.dumps(clip([figure(100 * number)])))
         cv2.imwrite(str(folder / f"f_{number}.png"), np.zeros((8, 8 * number, 3), np.uint8))
+    for suffix in ("json", "png"):
+        (folder / f"._f_1.{suffix}").write_bytes(b"\0\5\x16\7")  # macOS puts it beside every file on foreign disks
     assert xs(run(comfy, "DWPoseLoadJSON", path="seq")[0]) == [[100], [200], [1000]]
     assert [image.shape[2] for image in run(comfy, "DWPoseLoadFolder", folder="seq")[0]] == [8, 16, 80]
 
@@ -167,6 +175,8 @@ def test_compat_is_the_older_node(comfy, monkeypatch):
     called = node.estimate_pose(image, "disable", "enable", "disable", resolution=64, bbox_detector="None")
     assert called["result"][0].shape == (2, 64, 100, 3) and "openpose_json" in called["ui"]
     assert not any(called["result"][1][0]["people"][0]["hand_left_keypoints_2d"])
+    with pytest.raises(ValueError, match="no images"):
+        node.execute(image=image[:0], bbox_detector="None")
     assert node.validate_inputs(bbox_detector="any.onnx", pose_estimator="older.pt") is True
     assert comfy.texts[0] == ("7", "2 frames, 1 person in each")
     # without a node of ComfyUI's nothing keeps the networks; with one they are loaded once
@@ -193,6 +203,32 @@ def test_compat_is_the_older_node(comfy, monkeypatch):
     assert kept() is None
     node.execute(image=image, bbox_detector="None")
     assert len(loads) == 4
+
+
+def test_the_older_node_takes_the_small_network_its_pack_has_downloaded(comfy):
+    compat = sys.modules[f"{comfy.package.__name__}.nodes.compat"]
+    theirs = comfy.home / "custom_nodes/comfyui_controlnet_aux/ckpts/hr16/UnJIT-DWPose/dw-ll_ucoco.onnx"
+    assert compat._choices("yolox_l.onnx", theirs.name) == ("dwpose-l", "auto")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"network")
+    try:
+        assert compat._choices("yolox_l.onnx", theirs.name) == ("dw-ll_ucoco.onnx", "auto")
+        assert compat.files.find_file("dw-ll_ucoco.onnx", "pose") == theirs
+        assert compat._choices("None", "dw-ll_ucoco_384.onnx") == ("auto", "none")
+    finally:
+        theirs.unlink()
+
+
+def test_the_older_nodes_face_has_eyes_without_a_body(comfy, monkeypatch):
+    compat = sys.modules[f"{comfy.package.__name__}.nodes.compat"]
+    seen = sys.modules[f"{comfy.package.__name__}.nodes.sockets"].to_people(clip([figure(100)]))
+    monkeypatch.setattr(compat, "_networks", lambda *names: types.SimpleNamespace(note=""))
+    monkeypatch.setattr(compat, "estimate", lambda *_: iter([seen]))
+    node, image = comfy.nodes["DWPosePreprocessorCompat"], torch.zeros(1, 300, 400, 3)
+    off, on = (node.execute(image=image, detect_body=body)[1][0]["people"][0] for body in ("disable", "enable"))
+    assert not any(off["pose_keypoints_2d"]) and not any(off["foot_keypoints_2d"])
+    assert off["face_keypoints_2d"] == on["face_keypoints_2d"] and on["face_keypoints_2d"][-1] == 1
+    assert off["hand_left_keypoints_2d"] == on["hand_left_keypoints_2d"]
 
 
 def test_replacement_is_registered_with_everything_the_browser_needs(comfy):

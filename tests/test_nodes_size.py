@@ -76,6 +76,18 @@ def test_estimate_fits_as_render_does(comfy, fit):
     assert (pose_map != drawn).any(-1).float().mean() < 0.02  # a score of 0 is no point for Render
 
 
+@pytest.mark.parametrize(("fit", "expected"), FITTED.items())
+@pytest.mark.parametrize("size", [{"size": "source"}, {"size": "short side", "resolution": 320}, SQUARE])
+def test_pictures_of_other_shapes_in_one_clip_bend_nobody(comfy, size, fit, expected):
+    """A folder of photographs, its maps as large as the first; the second is wide."""
+    keypoints = [*clip([], size=(300, 300)), *clip([person()], size=(300, 600))]
+    expected = np.array(expected) * (320 / 300 if "resolution" in size else 1)
+    pose_map = run(comfy, "DWPoseRender", keypoints=keypoints, fit=fit, **size)[0]
+    assert np.allclose(extent(pose_map[1]), expected, atol=6)
+    mask = run(comfy, "DWPoseToMask", keypoints=keypoints, body=True, face=False, fit=fit, **size)[0]
+    assert np.allclose(np.add(extent(mask[1])[:2], extent(mask[1])[2:]), expected[:2] + expected[2:], atol=3)
+
+
 def test_short_side_and_source_keep_the_image_whole(comfy):
     """Their shape is that of the image up to the rounding, so that there is nothing to cut."""
     keypoints = clip([figure(200)])

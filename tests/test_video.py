@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from fractions import Fraction
 
@@ -92,13 +93,13 @@ def test_a_film_of_varying_rate_is_as_long_as_its_last_frame_is_late(tmp_path):
 
 def test_the_rate_of_what_a_browser_records_is_measured(tmp_path):
     """Browsers write no frame duration into their WebM; FFmpeg then guesses 1000 per second, the tick of the file."""
-    source = make_film(tmp_path / "in.mkv", times=[33 * i + i % 3 for i in range(12)])
+    source = make_film(tmp_path / "in.mkv", count=30, times=[33 * i + 7 * i * i % 13 for i in range(30)])
     data = source.read_bytes()
     at = data.index(b"\x23\xe3\x83\x84")  # DefaultDuration, four bytes: make it a void element of the same length
     source.write_bytes(data[:at] + b"\xec\x86" + bytes(6) + data[at + 8 :])
     with VideoReader(source) as video:
         assert float(video.fps) == pytest.approx(1000 / 33, rel=0.02)
-        assert len(list(video)) == 12
+        assert len(list(video)) == 30
 
 
 def test_colours_survive_and_the_file_says_what_they_are(tmp_path):
@@ -328,3 +329,20 @@ def test_max_people_follows_one_of_two_whose_boxes_are_surest_in_turn(tmp_path, 
     assert main([*command, "--max-people", "1", "--raw"]) == 0  # every frame by itself
     lefts = [people.box[:, 0].tolist() for people in load_npz(tmp_path / "pose.npz")]
     assert lefts[0] != lefts[1] and [len(left) for left in lefts] == [1] * 11
+
+
+def test_the_command_says_that_its_input_was_cut_short(tmp_path, monkeypatch, capsys):
+    """As half of a download is: the header of 50 frames comes first, and FFmpeg reads what is there without a word."""
+    from dwpose_core import arguments
+    from dwpose_core.cli import main
+    from dwpose_core.preprocessor import DWposeDetector
+
+    from .stand_ins import FigurePose
+
+    monkeypatch.setattr(arguments, "load_networks", lambda args: DWposeDetector(FigurePose()))
+    source = make_film(tmp_path / "in.avi", count=50, codec="mpeg4")
+    data = source.read_bytes()
+    source.write_bytes(data[: (data.index(b"movi") + data.index(b"idx1")) // 2])
+    assert main(["video", str(source), "-o", str(tmp_path / "pose.mp4")]) == 1
+    assert re.search(r"in\.avi ends after \d+ of the 50 frames", capsys.readouterr().err)
+    assert 5 < len(all_frames(tmp_path / "pose.mp4")) < 50  # what there is is not lost
