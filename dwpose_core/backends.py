@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .skeleton import NUM_KEYPOINTS
+
 Outputs = tuple[torch.Tensor, ...]
 
 
@@ -98,12 +100,20 @@ PROVIDERS = {
 }
 
 
+# What makes a file a pose network or a detector of ours: the axes of its outputs, None for any length, and in words.
+_KINDS = {
+    "pose": ([(None, NUM_KEYPOINTS, None)] * 2, f"two outputs (N, {NUM_KEYPOINTS}, bins), simcc_x and simcc_y"),
+    "detector": ([(None, None, None)], "one output (N, anchors, 5 + classes), as YOLOX without decoding and NMS"),
+}
+
+
 class OnnxRunner:
     """Runs an .onnx file through ONNX Runtime.
 
     Args:
         path: the model file.
         provider: "cpu", "cuda", "tensorrt", "openvino", or None for CUDA where this build has it, else the CPU.
+        kind: "pose" or "detector": what the file must hold; None takes any.
         device_index: which GPU.
         cache_dir: where TensorRT keeps its engines; beside the model by default. Building one takes minutes.
         threads: of the CPU provider; 0 lets ONNX Runtime choose.
@@ -111,7 +121,8 @@ class OnnxRunner:
 
     Raises:
         ImportError: when onnxruntime is not installed.
-        ValueError: when the provider asked for is not in this build, or is but does not start.
+        ValueError: when the provider asked for is not in this build, or is but does not start, and for a network of
+            another kind, which would fail at the first picture otherwise.
     """
 
     def __init__(
@@ -119,6 +130,7 @@ class OnnxRunner:
         path: str | Path,
         provider: str | None = None,
         *,
+        kind: str | None = None,
         device_index: int = 0,
         cache_dir: str | Path | None = None,
         threads: int = 0,
@@ -164,6 +176,8 @@ class OnnxRunner:
         self.provider = provider
         self.name = Path(path).stem
         self.device = torch.device("cuda", device_index) if provider in ("cuda", "tensorrt") else torch.device("cpu")
+        if kind is not None:
+            self._check_kind(path, kind)
         (self._input,) = self.session.get_inputs()
         self._outputs = [output.name for output in self.session.get_outputs()]
         self._dtype = np.float16 if self._input.type == "tensor(float16)" else np.float32
@@ -175,6 +189,21 @@ class OnnxRunner:
         if input_size is None:
             raise ValueError(f"{path} leaves its input size open; pass input_size=(H, W)")
         self.input_size = input_size
+
+    def _check_kind(self, path: str | Path, kind: str) -> None:
+        wanted, words = _KINDS[kind]
+        outputs = self.session.get_outputs()
+        fits = len(outputs) == len(wanted) and all(
+            len(output.shape) == len(axes)
+            # An axis without a fixed length has a name, or none.
+            and all(a in (None, b) or not isinstance(b, int) for a, b in zip(axes, output.shape, strict=True))
+            for axes, output in zip(wanted, outputs, strict=True)
+        )
+        if not fits:
+            shapes = ", ".join(f"{output.name} {output.shape}" for output in outputs)
+            raise ValueError(
+                f"{path} is no {kind} network of the known kind, which has {words}; its outputs are {shapes}"
+            )
 
     @property
     def description(self) -> str:

@@ -24,7 +24,6 @@ from .backends import OnnxRunner, TorchRunner, pick_device
 from .models import catalogue, download
 from .models.weights import SUFFIXES, load_detector, load_pose, save_safetensors
 from .pipeline import Options, Runner
-from .skeleton import NUM_KEYPOINTS
 
 DEFAULT_POSE = "dwpose-l-384"
 DEFAULT_DETECTOR = "yolox-l"
@@ -125,35 +124,13 @@ def load_runners(
         for path in filter(None, (sources.pose, sources.detector)):
             if path.suffix != ".onnx":
                 raise ValueError(f"backend 'onnx' needs an .onnx file, got {path.name}; make one with `dwpose export`")
-        pose = _onnx_runner(sources.pose, "pose", provider, where)
-        return pose, sources.detector and _onnx_runner(sources.detector, "detector", provider, where)
+        pose = OnnxRunner(sources.pose, provider, kind="pose", device_index=where.index or 0)
+        if sources.detector is None:
+            return pose, None
+        return pose, OnnxRunner(sources.detector, provider, kind="detector", device_index=where.index or 0)
     dtype = as_dtype(dtype) or (torch.float32 if where.type == "cpu" else torch.float16)
     pose = TorchRunner(load_pose(sources.pose), where, dtype)
     return pose, sources.detector and TorchRunner(load_detector(sources.detector), where, dtype)
-
-
-# Axes of the outputs of an .onnx file, None for any length; what makes a file a pose network or a detector of ours.
-_ONNX_OUTPUTS = {
-    "pose": ([(None, NUM_KEYPOINTS, None)] * 2, f"two outputs (N, {NUM_KEYPOINTS}, bins), simcc_x and simcc_y"),
-    "detector": ([(None, None, None)], "one output (N, anchors, 5 + classes), as YOLOX without decoding and NMS"),
-}
-
-
-def _onnx_runner(path: Path, kind: str, provider: str, where: torch.device) -> OnnxRunner:
-    """Raises ValueError for a network of another kind, too, which would fail at the first picture otherwise."""
-    runner = OnnxRunner(path, provider, device_index=where.index or 0)
-    wanted, words = _ONNX_OUTPUTS[kind]
-    found = [tuple(output.shape) for output in runner.session.get_outputs()]
-    fits = len(found) == len(wanted) and all(
-        len(shape) == len(axes)
-        # An axis without a fixed length has a name, or none.
-        and all(a in (None, b) or not isinstance(b, int) for a, b in zip(axes, shape, strict=True))
-        for axes, shape in zip(wanted, found, strict=True)
-    )
-    if not fits:
-        shapes = ", ".join(f"{output.name} {output.shape}" for output in runner.session.get_outputs())
-        raise ValueError(f"{path} is no {kind} network of the known kind, which has {words}; its outputs are {shapes}")
-    return runner
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

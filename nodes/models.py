@@ -78,7 +78,7 @@ class Network:
         from ..dwpose_core.backends import TorchRunner
         from ..dwpose_core.models.weights import load_detector, load_pose
 
-        self.path, self.backend = path, backend
+        self.path, self.kind, self.backend = path, kind, backend
         self.patcher = self.runner = None
         self.input_bytes = 0
         if backend != "torch":
@@ -110,7 +110,7 @@ class Network:
         device = mm.get_torch_device()
         if provider is None:
             provider = "cuda" if device.type == "cuda" and torch.version.hip is None else "cpu"
-        return OnnxRunner(self.path, provider, device_index=device.index or 0)
+        return OnnxRunner(self.path, provider, kind=self.kind, device_index=device.index or 0)
 
 
 def load(pose: str, detector: str, precision: str = AUTO, backend: str = "torch") -> PoseModel:

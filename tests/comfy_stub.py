@@ -136,6 +136,7 @@ def install(home: Path) -> types.SimpleNamespace:
     cpu = torch.device("cpu")
     management = {
         "get_torch_device": lambda: cpu,
+        "free_memory": lambda *_: None,
         "unet_offload_device": lambda: cpu,
         "intermediate_device": lambda: cpu,
         "intermediate_dtype": lambda: torch.float32,

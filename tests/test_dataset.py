@@ -64,6 +64,24 @@ def test_captions_and_images_in_imagefolder_are_what_datasets_reads(extract, pho
         assert np.asarray(row["conditioning_image"]).any()
 
 
+def test_names_like_those_of_splits_do_not_split_an_imagefolder(extract, tmp_path):
+    """`datasets` takes val2017/, test/ and "my test.jpg" for splits, and leaves out everything else."""
+    datasets = pytest.importorskip("datasets")
+    names = ["plain", "val2017/a", "x/test/a", "my eval", "train", "train~", "contest", "eval.3.test"]
+    for i, name in enumerate(names):
+        file = tmp_path / "photos" / f"{name}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(i))
+        (file.parent / f"{file.stem}.txt").write_text(name)
+    code, out = extract(tmp_path / "photos", "--output-format", "imagefolder")
+    assert code == 0 and set(stored(out)) == set(names)
+    table = datasets.load_dataset("imagefolder", data_dir=str(out), cache_dir=str(tmp_path / "cache"))
+    assert list(table) == ["train"]
+    assert sorted(table["train"]["text"]) == sorted(names)
+    assert {"image", "conditioning_image", "text"} <= set(table["train"].column_names)
+    assert sorted(path.name for path in (out / "images").glob("train*")) == ["train~.jpg", "train~~.jpg"]
+
+
 def test_parquet_is_what_datasets_reads_with_images(extract, photos):
     datasets = pytest.importorskip("datasets")
     _, out = extract(photos, "--output-format", "parquet", "--samples-per-shard", 5)

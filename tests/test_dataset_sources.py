@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import tarfile
 from collections import Counter
 
 import numpy as np
@@ -319,3 +320,51 @@ def test_names_in_another_encoding(extract, tmp_path):
     code, out = extract(folder)
     assert code == 1
     assert [(row["key"], row["status"]) for row in reports(out)] == [("bad\ufffd", "failed"), ("caf\ufffd", "ok")]
+
+
+def test_links_that_lead_nowhere_are_failed_rows(extract, photos):
+    (photos / "a" / "gone.jpg").symlink_to("no-such-disk/gone.jpg")
+    for source in (photos, photos / "a" / "*.jpg"):
+        _, out = extract(source, out=f"out{len(str(source))}")
+        assert [text for key, text in failed(out).items() if key.endswith("gone")] == [
+            f"no such file: {photos / 'a' / 'gone.jpg'}"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"), [("a/*", 7), ("**", 14), ("b/**/*", 7), ("*", "'{}/*/**' is what lies in them"), ("x*", "")]
+)
+def test_patterns_need_no_suffix(extract, photos, capsys, pattern, count):
+    code, _ = extract(photos / pattern, "--dry-run")
+    said = capsys.readouterr()
+    assert code == (0 if isinstance(count, int) else 2)
+    assert (f"{count} inputs" in said.out) if code == 0 else (count.format(photos) in said.err)
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "webdataset", "parquet"])
+def test_captions_that_are_no_utf8_are_stored(extract, photos, layout):
+    (photos / "list.csv").write_bytes(b"image,text\na/000.jpg,caf\xe9\n")
+    code, out = extract(photos / "list.csv", "--output-format", layout)
+    assert code == 0
+    if layout == "imagefolder":
+        assert json.loads((out / "metadata.jsonl").read_text())["text"] == "caf\ufffd"
+
+
+def test_captions_lie_beside_images_behind_urls_too_and_may_begin_with_a_mark(extract, photos):
+    pytest.importorskip("fsspec")
+    (photos / "a" / "000.txt").write_bytes("\ufeffpicture 0".encode())
+    texts = []
+    for out, source in (("local", photos), ("remote", f"file://{photos}")):
+        _, out = extract(source, "--output-format", "imagefolder", out=out)
+        texts.append([json.loads(line)["text"] for line in (out / "metadata.jsonl").read_text().splitlines()])
+    assert texts[0] == texts[1] and texts[0][0] == "picture 0" and sum(map(bool, texts[0])) == 4
+
+
+def test_links_in_tars_are_counted(extract, tmp_path, capsys):
+    file = write_tar(tmp_path / "in.tar", {"a.jpg": picture(0)})
+    with tarfile.open(file, "a") as tar:
+        link = tarfile.TarInfo("b.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.jpg"
+        tar.addfile(link)
+    assert extract(file)[0] == 0
+    assert "not read: link in a tar (1)" in capsys.readouterr().err

@@ -23,6 +23,19 @@ def test_loader_finds_files_and_names_what_is_missing(comfy):
         run(comfy, "DWPoseLoader", pose="dw-debug.safetensors", detector="none", backend="onnxruntime")
 
 
+def test_an_onnx_file_of_another_kind_is_told(models, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from dwpose_core.models import create_detector
+    from dwpose_core.models.export import export_onnx
+
+    path = tmp_path / "boxes.onnx"
+    export_onnx(create_detector("yolox-nano"), path)
+    assert models.Network(path, "detector", "onnxruntime", "auto").open().name == "boxes"
+    with pytest.raises(ValueError, match=r"boxes\.onnx is no pose network of the known kind"):
+        models.Network(path, "pose", "onnxruntime", "auto").open()
+
+
 @pytest.fixture
 def files(comfy, monkeypatch):
     """The module, with no network to download from."""

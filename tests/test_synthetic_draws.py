@@ -14,7 +14,7 @@ from training.detection import evaluate
 from training.detection.start import DetectorConfig
 from training.synthetic import backgrounds, generate, pool
 from training.synthetic.backgrounds import Backgrounds
-from training.synthetic.camera import draw_yaw, frame_photo, random_camera
+from training.synthetic.camera import Camera, draw_yaw, frame_photo, random_camera
 from training.synthetic.composite import _loose, similarity, warp
 from training.synthetic.scenes import SCENE_STREAM
 from training.synthetic.staging import Plan, draw_plan, place_camera
@@ -108,6 +108,29 @@ def test_backgrounds_are_not_enlarged_without_end(tmp_path, monkeypatch):
     for seed in range(40):
         scenery._photo((640, 480), np.random.default_rng(seed))
     assert max(seen) <= backgrounds.LARGEST_ZOOM * 1.02 and min(seen) < 1
+
+
+def test_what_is_enlarged_or_painted_is_as_fine_as_photographs(tmp_path):
+    """A panorama is enlarged 2 to 11 times: before a blurred wall a sharp outline alone said person."""
+    scenery, camera = photograph(tmp_path), Camera(np.eye(3), np.zeros(3), (-0.3, 0.3, -0.225, 0.225))
+    hills = cv2.resize(np.random.default_rng(1).integers(0, 256, (16, 32, 3), np.uint8), (1024, 512))
+    scenery.panoramas = [hills]
+    scenery.photos = [np.random.default_rng(2).integers(0, 256, (600, 800, 3), np.uint8)]
+    views = [scenery.around(0, camera, (320, 240), np.random.default_rng(seed)) for seed in range(40)]
+    fine = np.array([np.abs(backgrounds._fine(view, backgrounds.FINE_BLUR)).mean() for view in views])
+    assert 5 < np.median(fine) < 9 and (fine < 1).mean() < 0.4, "5 to 12 in photographs, 0.1 in the panorama"
+    assert (fine < 1).any(), "some photographs are out of focus"
+    sharp = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    np.testing.assert_array_equal(scenery._finer(sharp, np.random.default_rng(0)), sharp)
+
+
+def test_pasted_patches_have_no_dark_seam(tmp_path, monkeypatch):
+    """White patches, shaded to 0.6 at most, on what is as dark."""
+    scenery = photograph(tmp_path)
+    monkeypatch.setattr(scenery, "texture", lambda size, rng: np.full((size[1], size[0], 3), 255, np.uint8))
+    picture = np.full((96, 128, 3), 153, np.uint8)
+    scenery._patches(picture, 30, 0.4, np.random.default_rng(0))
+    assert picture.min() >= 150 and picture.max() > 200
 
 
 @pytest.mark.parametrize("scale", [0.31, 0.47, 0.59])

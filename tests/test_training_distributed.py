@@ -45,6 +45,13 @@ def test_two_processes_equal_one_with_the_joint_batch(toy, tmp_path, stage, batc
         assert two[step] == pytest.approx(one[step], rel=1e-5), step
 
 
+def test_one_process_does_not_continue_what_two_began(toy, tmp_path):
+    argv = arguments(toy, tmp_path, "--batch-size", "2")
+    in_two_processes(train_pose.main, [*argv, "--max-steps", "2"])
+    with pytest.raises(ValueError, match="was trained by 2 processes, this start has 1: start as many as before"):
+        train_pose.main([*argv, "--max-steps", "4"])
+
+
 def test_two_processes_judge_the_same_people(toy, tmp_path):
     pytest.importorskip("pycocotools")
     torch.manual_seed(0)

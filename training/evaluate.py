@@ -182,7 +182,7 @@ def load_runner(model: str, device: str | torch.device | None, provider: str | N
     if provider:
         if not model.endswith(".onnx"):
             raise ValueError(f"--provider runs .onnx files; {model} is something else. Leave it out")
-        return OnnxRunner(model, provider)
+        return OnnxRunner(model, provider, kind="pose")
     return TorchRunner(load_pose(model), device)
 
 

@@ -249,10 +249,11 @@ def _resume(folder: Path, config: TrainConfig, process: Process, samples_per_ste
         lines = ", ".join(f"{key} was {before.get(key)!r} and is now {now[key]!r}" for key in changed)
         raise ValueError(f"{folder} holds a run with another configuration ({lines}): choose another --name or --out")
     state = checkpoint.load_state(state_file)
-    if state["samples_per_step"] != samples_per_step:
+    if state["samples_per_step"] != samples_per_step:  # batch_size and accumulate are those of before
+        processes = state["samples_per_step"] // (config.batch_size * config.accumulate)
         raise ValueError(
-            f"{folder} was trained with {state['samples_per_step']} samples per step, this start has "
-            f"{samples_per_step}: keep processes x accumulate x batch_size as it was, or choose another --name"
+            f"{folder} was trained by {processes} processes, this start has {process.world}: start as many as before, "
+            "or choose another --name"
         )
     if process.is_first:
         tqdm.write(f"{folder}: continuing at step {state['step']}")

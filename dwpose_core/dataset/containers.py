@@ -9,10 +9,11 @@ import itertools
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import Any
 
-from .lists import IMAGE_COLUMN, TEXT_COLUMN, no_column
+from .lists import IMAGE_COLUMN, TEXT_COLUMN, TEXT_COLUMNS, folder_of, in_folder, no_column
 from .names import IMAGE_SUFFIXES, Item, output_key, without_suffix
 from .storage import open_input
 
@@ -35,7 +36,7 @@ def _tar_items(path: str, name: str, left_out: Counter[str]) -> Iterator[Item]:
         file.seek(0)
         with tarfile.open(fileobj=file, mode="r:") as tar:
             # WebDataset: neighbours with the same name up to the first dot are one sample.
-            for sample, members in itertools.groupby(_members(tar), lambda member: member[0]):
+            for sample, members in itertools.groupby(_members(tar, left_out), lambda member: member[0]):
                 parts = {full: where for _, full, where in members}
                 images = [full for full in parts if full.lower().endswith(IMAGE_SUFFIXES)]
                 others = (PurePosixPath(full).suffix.lower() for full in parts if full not in images)
@@ -53,12 +54,14 @@ def _tar_items(path: str, name: str, left_out: Counter[str]) -> Iterator[Item]:
                     yield item | ({"text_at": text_at} if text_at else {})
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, list[int]]]:
+def _members(tar: tarfile.TarFile, left_out: Counter[str]) -> Iterator[tuple[str, str, list[int]]]:
     """Sample, name and place of each file in a tar; hidden ones, as macOS adds them, are left out."""
     while (member := tar.next()) is not None:
         tar.members = []  # tarfile keeps every header otherwise
         folder, slash, base = member.name.rpartition("/")
-        if member.isfile() and base and not base.startswith("."):
+        if not member.isfile() and not member.isdir():
+            left_out["link in a tar"] += 1
+        elif member.isfile() and base and not base.startswith("."):
             yield folder + slash + base.partition(".")[0], member.name, [member.offset_data, member.size]
     # tarfile takes a header that makes no sense for the end.
     tar.fileobj.seek(tar.offset)
@@ -117,10 +120,14 @@ def _parquet() -> Any:
 
 
 class TableReader:
-    """Bytes and captions of parquet and dataset items that are asked for in order; holds one row group at a time."""
+    """Bytes and captions of parquet and dataset items that are asked for in order; holds a few rows at a time."""
+
+    _ROWS = 16  # a row group may be a whole file, of any size
 
     def __init__(self, image_column: str, text_column: str):
-        self._image, self._text = image_column, text_column
+        self._image = image_column
+        self._texts = TEXT_COLUMNS if text_column == TEXT_COLUMN else (text_column,)
+        self._files = ExitStack()
         self._place: tuple[str, int | None] | None = None  # path, row group
         self._rows: Any = None  # row number -> columns, or why there are none
 
@@ -128,23 +135,30 @@ class TableReader:
         """Raises ValueError where the row holds no image bytes, or cannot be read."""
         place = (item["path"], item["at"][0]) if len(item["at"]) == 2 else (item["path"], None)
         if self._place != place:
+            self._files.close()
             self._place = place
             try:
                 self._rows = self._read(*place)
             except (ValueError, OSError) as error:
-                self._rows = error  # a damaged group is not read again for each of its rows
-        if isinstance(self._rows, Exception):
-            raise ValueError(f"{item['path']} cannot be read: {self._rows}")
-        row = self._rows(item["at"][-1])
-        image, text = row[self._image], row.get(self._text)
+                self._rows = error
+        row = self._rows if isinstance(self._rows, Exception) else self._rows(item["at"][-1])
+        if isinstance(row, Exception):
+            raise ValueError(f"{item['path']} cannot be read: {row}")
+        image, path = row[self._image], None
+        text = next((row[name] for name in self._texts if row.get(name) not in (None, "")), None)
         if isinstance(image, dict):
-            if image.get("bytes") is None and image.get("path"):
-                with open_input(image["path"]) as file:
-                    return file.read(), text
-            image = image.get("bytes")
+            image, path = image.get("bytes"), image.get("path")
+        elif isinstance(image, str):
+            image, path = None, image
+        if image is None and path:
+            with open_input(in_folder(folder_of(item["path"]), path) if place[1] is not None else path) as file:
+                return file.read(), text
         if not isinstance(image, bytes):
-            raise ValueError(f"{item['path']}, row {item['at']}: no image bytes in column {self._image!r}")
+            raise ValueError(f"{item['path']}, row {item['at']}: no image bytes or path in column {self._image!r}")
         return image, text
+
+    def close(self) -> None:
+        self._files.close()
 
     def _read(self, path: str, group: int | None) -> Any:
         if group is None:
@@ -154,8 +168,18 @@ class TableReader:
             if isinstance(dataset.features[self._image], datasets.Image):
                 dataset = dataset.cast_column(self._image, datasets.Image(decode=False))
             return dataset.__getitem__
-        with open_input(path) as file:
-            table = _parquet().ParquetFile(file)
-            columns = [name for name in (self._image, self._text) if name in table.schema_arrow.names]
-            rows = table.read_row_group(group, columns=columns)
-        return lambda index: {name: rows.column(name)[index].as_py() for name in columns}
+        file = self._files.enter_context(open_input(path))
+        table = _parquet().ParquetFile(file, buffer_size=1 << 20)  # without a buffer the group is read in one piece
+        columns = [name for name in (self._image, *self._texts) if name in table.schema_arrow.names]
+        batches = table.iter_batches(self._ROWS, row_groups=[group], columns=columns, use_threads=False)
+        places = enumerate((batch, row) for batch in batches for row in range(len(batch)))
+
+        def row_at(index: int) -> dict[str, Any] | Exception:
+            try:
+                batch, row = next(place for number, place in places if number == index)
+            except (ValueError, OSError) as error:
+                self._rows = error  # what follows the damage is lost as well
+                return error
+            return {name: batch.column(name)[row].as_py() for name in columns}
+
+        return row_at

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from ..images import from_pil
 from ..people import People
 from ..render import render
-from .storage import open_input
+from .storage import is_url, open_input
 
 # By Pillow's names of formats. MPO is a JPEG with further ones behind it, as many cameras write.
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
@@ -104,8 +106,10 @@ def caption(value: Any, wanted: bool = True) -> str | None:
     """
     if isinstance(value, (list, tuple)):
         value = value[0] if value else None
-    if not wanted or value is None or isinstance(value, str):
-        return value if isinstance(value, str) else None
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", "\ufffd", value)  # of lists that are no UTF-8: nothing could store them
+    if not wanted or value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"the caption is no text but {type(value).__name__}; choose its column with --text-column")
     return str(value)
@@ -163,12 +167,13 @@ def _read(task: Task, text: str | None) -> tuple[bytes, str | None]:
                 raise ValueError(f"{item['path']} ends in the middle of this image")
         if task.want_file and "text_at" in item:
             file.seek(item["text_at"][0])
-            text = file.read(item["text_at"][1]).decode("utf-8", "replace").strip()
-    if task.want_file and text is None and "at" not in item:
+            text = file.read(item["text_at"][1]).decode("utf-8-sig", "replace").strip()
+    if task.want_file and text is None and "at" not in item and not item["path"].startswith("http"):
         beside = os.path.splitext(item["path"])[0] + ".txt"
-        if os.path.isfile(beside):
-            with open(beside, encoding="utf-8", errors="replace") as file:
-                text = file.read().strip()
+        # A bucket that may not be listed calls forbidden what is not there.
+        none = (FileNotFoundError, IsADirectoryError, *([PermissionError] if is_url(beside) else []))
+        with contextlib.suppress(*none), open_input(beside) as file:
+            text = file.read().decode("utf-8-sig", "replace").strip()
     return data, text
 
 

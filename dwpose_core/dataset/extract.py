@@ -178,9 +178,9 @@ class ExtractWorker:
 
     def _tasks(self, shards: Iterable[int]) -> Iterator[tuple[tuple[int, int], Task]]:
         want_file = self.config.output_format in sinks.WITH_IMAGES
-        table = TableReader(self.config.image_column, self.config.text_column)
-        for shard in shards:
-            for index, item in enumerate(self._plan.shard(shard)):
+        places = ((shard, index, item) for shard in shards for index, item in enumerate(self._plan.shard(shard)))
+        with closing(TableReader(self.config.image_column, self.config.text_column)) as table:
+            for shard, index, item in places:
                 task = Task(
                     item, error=item.get("error"), short_side=self.config.detect_resolution, want_file=want_file
                 )

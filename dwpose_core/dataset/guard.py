@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from .names import without_splits
 from .sinks import KEYPOINT_SUFFIXES
 from .storage import Storage
 
@@ -38,8 +39,9 @@ def output_names(config: Config, items: Iterable[Item], shards: int) -> Iterator
         elif config.output_format == "files":
             yield f"{key}.{config.map_format}"
         elif config.output_format == "imagefolder":
-            yield f"conditioning_images/{key}.{config.map_format}"
-            yield from (f"images/{key}{suffix}" for suffix in _COPIES)
+            name = without_splits(key)
+            yield f"conditioning_images/{name}.{config.map_format}"
+            yield from (f"images/{name}{suffix}" for suffix in _COPIES)
 
 
 def check_free(storage: Storage, names: Iterable[str], own: dict[str, int]) -> None:

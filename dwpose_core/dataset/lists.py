@@ -16,7 +16,7 @@ LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 IMAGE_COLUMN, TEXT_COLUMN = "image", "text"  # defaults; another name must be there
 # Names a list may give its columns, best first: imagefolder, LAION-style tables, hand-written ones.
 _PATH_COLUMNS = ("file_name", "image", "image_path", "path", "file", "filename", "url")
-_TEXT_COLUMNS = ("text", "caption", "prompt")
+TEXT_COLUMNS = ("text", "caption", "prompt")
 
 
 def list_items(source: str, image_column: str = IMAGE_COLUMN, text_column: str = TEXT_COLUMN) -> Iterator[Item]:
@@ -25,9 +25,9 @@ def list_items(source: str, image_column: str = IMAGE_COLUMN, text_column: str =
     Raises:
         ValueError: when there is no column that could be the image, or not the one that was asked for.
     """
-    folder = source.rsplit("/", 1)[0] if "/" in source else "."
+    folder = folder_of(source)
     paths = (image_column,) if image_column != IMAGE_COLUMN else (IMAGE_COLUMN, *_PATH_COLUMNS)
-    texts = (text_column,) if text_column != TEXT_COLUMN else _TEXT_COLUMNS
+    texts = (text_column,) if text_column != TEXT_COLUMN else TEXT_COLUMNS
     suffix = PurePosixPath(source).suffix.lower()
     columns: dict = {}  # of the first row
     captions = text_column == TEXT_COLUMN
@@ -56,13 +56,23 @@ def list_items(source: str, image_column: str = IMAGE_COLUMN, text_column: str =
 
 
 def _item(path: str, folder: str) -> Item:
-    inside = not (os.path.isabs(path) or is_url(path))
+    whole = in_folder(folder, path)
+    inside = whole != path
     name = path.split("://", 1)[-1]
     if not inside and name.startswith(folder + "/"):
         name = os.path.relpath(name, folder)
     key, suffix = output_key(without_suffix(name)), PurePosixPath(name).suffix[1:]
-    item = {"key": key, "path": f"{folder}/{path}" if inside else path}
+    item = {"key": key, "path": whole}
     return item | ({"else": [f"{key}_{suffix}"]} if suffix else {})
+
+
+def folder_of(source: str) -> str:
+    return source.rsplit("/", 1)[0] if "/" in source else "."
+
+
+def in_folder(folder: str, path: str) -> str:
+    """A path as a list or a table names it, which is relative to where that lies."""
+    return path if os.path.isabs(path) or is_url(path) else f"{folder}/{path}"
 
 
 def _rows(file: io.TextIOWrapper, source: str, suffix: str) -> Iterator[tuple[int, dict | str]]:

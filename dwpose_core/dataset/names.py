@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,6 +25,11 @@ Item = dict[str, Any]
 IMAGE_SUFFIXES = (*_IMAGE_SUFFIXES, ".jfif")
 # File systems take 255 bytes; suffixes such as .overlay.mp4 are added.
 _LONGEST = 240
+# What `datasets` takes for the name of a split, between such signs or at an end: a single one, and all other files are
+# left out.
+_SPLIT = re.compile(
+    r"(?:(?<=[-._ 0-9/])|^)((?:train|training|validation|valid|dev|val|test|testing|eval|evaluation)~*)(?=[-._ 0-9/]|$)"
+)
 
 
 def without_suffix(path: str) -> str:
@@ -37,6 +43,11 @@ def output_key(path: str) -> str:
     path = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # names in another encoding
     parts = [part for part in path.split("/") if part not in ("", "..", ".")]
     return "/".join(part.encode()[:_LONGEST].decode("utf-8", "ignore") for part in parts) or "unnamed"
+
+
+def without_splits(key: str) -> str:
+    """A key in which `datasets` sees no splits: test/my val.1 -> test~/my val~.1; others as they are."""
+    return _SPLIT.sub(r"\1~", key)
 
 
 def unique(found: Iterator[Item], endings: tuple[str, ...] = ("",)) -> Iterator[Item]:

@@ -25,7 +25,7 @@ from .names import Item
 from .storage import Storage
 
 # Raised when names, ids or rows come out differently: a run is finished by the version that began it.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

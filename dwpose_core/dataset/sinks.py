@@ -1,7 +1,8 @@
 """What a shard leaves behind. A sink writes into a scratch folder and hands over the finished files at the end.
 
     files        <key>.png                                     a mirrored tree of maps (kohya-style conditioning folder)
-    imagefolder  images/<key>.jpg, conditioning_images/<key>.png, metadata.jsonl    (diffusers' ControlNet trainers)
+    imagefolder  images/<key>.jpg, conditioning_images/<key>.png, metadata.jsonl    (diffusers' ControlNet trainers);
+                 in <key> a ~ follows the words that `datasets` would take for a split, see `names.without_splits`
     webdataset   00000.tar with <n>.jpg, <n>.pose.png, <n>.json, <n>.txt
     parquet      data/train-00000-of-00012.parquet with image, conditioning_image, text
     dummy        nothing (to measure speed)
@@ -25,6 +26,7 @@ import numpy as np
 from ..formats import save_npz, to_coco
 from ..people import People
 from ..skeleton import NUM_KEYPOINTS
+from .names import without_splits
 
 OUTPUT_FORMATS = ("files", "imagefolder", "webdataset", "parquet", "dummy")
 KEYPOINT_SUFFIXES = {"jsonl": ".jsonl.gz", "npz": ".npz", "coco": ".coco.json"}
@@ -158,7 +160,8 @@ class FileSink:
         if not self._images:
             self._write(f"{row.key}{self._suffix}", row.map)
             return
-        image, pose = f"images/{row.key}{row.suffix}", f"conditioning_images/{row.key}{self._suffix}"
+        name = without_splits(row.key)
+        image, pose = f"images/{name}{row.suffix}", f"conditioning_images/{name}{self._suffix}"
         self._write(image, row.file)
         self._write(pose, row.map)
         # imagefolder's own convention: file_name -> column image, <name>_file_name -> column <name>

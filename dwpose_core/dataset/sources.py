@@ -45,12 +45,15 @@ def detect_format(source: str) -> str:
     if not is_url(source) and (Path(source) / "state.json").is_file():
         return "dataset"  # what `datasets.Dataset.save_to_disk` writes
     found = set()
-    for path in itertools.islice(_walk(source, "", Counter()), 10_000):
+    paths = _matches(source) if _is_pattern(source) else _walk(source, "", Counter())
+    for path in itertools.islice(paths, 10_000):
         suffix = PurePosixPath(path).suffix.lower()
         found |= {"folder"} if suffix in IMAGE_SUFFIXES else set()
         found |= {"video"} if suffix in _FILMS else set()
         found |= {"webdataset"} if suffix == ".tar" else set()
         found |= {"parquet"} if suffix == ".parquet" else set()
+    if not found and _is_pattern(source) and any(map(os.path.isdir, glob.iglob(source))):
+        raise ValueError(f"{source} names folders; '{source.rstrip('/')}/**' is what lies in them")
     if not found:
         raise ValueError(f"nothing to read at {source}: no image, video, .tar, .parquet or list (.txt, .csv, .jsonl)")
     if len(found) > 1:
@@ -112,8 +115,8 @@ def _files(source: str, suffixes: tuple[str, ...], skip: str, left_out: Counter[
             inside = os.path.relpath(path, root if path != root else os.path.dirname(root))
             yield fs.unstrip_protocol(path), output_key(without_suffix(inside))
         return
-    if glob.has_magic(source) and not os.path.exists(source):
-        paths = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
+    if _is_pattern(source):
+        paths = _matches(source)
         root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
         found = _outside_outputs(paths, root, left_out)
     elif os.path.isfile(source):
@@ -123,6 +126,20 @@ def _files(source: str, suffixes: tuple[str, ...], skip: str, left_out: Counter[
     for path in _wanted(found, suffixes, left_out):
         inside = os.path.relpath(path, root or ".").replace(os.sep, "/")
         yield path, output_key(without_suffix(inside))
+
+
+def _is_pattern(source: str) -> bool:
+    """Whether a source is a glob of local files."""
+    return glob.has_magic(source) and not is_url(source) and not os.path.exists(source)
+
+
+def _matches(pattern: str) -> list[str]:
+    return sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path) or _is_broken(path))
+
+
+def _is_broken(path: str) -> bool:
+    """A link that leads nowhere: it becomes a row that says so."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _wanted(paths: Iterator[str], suffixes: tuple[str, ...], left_out: Counter[str]) -> Iterator[str]:
@@ -152,7 +169,7 @@ def _walk(folder: str, skip: str, left_out: Counter[str]) -> Iterator[str]:
         entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in entries:
         if not entry.is_dir(follow_symlinks=False):
-            if entry.is_file():
+            if entry.is_file() or _is_broken(entry.path):
                 yield entry.path
         elif skip and os.path.exists(skip) and os.path.samefile(entry.path, skip):
             continue

@@ -147,7 +147,7 @@ def compose(
     aspect = PHOTO_ASPECTS[rng.integers(len(PHOTO_ASPECTS))]
     size = (side, round(side / aspect)) if aspect >= 1 else (round(side * aspect), side)
     image = material.backgrounds.sample(size, rng).astype(np.float32)
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 3.0))
     if people is None:
         people = int(rng.choice(len(PEOPLE), p=PEOPLE))

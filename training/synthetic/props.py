@@ -109,7 +109,7 @@ class PropMaker:
         material = Material(
             plain=tuple(np.clip(color, 0, 1)), weave=weave, weave_color=tuple(second), weave_form=form, shine=0.0
         )
-        if rng.random() < 0.25:  # the grain of a photograph on the plain colour
+        if rng.random() < 0.6:  # the grain of a photograph on the plain colour
             material = replace(material, texture=self.pictures[rng.integers(len(self.pictures))], recolor=True)
         return material
 

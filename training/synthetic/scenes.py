@@ -303,7 +303,7 @@ class SceneGenerator:
             background = self.backgrounds.around(scenery, camera, plan.size, rng)
         else:
             background = self.backgrounds.sample(plan.size, rng)
-        if rng.random() < 0.35:
+        if rng.random() < 0.2:
             blur = np.exp(rng.uniform(np.log(0.4), np.log(5.0))) * self.longest / 640
             background = cv2.GaussianBlur(background, (0, 0), blur)
         return room, background, self.lights.sample(rng, scenery).seen_from(camera.rotation)
