@@ -45,11 +45,14 @@ def affine(
         scale: factor, > 0.
         rotate: degrees, clockwise as seen in the image.
         center: None is the middle of the image.
+
+    Raises:
+        ValueError: for a scale that is not positive.
     """
     if not scale > 0:
         raise ValueError(f"scale must be > 0, got {scale}")
     height, width = people.image_size
-    pivot = np.float32((width / 2, height / 2) if center is None else center)
+    pivot = np.float32(((width - 1) / 2, (height - 1) / 2) if center is None else center)
     angle = np.deg2rad(rotate)
     turn = np.float32([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) * np.float32(scale)
     shift = pivot + np.float32(move)
@@ -58,7 +61,7 @@ def affine(
         return (xy - pivot) @ turn + shift
 
     corners = people.box[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]  # (P, 4, 2)
-    corners = place(corners)
+    corners = place(corners - np.float32(0.5)) + np.float32(0.5)  # whole numbers are a box's edges, a point's centres
     return replace(people, xy=place(people.xy), box=np.concatenate([corners.min(1), corners.max(1)], axis=1))
 
 

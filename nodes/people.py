@@ -225,7 +225,8 @@ class DWPoseTransform(io.ComfyNode):
         center = None
         if pivot == "people" and any(map(len, frames)):
             boxes = np.concatenate([people.box for people in frames])
-            center = tuple(((boxes[:, :2].min(0) + boxes[:, 2:].max(0)) / 2).tolist())
+            middle = (boxes[:, :2].min(0) + boxes[:, 2:].max(0)) / 2
+            center = tuple((middle - 0.5).tolist())  # of points, whose whole numbers are pixel centres
         frames = [
             edit.affine(people, scale=scale, rotate=rotate, move=(move_x, move_y), center=center) for people in frames
         ]

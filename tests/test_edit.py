@@ -107,3 +107,28 @@ def test_fitting(size, how, corner):
 def test_an_unknown_way_to_fit():
     with pytest.raises(ValueError, match="'stretch', 'crop' or 'pad'"):
         edit.fit(person(), (10, 10), "cover")
+
+
+def marked(x: int, y: int, size=(48, 64)) -> tuple[np.ndarray, People]:
+    """A black picture with one white pixel, and somebody all of whose points and box are that pixel."""
+    image = np.zeros(size, np.uint8)
+    image[y, x] = 255
+    people = People(
+        np.full((1, 133, 2), (x, y)), np.ones((1, 133)), np.float32([[x, y, x + 1, y + 1]]), np.ones(1), size
+    )
+    return image, people
+
+
+@pytest.mark.parametrize(("rotate", "turns"), [(90, 3), (180, 2), (270, 1), (0, 0)])
+def test_turned_people_lie_where_the_turned_picture_shows_them(rotate, turns):
+    """np.rot90 turns the other way round; the picture is square, so that its size stays."""
+    image, people = marked(10, 20, (64, 64))
+    y, x = np.argwhere(np.rot90(image, turns))[0]
+    turned = edit.affine(people, rotate=rotate)
+    np.testing.assert_allclose(turned.xy[0, 0], (x, y), atol=1e-4)
+    np.testing.assert_allclose(turned.box[0], (x, y, x + 1, y + 1), atol=1e-4)
+
+
+def test_half_a_turn_of_an_oblong_picture_keeps_its_corners():
+    _, people = marked(0, 0)
+    np.testing.assert_allclose(edit.affine(people, rotate=180).xy[0, 0], (63, 47), atol=1e-4)

@@ -63,8 +63,8 @@ def test_forward_golden(forward):
         np.testing.assert_allclose(value.flatten(1).mean(1), golden[f"{name}_mean"], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(value.flatten(1).std(1, correction=0), golden[f"{name}_std"], rtol=1e-4)
         np.testing.assert_allclose(value.flatten()[golden[f"{name}_probe_idx"]], golden[f"{name}_probe_val"], atol=1e-4)
-    np.testing.assert_allclose(x, golden["simcc_x"], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(y, golden["simcc_y"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(x, golden["simcc_x"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(y, golden["simcc_y"], rtol=0, atol=2e-5)
 
 
 def test_keypoints_golden(forward):

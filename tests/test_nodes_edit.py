@@ -166,7 +166,7 @@ def test_smooth_fills_gaps_and_removes_jitter(comfy):
 def test_transform(comfy):
     keypoints = clip([figure(100)])
     moved = run(comfy, "DWPoseTransform", keypoints=keypoints, move_x=30.0, scale=0.5)[0]
-    assert xs(moved) == [[(100 - 200) * 0.5 + 200 + 30]]
+    assert xs(moved) == [[(100 - 199.5) * 0.5 + 199.5 + 30]]  # the middle of pixels 0 to 399
     mirrored = run(comfy, "DWPoseTransform", keypoints=keypoints, mirror=True)[0][0]["people"][0]
     assert mirrored["pose_keypoints_2d"][3] == 399 - 100
     # the right wrist of the mirrored person is the left one's mirror image

@@ -9,8 +9,8 @@
 1. People: worker processes shape, pose and dress bodies, the device draws them as layers and keeps them (no OpenGL, no
    files read while training). More of them follow while the networks train.
 2. Teacher from the labels alone, with the heat-map aid; 3. per student DWPose's stage 1 and stage 2. `--teacher FILE`
-   takes a network that is trained already. With `--teacher none` the students learn from the labels alone: where a GPU
-   is lent by the minute, a teacher costs them too many.
+   takes a network that is trained already. With `--teacher none` the students learn from the labels alone: in a
+   quarter of an hour a teacher costs them too much.
 Crops are composited on the device. A GPU draws people and composites in streams beside the training. `--scenes` cuts
 a share of the crops from scenes that worker processes render as a whole, through OpenGL; `--drawings` turns a share of
 all crops into drawings. `--start` begins a network with another one's backbone, or, where it is the same network, goes

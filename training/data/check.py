@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dwpose_core.images import check_picture_name, write_image
-from dwpose_core.skeleton import PARTS
+from dwpose_core.skeleton import HAND_EDGES, PARTS
 
 from ..command import argument, at_least_one, not_negative, output, run
 from .augment import NO_AUGMENT, AugmentConfig, augment, plan
@@ -34,7 +34,6 @@ COLOURS = {  # RGB
     "right_hand": (140, 255, 120),
 }
 # Finger chains of a hand: root, then four joints each.
-FINGERS = tuple((0 if j == 0 else 4 * f + j, 4 * f + j + 1) for f in range(5) for j in range(4))
 
 
 def summary(source: DataSource, table: Annotations) -> str:
@@ -82,7 +81,7 @@ def draw_keypoints(crop: np.ndarray, keypoints: np.ndarray, visible: np.ndarray)
     points = np.rint(keypoints.clip(-2000, 4000) * 16).astype(int)  # OpenCV takes 4 fractional bits
     links = [(a, b, "body") for a, b in LIMBS if 0 not in (a, b)]
     for part in ("left_hand", "right_hand"):
-        links += [(PARTS[part].start + a, PARTS[part].start + b, part) for a, b in FINGERS]
+        links += [(PARTS[part].start + a, PARTS[part].start + b, part) for a, b in HAND_EDGES]
     for a, b, part in links:
         if visible[a] and visible[b]:
             cv2.line(canvas, points[a].tolist(), points[b].tolist(), COLOURS[part], 1, cv2.LINE_AA, 4)

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dwpose_core.skeleton import PARTS
+from dwpose_core.skeleton import HAND_EDGES, PARTS
 
 from ..command import at_least_one
 from .coco import PART_FIELDS, SKELETON
@@ -30,7 +30,6 @@ COLORS = {
     "left_hand": (255, 40, 40),
     "right_hand": (255, 0, 255),
 }
-FINGERS = tuple((0 if j == 0 else 4 * f + j, 4 * f + j + 1) for f in range(5) for j in range(4))
 DARK = 0.4  # of the colour, where a point is hidden
 PERSON_COLORS = ((90, 200, 255), (255, 200, 60), (170, 255, 120), (255, 130, 130), (200, 150, 255), (120, 255, 220))
 
@@ -67,7 +66,7 @@ def draw_labels(image: np.ndarray, annotations: list[dict]) -> np.ndarray:
         small = np.hypot(*person["bbox"][2:]) < 60
         links = [(a - 1, b - 1, "body") for a, b in SKELETON]
         for part in ("left_hand", "right_hand"):
-            links += [(PARTS[part].start + a, PARTS[part].start + b, part) for a, b in FINGERS]
+            links += [(PARTS[part].start + a, PARTS[part].start + b, part) for a, b in HAND_EDGES]
         for a, b, part in links:
             if state[a] == OUTSIDE or state[b] == OUTSIDE or (small and part != "body"):
                 continue
