@@ -121,6 +121,13 @@ def test_lists_of_frames():
     assert made.inputs().keys() == {"pose_video", "face_video", "height", "width"}
 
 
+def test_the_face_is_cut_out_with_more_room_above():
+    """A face of radius 40 around row 70 of a picture whose rows say their number: the crop's middle is 2.8 above."""
+    frame = np.repeat(np.arange(250, dtype=np.uint8), 200 * 3).reshape(250, 200, 3)
+    made = prepare_animation([frame], Watcher([figure((100, 270), (250, 200), scale=4)]), progress=False)
+    assert np.array(made.face_video[0])[256, 256, 0] == pytest.approx(67.2, abs=1)
+
+
 def test_every_kind_of_frames_gives_the_same():
     frames = film(4)
     kinds = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -62,6 +63,58 @@ def test_captions_and_images_in_imagefolder_are_what_datasets_reads(extract, pho
     for row in table:
         assert row["image"].size == row["conditioning_image"].size
         assert np.asarray(row["conditioning_image"]).any()
+
+
+@pytest.mark.parametrize("layout", ["files", "imagefolder", "webdataset", "parquet"])
+def test_images_of_too_few_people_or_too_little_of_them_are_left_out(extract, photos, capsys, layout):
+    if layout == "parquet":
+        pytest.importorskip("pyarrow")
+    options = ("--output-format", layout, "--samples-per-shard", 5)
+    code, whole = extract(photos, *options, out="whole")
+    shown = {key: (people.part("body")[1] >= 0.3).mean(1).max(initial=0) for key, people in stored(whole).items()}
+    share = sorted(shown.values())[len(shown) // 2]
+    few = {key for key, value in shown.items() if value < share}
+    assert 0 < len(few) < len(shown)
+    capsys.readouterr()
+    code, out = extract(photos, *options, "--min-body", share, "--min-people", 1)
+    assert code == 1  # two are broken, as before
+    assert f"12 of 14 inputs ok ({len(few)} left out), 2 failed" in capsys.readouterr().out
+    assert {row["key"] for row in reports(out) if "left_out" in row} == few
+    assert stored(out).keys() == shown.keys()  # keypoints of all
+    assert len(written(whole)) == 12 and len(written(out)) == 12 - len(few)
+    if layout in ("files", "imagefolder"):
+        assert written(whole) - written(out) == few
+    code, out = extract(photos, *options, "--min-people", 2, out="none")
+    assert not written(out)
+    assert {row.get("left_out") for row in reports(out) if row["status"] == "ok"} == {"people: 1, fewer than 2"}
+    assert main(["stats", str(out)]) == 0
+    assert "left out  12, which are ok but lack people" in capsys.readouterr().out
+
+
+def written(out) -> set:
+    """The images that an extraction has maps of: their keys where the layout has such, else a thing for each."""
+    maps = {str(path.relative_to(out).with_suffix("")) for path in out.rglob("*.png")}
+    found = {name.removeprefix("conditioning_images/") for name in maps if not name.startswith("images/")}
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            found |= {(path.name, name) for name in tar.getnames() if name.endswith(".pose.png")}
+    for path in out.glob("data/*.parquet"):
+        import pyarrow.parquet as pq
+
+        found |= {(path.name, row) for row in range(pq.read_table(path).num_rows)}
+    return found
+
+
+@pytest.mark.parametrize("options", [("--min-people", -1), ("--min-body", 1.5), ("--min-body", "nan")])
+def test_shares_and_numbers_that_make_no_sense_are_refused(extract, photos, capsys, options):
+    code, out = extract(photos, *options)
+    assert code == 2 and not out.exists()
+    assert "--min-body a share of 0 to 1" in capsys.readouterr().err
+
+
+def test_nothing_can_be_left_out_of_what_is_not_drawn(extract, photos, capsys):
+    assert extract(photos, "--output-format", "dummy", "--min-people", 1)[0] == 2
+    assert "of videos and of dummy none" in capsys.readouterr().err
 
 
 def test_names_like_those_of_splits_do_not_split_an_imagefolder(extract, tmp_path):

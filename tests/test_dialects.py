@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from dwpose_core.dialects import from_posedata, to_posedata
 from dwpose_core.formats import from_openpose, openpose_body, to_openpose
 from dwpose_core.people import People
 from tests.people_samples import LENGTHS, some_people
@@ -131,3 +132,15 @@ def test_a_neck_without_shoulders_is_lost_and_one_between_shoulders_stays():
     body = frame["people"][0]["pose_keypoints_2d"]
     body[6:9] = [0.0, 0.0, 0.0]
     assert not openpose_body(from_openpose(frame)[0])[2][0, 1]
+
+
+def test_posedata_has_the_left_toes_before_the_right_ones():
+    """The middle of big and small toe, in pixels and in fractions of the image; read back, all toes stand there."""
+    people = some_people(1)
+    data = to_posedata([people])
+    left, right = people.xy[0, [17, 18]].mean(axis=0), people.xy[0, [20, 21]].mean(axis=0)
+    np.testing.assert_allclose(data["pose_metas"][0].kps_body[18:], [left, right])
+    fractions = data["pose_metas_original"][0]["keypoints_body"][18:, :2]
+    np.testing.assert_allclose(fractions * (640, 480), [left, right], rtol=1e-6)
+    (again,) = from_posedata(data)
+    np.testing.assert_allclose(again.xy[0, [17, 18, 20, 21]], [left, left, right, right])

@@ -132,3 +132,31 @@ def test_turned_people_lie_where_the_turned_picture_shows_them(rotate, turns):
 def test_half_a_turn_of_an_oblong_picture_keeps_its_corners():
     _, people = marked(0, 0)
     np.testing.assert_allclose(edit.affine(people, rotate=180).xy[0, 0], (63, 47), atol=1e-4)
+
+
+def test_feet_stay_on_their_own_ankles():
+    """Shins twice as long: so are the feet, each where its ankle went."""
+    clip, goal = person(), person()
+    for knee, ankle, foot, out in ((13, 15, slice(17, 20), 10), (14, 16, slice(20, 23), -10)):
+        clip.xy[0, foot] = BODY[ankle] + (out, 5)
+        goal.xy[0, ankle] = 2 * BODY[ankle] - BODY[knee]
+    (after,) = edit.retarget([clip], goal)
+    np.testing.assert_allclose(after.xy[0, [15, 16]], 2 * BODY[[15, 16]] - BODY[[13, 14]], atol=0.1)
+    np.testing.assert_allclose(
+        after.xy[0, 17:23] - after.xy[0, [15] * 3 + [16] * 3], [[20, 10]] * 3 + [[-20, 10]] * 3, atol=0.1
+    )
+
+
+def test_the_box_of_the_whole_image_is_its_own_mirror_image():
+    people = edit.mirror(replace(person(), box=[[0, 0, 400, 480]]))
+    assert people.box.tolist() == [[0, 0, 400, 480]]
+
+
+def test_a_mask_of_another_shape_covers_the_same_part_of_the_image():
+    """The upper half of a mask half as high, and as wide as the image."""
+    mask = np.zeros((240, 400), bool)
+    mask[:120] = True
+    upper = replace(person(), xy=person().xy * (1, 0.5))
+    lower = replace(person(), xy=person().xy * (1, 0.5) + (0, 240))
+    ranks = [edit.people_rank(people, "mask", mask).tolist() for people in (upper, lower)]
+    assert ranks == [[-1], [0]]

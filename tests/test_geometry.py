@@ -104,3 +104,27 @@ def test_nms_order_and_threshold():
 def test_bad_boxes_say_what_is_wrong(boxes, message):
     with pytest.raises(ValueError, match=message):
         geometry.check_boxes(boxes, (480, 640))
+
+
+def test_nms_counts_pixels():
+    """Boxes of 4 x 4 and, in it, 4 x 2 pixels by the last one included: IoU 8 / 16."""
+    boxes = np.array([[0, 0, 3, 3], [0, 0, 3, 1]], np.float32)
+    scores = np.array([0.9, 0.8], np.float32)
+    assert geometry.nms(boxes, scores, 0.5).tolist() == [0, 1]
+    assert geometry.nms(boxes, scores, 0.49).tolist() == [0]
+
+
+def test_a_crop_at_full_size_is_a_piece_of_the_image():
+    """A box whose padded sides are those of the input: columns 26 .. 73, rows 18 .. 81 around (50, 50)."""
+    image = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    half = np.array([48, 64]) / geometry.PADDING / 2
+    (crop,) = geometry.crop(image, np.array([[*(50 - half), *(50 + half)]]), (64, 48))
+    np.testing.assert_array_equal(crop, image[18:82, 26:74])
+
+
+@pytest.mark.parametrize(("shift", "steps"), [(0.3, 0), (0.6, 1), (1.4, 1), (1.6, 2), (-0.6, -1)])
+def test_warps_look_at_the_nearest_thirty_second_of_a_pixel(shift, steps):
+    """In a ramp of 32 grey levels a pixel, one step is one level."""
+    ramp = np.repeat(np.arange(8, dtype=np.uint8) * 32, 3).reshape(1, 8, 3)
+    moved = geometry.warp_affine(ramp, np.array([[1, 0, -shift / 32], [0, 1, 0]]), (1, 8))
+    assert moved[0, 4].tolist() == [4 * 32 + steps] * 3

@@ -145,6 +145,25 @@ def test_config_of_an_unknown_size(config):
     assert pose_config_of(state).input_size == config.input_size and name_of(config) == "custom"
 
 
+def test_attention_by_hand():
+    """Width 1, four shared channels, tokens 3, 0.5 and -2: after the norm 100, 100 and -100, which SiLU leaves as
+    100, 100 and 0. Queries are 100 * 0.01, keys 100 * 0.02 + 1, so weights (4 * 1 * 3 / sqrt(4))^2 = 36."""
+    gau = rtmcc.GatedAttentionUnit(1, 4)
+    with torch.no_grad():
+        for parameter, value in (
+            (gau.ln.g, 100.0),
+            (gau.uv.weight, 1.0),
+            (gau.gamma, [[0.01], [0.02]]),
+            (gau.beta, [[0.0], [1.0]]),
+            (gau.o.weight, 1e-5),
+            (gau.res_scale.scale, 0.5),
+        ):
+            parameter.copy_(torch.tensor(value).expand_as(parameter))
+        got = gau(torch.tensor([[[3.0], [0.5], [-2.0]]]))
+    branch = 2 * 1e-5 * 100 * (36 * 100 + 36 * 100)  # two gated channels, two tokens that are not 0
+    np.testing.assert_allclose(got[0, :, 0], [1.5 + branch, 0.25 + branch, -1.0], rtol=1e-5)
+
+
 def test_batch_does_not_matter():
     model = create_model("debug").eval()
     crops = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))

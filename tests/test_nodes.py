@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from dwpose_core import __version__
 from tests import comfy_stub as stub
 
 LANGUAGES = ("en", "zh", "ja", "ko", "fr", "de", "es", "ru")
@@ -147,6 +148,7 @@ def test_registry_metadata():
         name = comfy[key].rsplit("/", 1)[1]
         assert (stub.ROOT / "docs" / "images" / "comfyui" / name).is_file()
     assert re.fullmatch(r"\d+\.\d+\.\d+", data["project"]["version"])
+    assert data["project"]["version"] == __version__
     needs = {
         line.split(">")[0].strip() for line in (stub.ROOT / "requirements.txt").read_text().splitlines() if line.strip()
     }

@@ -232,6 +232,17 @@ def test_face_crops_are_square_steady_and_of_one_size(comfy):
     assert result.ui["text"] == ("No face of person 2 is seen in any of 24 frames.",)
 
 
+def test_crops_from_keypoints_of_another_canvas(comfy):
+    """The same person on a canvas of half the width and a quarter of the height."""
+    person = figure(200)
+    small = {key: (np.reshape(v, (-1, 3)) * (0.5, 0.25, 1)).ravel().tolist() for key, v in person.items()}
+    boxes = [
+        run(comfy, "DWPoseFaceHandCrop", image=torch.zeros(1, 300, 400, 3), keypoints=keypoints, crop_size=64)[2]
+        for keypoints in (clip([person]), clip([small], size=(75, 200)))
+    ]
+    assert boxes[0] == boxes[1]
+
+
 def test_mask(comfy):
     keypoints = clip([figure(200)], [])
     face, hands, body = (

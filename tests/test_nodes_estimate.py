@@ -170,6 +170,7 @@ def segs(size: tuple[int, int], *boxes: tuple) -> tuple:
         ([[]], [[], [], []]),
         (segs((10, 20), (5, 6, 7, 8), (1, 2, 3, 4)), [[[5, 6, 7, 8], [1, 2, 3, 4]]] * 3),  # the Impact Pack's
         (segs((100, 200), (50, 60, 70, 80)), [[[5, 6, 7, 8]]] * 3),  # found in a larger image
+        (segs((100, 40), (10, 50, 14, 70)), [[[5, 5, 7, 7]]] * 3),  # and of another shape
         (segs((10, 20)), [[], [], []]),
     ],
 )  # fmt: skip

@@ -57,12 +57,12 @@ class BoxDetector:
     device = torch.device("cpu")
     input_size = (64, 64)
 
-    def __init__(self, score=0.9):
-        self.score = score
+    def __init__(self, score=0.9, size=(16, 16)):
+        self.score, self.size = score, size
 
     def __call__(self, images):
         raw = torch.zeros(len(images), 84, 85)  # 8*8 + 4*4 + 2*2 anchors
-        raw[:, 27, 2:4] = np.log(2.0)  # 16 x 16 pixels around cell (3, 3) of stride 8
+        raw[:, 27, 2:4] = (torch.tensor(self.size) / 8).log()  # (w, h) pixels around cell (3, 3) of stride 8
         raw[:, 27, 4] = self.score
         raw[:, 27, 5] = 1.0
         return (raw,)
@@ -129,6 +129,47 @@ def test_detector_box_and_provenance():
     # Cell (3, 3) of stride 8 is centred on 24 letterbox pixels; the image is twice as large.
     np.testing.assert_allclose(people.box, [[32, 32, 64, 64]], atol=1e-4)
     assert people.box_score == pytest.approx(0.9)
+
+
+def test_the_detector_sees_bgr_and_the_pose_network_normalised_rgb():
+    seen = {}
+
+    class Seeing(FigurePose):
+        def __call__(self, crops):
+            seen["pose"] = crops[0, :, 32, 24].tolist()
+            return super().__call__(crops)
+
+    class SeeingBoxes(BoxDetector):
+        def __call__(self, images):
+            seen["detector"] = images[0, :, 0, 0].tolist()
+            return super().__call__(images)
+
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 0] = 255
+    estimate_people([red], Seeing(), SeeingBoxes())
+    assert seen["detector"] == [0, 0, 255]
+    expected = [(255 - 123.675) / 58.395, -116.28 / 57.12, -103.53 / 57.375]
+    np.testing.assert_allclose(seen["pose"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("min_size", "count"), [(39, 1), (41, 0)])
+def test_small_is_who_is_small_on_the_longer_side(min_size, count):
+    detector, options = BoxDetector(size=(4, 40)), Options(min_size=min_size)
+    (people,) = estimate_people([np.zeros((64, 64, 3), np.uint8)], FigurePose(), detector, options=options)
+    assert len(people) == count
+
+
+def test_the_second_box_holds_points_of_half_the_threshold():
+    """The hand at the lower end of the figure is as good as unseen."""
+    score = torch.ones(NUM_KEYPOINTS)
+    image = np.zeros((200, 100, 3), np.uint8)
+    boxes = []
+    for last in (1.0, 0.2, 0.1):
+        score[-21:] = last
+        (people,) = estimate_people([image], FigurePose(score), None, options=Options(keypoint_threshold=0.3))
+        boxes.append(people.box[0])
+    np.testing.assert_array_equal(boxes[0], boxes[1])
+    assert boxes[2][3] < boxes[0][3] - 10
 
 
 def test_two_passes_tighten_the_box():

@@ -103,6 +103,13 @@ def test_xinsir_stick_rule(side, half_width):
     assert middle.sum() == 2 * half_width + 1
 
 
+@pytest.mark.parametrize("style", list(STYLES))
+def test_limbs_have_six_tenths_of_their_colour_and_joints_all_of_it(style):
+    drawn = render(with_points(figure(), {5: (50, 90), 7: (120, 90)}), style=style)
+    assert drawn[90, 85].tolist() == [int(0.6 * channel) for channel in (170, 255, 0)]  # left upper arm
+    assert drawn[90, 50].tolist() == [85, 255, 0]  # left shoulder
+
+
 def test_parts_and_feet():
     people = figure()
     maps = {part: pixels(render(people, parts=[part])) for part in ("body", "hand", "face")}
@@ -196,6 +203,11 @@ def test_overlay_changes_the_photograph_only_where_something_is_drawn():
     # a joint in the open is opaque in its own colour
     nose = overlay(photo, with_points(people, {0: (90, 90)}))
     assert nose[90, 90].tolist() == [255, 0, 0]
+
+
+def test_overlays_have_smooth_edges():
+    red = overlay(np.zeros((256, 192, 3), np.uint8), with_points(figure(), {0: (90, 90)}))[..., 0]
+    assert ((red > 0) & (red < 255)).any()
 
 
 def test_overlay_lines_grow_with_the_photograph():

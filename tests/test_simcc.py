@@ -75,3 +75,23 @@ def test_visibility_of_sure_and_unsure_rows():
     flat = simcc.visibility(torch.zeros(1, 1, 384), torch.from_numpy(y[:, :1]), sigma)
     assert sure.min() > 0.98
     assert flat.max() < 1e-6
+
+
+def test_decode_gives_half_pixels():
+    x, y = torch.zeros(1, 2, 96), torch.zeros(1, 2, 128)
+    x[0, 0, 81] = y[0, 0, 2] = x[0, 1, 0] = y[0, 1, 127] = 1
+    assert simcc.decode(x, y)[0].tolist() == [[[40.5, 1], [0, 63.5]]]
+
+
+def test_visibility_is_the_mass_within_three_sigma():
+    """Half of it at the peak, the rest 4 and 5 bins away: 4 are within 3 * 1.1, rounded up, and 5 are not."""
+    unsure, sure = torch.full((1, 1, 40), -100.0), torch.full((1, 1, 40), -100.0)
+    unsure[..., [20, 24, 25]] = torch.tensor([0.5, 0.25, 0.25]).log() / simcc.BETA
+    sure[..., 20] = 0
+    flat = 9 / 40
+    for axes in ((unsure, sure, (1.1, 2)), (sure, unsure, (2, 1.1))):
+        assert simcc.visibility(*axes).item() == pytest.approx((0.75 - flat) / (1 - flat))
+
+
+def test_sigma_of_sizes_that_were_not_published():
+    assert simcc.label_sigma((192, 144)) == pytest.approx((18**0.5, 24**0.5))  # x, y

@@ -265,6 +265,19 @@ def test_reduced_decode_moves_nothing(toy):
             assert np.abs(a["image"][inner] - moved.astype(float)).mean() > 1.5 * np.abs(difference).mean()
 
 
+@pytest.mark.parametrize("reduce", [2, 4])
+def test_a_dot_stays_where_it_is_whatever_size_it_is_decoded_at(tmp_path, reduce):
+    dot = cv2.circle(np.zeros((240, 320, 3), np.uint8), (150, 110), 30, (255, 255, 255), -1)
+    cv2.imwrite(str(tmp_path / "dot.jpg"), dot)
+    box, points, rng = np.array([60, 20, 240, 220]), np.zeros((133, 2)), np.random.default_rng(0)
+    crop = aug.plan(box, points, np.ones(133), dot.shape[:2], (256 // reduce, 192 // reduce), aug.NO_AUGMENT, rng)
+    places = []
+    for factor in (1, reduce):
+        pixels, _, _ = aug.augment(read_image(tmp_path / "dot.jpg", factor), factor, crop, aug.NO_AUGMENT, rng)
+        places.append(np.average(np.indices(pixels.shape[:2]).reshape(2, -1), 1, pixels[..., 0].ravel()))
+    np.testing.assert_allclose(*places, atol=0.1)
+
+
 def test_samples_do_not_depend_on_the_number_of_workers(toy):
     data = WholeBodyDataset((toy,), (64, 48), aug.AugmentConfig(), seed=3)
 

@@ -24,6 +24,12 @@ def test_parameter_groups_are_the_original_ones(shared):
     assert (decay["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
 
 
+def test_biases_and_norms_do_not_decay():
+    decay, plain = parameter_groups(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), 0.05)
+    assert (decay["names"], decay["weight_decay"]) == (["0.weight"], 0.05)
+    assert (plain["names"], plain["weight_decay"]) == (["0.bias", "1.weight", "1.bias"], 0.0)
+
+
 def test_frozen_parameters_are_in_no_group():
     model = create_model("debug")
     model.backbone.requires_grad_(False)

@@ -45,6 +45,14 @@ def add_commands(command, add_networks, add_drawing) -> None:
     what.add_argument(
         "--detect-resolution", type=int, metavar="N", help="shrink to this short side before the networks"
     )
+    what.add_argument("--min-people", type=int, default=0, metavar="N", help="leave images of fewer people out")
+    what.add_argument(
+        "--min-body",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="leave images out in which nobody shows this share of the 17 body points",
+    )
     runs = sub.add_argument_group("the run")
     runs.add_argument("--overwrite", action="store_true", help="start over; default is to go on where a run stopped")
     runs.add_argument("--limit", type=int, help="only the first so many inputs")
@@ -99,6 +107,8 @@ def config_from(args: argparse.Namespace):
         image_column=args.image_column,
         text_column=args.text_column,
         detect_resolution=args.detect_resolution,
+        min_people=args.min_people,
+        min_body=args.min_body,
         pose=args.pose,
         detector=None if args.detector == "none" else args.detector,
         dtype=args.dtype,
@@ -210,9 +220,10 @@ def _report(args, storage, plan, rank: int, world: int, stopped: RuntimeError | 
         print(f"dwpose: not read: {describe(plan.left_out)}", file=sys.stderr)
     if args.log != "json":
         rest = f", in {seconds:.0f} s" if seconds else ""
+        without = f" ({summary.left_out} left out)" if summary.left_out else ""
         print(
-            f"{summary.ok} of {summary.items} inputs ok, {summary.failed + len(lost)} failed, {summary.people} people, "
-            f"{summary.done} of {summary.shards} shards{rest}"
+            f"{summary.ok} of {summary.items} inputs ok{without}, {summary.failed + len(lost)} failed, "
+            f"{summary.people} people, {summary.done} of {summary.shards} shards{rest}"
         )
         if world > 1:
             whole = summarise(storage, plan, range(plan.shards))

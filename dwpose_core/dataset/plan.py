@@ -15,7 +15,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Config:
     image_column: str = "image"
     text_column: str = "text"
     detect_resolution: int | None = None  # short side that images are shrunk to before the networks
+    min_people: int = 0  # images of fewer people are left out of the output
+    min_body: float = 0.0  # likewise, where nobody shows this share of the 17 body points
     pose: str = "auto"
     detector: str | None = "auto"
     dtype: str | None = None
@@ -66,6 +68,13 @@ class Config:
             raise ValueError("--samples-per-shard and --limit must be at least 1")
         if self.detect_resolution is not None and self.detect_resolution < 1:
             raise ValueError(f"--detect-resolution must be at least 1 pixel, got {self.detect_resolution}")
+        if self.min_people < 0 or not 0 <= self.min_body <= 1:
+            raise ValueError(
+                f"--min-people must be at least 0 and --min-body a share of 0 to 1, got {self.min_people} and "
+                f"{self.min_body:g}"
+            )
+        if (self.min_people or self.min_body) and (self.input_format == "video" or self.output_format == "dummy"):
+            raise ValueError("--min-people and --min-body leave images out of the output: of videos and of dummy none")
         if self.map_format not in ("png", "webp"):
             raise ValueError(f"maps are written as png or webp, not {self.map_format!r}")
         self._check_videos() if self.input_format == "video" else self._check_images()
@@ -188,10 +197,10 @@ def present_plan(config: Config, storage: Storage) -> Plan | None:
             raise ValueError(f"{config.out} holds finished shards without the plan they belong to; {_INSTEAD}")
         return None
     found = json.loads(storage.read("_dwpose/config.json"))
-    # An option of the pipeline that did not exist when the run was begun had its default's effect.
-    defaults = asdict(Options())
-    found, asked = ({**one, "options": defaults | one.get("options", {})} for one in (found, config.to_json()))
-    changed = [name for name, value in asked.items() if value != found.get(name) and name != "out"]
+    # An option that did not exist when the run was begun had its default's effect.
+    defaults, new = asdict(Options()), {item.name: item.default for item in fields(Config)}
+    found, asked = ({**new, **one, "options": defaults | one.get("options", {})} for one in (found, config.to_json()))
+    changed = [name for name, value in asked.items() if value != found[name] and name != "out"]
     if changed and not free:
         raise ValueError(
             f"{config.out} was begun with other options ({', '.join(changed)}); "

@@ -39,6 +39,7 @@ class Summary:
     items: int
     ok: int
     failed: int
+    left_out: int  # of those that are ok, see `Config.min_people`
     people: int
     shards: int
     done: int
@@ -202,13 +203,14 @@ def finish(config: Config, storage: Storage, plan: Plan, rank: int = 0) -> None:
 
 
 def summarise(storage: Storage, plan: Plan, shards: range, seconds: float = 0.0) -> Summary:
-    ok = failed = people = done = 0
+    ok = failed = left_out = people = done = 0
     for shard in shards:
         name = f"_dwpose/shards/{shard:05d}_stats.json"
         if storage.size(name) is not None:
             stats = json.loads(storage.read(name))
             ok, failed, people, done = ok + stats["ok"], failed + stats["failed"], people + stats["people"], done + 1
-    return Summary(sum(plan.size(shard) for shard in shards), ok, failed, people, len(shards), done, seconds)
+            left_out += stats.get("left_out", 0)
+    return Summary(sum(plan.size(shard) for shard in shards), ok, failed, left_out, people, len(shards), done, seconds)
 
 
 def remarks(storage: Storage, shards: Iterable[int]) -> Iterator[dict]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..people import People
+from ..pipeline import Options
 from . import guard, sinks
 from .plan import Config, Plan
 from .sinks import Row
@@ -40,10 +41,23 @@ class Tally:
         return sum(number * count for number, count in self.people_per_image.items())
 
 
+def lacking(people: People, config: Config) -> str:
+    """What `people` lack to be part of the output; "" where they lack nothing. See `Config.min_people`, `min_body`."""
+    if len(people) < config.min_people:
+        return f"people: {len(people)}, fewer than {config.min_people}"
+    if config.min_body:
+        _, score = people.part("body")
+        seen = (score >= Options(**config.options).keypoint_threshold).mean(1).max(initial=0.0)
+        if seen < config.min_body:
+            return f"body points seen: {seen:.2f} at most, less than {config.min_body:g}"
+    return ""
+
+
 class ShardWriter:
     """Collects the rows of one shard, then publishes everything about it."""
 
     def __init__(self, config: Config, storage: Storage, plan: Plan, shard: int):
+        self._config = config
         self._storage, self._plan, self._shard, self._name = storage, plan, shard, f"{shard:05d}"
         self._size = plan.size(shard)
         self._folder = storage.scratch(self._name)
@@ -56,18 +70,22 @@ class ShardWriter:
         self._report: list[dict] = []
         self._files: dict[str, Path] = {}
         self._tally = Tally()
-        self._failed = 0
+        self._failed = self._left_out = 0
 
     def add(self, row: Row, extra: dict) -> None:
-        self._report.append(row.report() | extra.get("report", {}))
+        lack = row.people is not None and lacking(row.people, self._config)
+        self._report.append(row.report() | ({"left_out": lack} if lack else {}) | extra.get("report", {}))
         self._files |= extra.get("files", {})
         self._failed += row.people is None
         if "tally" in extra:
             self._tally.merge(extra["tally"])
         elif row.people is not None:
             self._tally.add(row.people)
-            self._sink.add(row)
             self._keypoints.add(row)
+            if lack:
+                self._left_out += 1
+            else:
+                self._sink.add(row)
 
     @property
     def complete(self) -> bool:
@@ -83,6 +101,7 @@ class ShardWriter:
             "shard": self._shard,
             "ok": self._size - self._failed,
             "failed": self._failed,
+            "left_out": self._left_out,
             "people": self._tally.people,
             "people_per_image": {str(n): count for n, count in sorted(self._tally.people_per_image.items())},
             "score_histogram": self._tally.scores.tolist(),

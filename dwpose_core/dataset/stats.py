@@ -33,6 +33,7 @@ class Stats:
     done: list[int]  # finished shards
     ok: int
     failed: int
+    left_out: int  # of those that are ok: too few people, or too little of them
     people_per_image: Counter[int]
     score_histogram: np.ndarray
     networks: list[str]
@@ -45,7 +46,7 @@ def collect(folder: str) -> Stats:
     storage = Storage(folder)
     if storage.size("_dwpose/plan.json") is None:
         raise ValueError(f"{folder} is not the output of `dwpose extract` (it has no _dwpose/plan.json)")
-    done, ok, failed, networks = [], 0, 0, []
+    done, ok, failed, left_out, networks = [], 0, 0, 0, []
     counts: Counter[int] = Counter()
     scores = np.zeros(SCORE_BINS, np.int64)
     reasons: Counter[str] = Counter()
@@ -55,7 +56,7 @@ def collect(folder: str) -> Stats:
             continue
         shard = json.loads(storage.read(f"_dwpose/shards/{name}"))
         done.append(shard["shard"])
-        ok, failed = ok + shard["ok"], failed + shard["failed"]
+        ok, failed, left_out = ok + shard["ok"], failed + shard["failed"], left_out + shard.get("left_out", 0)
         counts.update({int(number): count for number, count in shard["people_per_image"].items()})
         scores += shard["score_histogram"]
         networks += [] if shard["networks"] in networks else [shard["networks"]]
@@ -66,7 +67,8 @@ def collect(folder: str) -> Stats:
                     reasons[row["message"]] += 1
                     failures += [row] if len(failures) < 50 else []
     config = json.loads(storage.read("_dwpose/config.json"))
-    return Stats(storage, config, Plan(storage), done, ok, failed, counts, scores, networks, reasons, failures)
+    counted = (done, ok, failed, left_out, counts, scores)
+    return Stats(storage, config, Plan(storage), *counted, networks, reasons, failures)
 
 
 def text(stats: Stats) -> str:
@@ -76,6 +78,7 @@ def text(stats: Stats) -> str:
     lines = [
         f"inputs    {stats.plan.items}, of which {stats.ok} ok, {stats.failed} failed, "
         f"{stats.plan.items - stats.ok - stats.failed} to do",
+        *([f"left out  {stats.left_out}, which are ok but lack people"] if stats.left_out else []),
         *([f"not read  {describe(stats.plan.left_out)}"] if stats.plan.left_out else []),
         f"shards    {len(stats.done)} of {stats.plan.shards}",
         f"people    {people}, {people / max(seen, 1):.2f} per picture",
@@ -152,7 +155,8 @@ def write_page(stats: Stats, count: int = 12) -> str:
     people = sum(number * count for number, count in stats.people_per_image.items())
     left = stats.plan.items - stats.ok - stats.failed
     figures = (
-        ("inputs", stats.plan.items), ("ok", stats.ok), ("failed", stats.failed), ("to do", left), ("people", people),
+        ("inputs", stats.plan.items), ("ok", stats.ok), ("left out", stats.left_out), ("failed", stats.failed),
+        ("to do", left), ("people", people),
         ("people per picture", f"{people / max(seen, 1):.2f}"),
     )  # fmt: skip
     cards = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in figures)
