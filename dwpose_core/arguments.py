@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .geometry import map_size
 from .people import People
 from .pipeline import Options
 
@@ -71,14 +72,7 @@ def drawing_from(args: argparse.Namespace) -> dict:
 
 def draw_size(text: str | None, people: People) -> tuple[int, int]:
     """(H, W) of the map: as said, or as the image."""
-    height, width = people.image_size
-    if text is None:
-        return height, width
-    size = parse_size(text)
-    if isinstance(size, tuple):
-        return size
-    factor = size / min(height, width)
-    return round(height * factor), round(width * factor)
+    return map_size(text and parse_size(text), people.image_size)
 
 
 def parse_size(text: str) -> tuple[int, int] | int:

@@ -151,7 +151,8 @@ def _add_render(command) -> None:
         dwpose render pose.json -o pose.png --draw-size 1024x1536 --style xinsir
         dwpose render clip.json -o frames/
         dwpose render clip.npz -o pose.mp4 --fps 24
-        dwpose render poses/ -o thick/ --thickness 2     of `dwpose image --json`, or of `dwpose extract`
+        dwpose render poses/ -o thick/ --thickness 2     of `dwpose image --json`, or of `dwpose extract`,
+                                                         whose videos become videos again
         """,
     )
     sub.add_argument(
@@ -164,7 +165,7 @@ def _add_render(command) -> None:
         required=True,
         help="the map, or a folder for <stem>.png; with several frames a folder for <frame>.png, or an .mp4",
     )
-    sub.add_argument("--fps", type=float, default=25.0, help="of an .mp4")
+    sub.add_argument("--fps", type=float, help="of an .mp4 (default: 25; of extracted videos: as they were)")
     sub.add_argument("--image-size", metavar="WxH", help="size the keypoints refer to, where the JSON does not say")
     _add_drawing(sub)
     sub.set_defaults(run="render")

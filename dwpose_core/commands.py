@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 from .animate_cli import animate  # noqa: F401
 from .arguments import describe, draw_size, drawing_from, load_networks, parse_size
-from .dataset.cli import extract, redraw, stats  # noqa: F401
+from .clips import FOLDER_FPS, Rate
+from .dataset.cli import extract, stats  # noqa: F401
+from .dataset.redraw import redraw
 from .images import IMAGE_SUFFIXES, atomic_write, check_picture_name, read_image, write_image
 from .people import People
 from .video import WRITTEN_SUFFIXES, VideoWriter
@@ -70,7 +72,7 @@ def render(args: argparse.Namespace) -> int:
     source, drawing = Path(args.keypoints), drawing_from(args)
     extracted = (source / "keypoints").is_dir() or source.name.endswith((".jsonl", ".jsonl.gz"))
     if extracted:
-        return redraw(source, Path(args.out), args.draw_size and parse_size(args.draw_size), drawing)
+        return redraw(source, Path(args.out), args.draw_size and parse_size(args.draw_size), drawing, args.fps)
     size = args.image_size and parse_size(args.image_size)
     if isinstance(size, int):
         raise ValueError(f"--image-size is WIDTHxHEIGHT in pixels, got {args.image_size}")
@@ -81,7 +83,7 @@ def render(args: argparse.Namespace) -> int:
     frames = _read_frames(source, size)
     out = Path(args.out)
     if out.suffix.lower() in WRITTEN_SUFFIXES:
-        _draw_film(frames, out, args.draw_size, drawing, args.fps)
+        _draw_film(frames, out, args.draw_size, drawing, args.fps or FOLDER_FPS)
     elif len(frames) == 1:
         out = _single_output(args.out, source.stem)
         _draw_frames(frames, out, args.draw_size, drawing)
@@ -124,7 +126,6 @@ def _draw_frames(frames: list[People], out: Path, size: str | None, drawing: dic
 
 
 def _draw_film(frames: list[People], out: Path, size: str | None, drawing: dict, fps: float) -> None:
-    from .clips import Rate
     from .render import render as draw
 
     rate = Rate.of(fps)

@@ -215,3 +215,11 @@ def check_boxes(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             raise ValueError(f"{text} lies outside the image of {width} x {height} pixels")
     return boxes
+
+
+def map_size(wanted: int | tuple[int, int] | None, size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the map of an image of `size` (H, W): as the image (None), with that short side (int), or as said."""
+    if wanted is None or isinstance(wanted, tuple):
+        return wanted or size
+    factor = wanted / min(size)
+    return round(size[0] * factor), round(size[1] * factor)

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+from fractions import Fraction
 
 import pytest
 
@@ -116,3 +117,25 @@ def test_max_people_follows_one_of_two_whose_boxes_are_surest_in_turn(tmp_path):
         people = load_npz(extra["files"]["keypoints/clip.npz"])
         assert [len(frame) for frame in people] == [1] * 11
         assert (len({float(frame.box[0, 0]) for frame in people}) == 1) == same
+
+
+def test_extracted_videos_are_drawn_again_as_videos(extract, tmp_path, capsys):
+    from dwpose_core.cli import main
+
+    from .test_video import all_frames, make_film
+
+    (tmp_path / "films" / "x").mkdir(parents=True)
+    make_film(tmp_path / "films" / "one.mp4", count=9, fps=Fraction(24))
+    make_film(tmp_path / "films" / "x" / "two.mp4", count=14, fps=Fraction(12))
+    _, out = extract(tmp_path / "films")
+    assert main(["render", str(out), "-o", str(tmp_path / "again"), "--draw-size", "96"]) == 0
+    assert "2 films" in capsys.readouterr().out
+    for name, count, fps in (("one", 9, 24), ("x/two", 14, 12)):
+        again, first = (all_frames(folder / f"{name}.mp4") for folder in (tmp_path / "again", out))
+        assert [frame.time for frame in again] == [frame.time for frame in first]
+        assert len(again) == count and again[1].time == Fraction(1, fps)
+        assert again[0].image.shape == (96, 128, 3) and again[0].image.any()
+    assert main(["render", str(out), "-o", str(tmp_path / "slow"), "--fps", "6"]) == 0
+    assert all_frames(tmp_path / "slow" / "one.mp4")[1].time == Fraction(1, 6)
+    assert main(["render", str(out), "-o", str(tmp_path / "none"), "--fps", "0"]) == 2
+    assert not (tmp_path / "none").exists()

@@ -274,24 +274,3 @@ def stats(args: argparse.Namespace) -> int:
     print(text(found))
     print(f"wrote {write_page(found, args.samples)}")
     return 0
-
-
-def redraw(source: Path, out: Path, size: int | tuple[int, int] | None, style: dict) -> int:
-    """Maps of stored keypoints, OUT/<key>.png, for `dwpose render`: a keypoints .jsonl(.gz), or a folder of them."""
-    from tqdm import tqdm
-
-    from ..images import atomic_write
-    from .decode import Drawing
-    from .sinks import read_keypoint_rows
-
-    files = [source] if source.is_file() else sorted((source / "keypoints").rglob("*.jsonl.gz"))
-    if not files:
-        raise ValueError(f"no keypoints .jsonl.gz in {source}; `dwpose extract --keypoints jsonl` writes them")
-    drawing, count = Drawing(style, size), 0
-    for file in tqdm(files, unit="file", disable=len(files) == 1):
-        for key, people in read_keypoint_rows(file.read_bytes()):
-            with atomic_write(out / f"{key}.png") as temporary:
-                temporary.write_bytes(drawing.encode(people))
-            count += 1
-    print(f"{count} maps; wrote {out}")
-    return 0

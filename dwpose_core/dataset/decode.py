@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..geometry import map_size
 from ..images import from_pil
 from ..people import People
 from ..render import render
@@ -185,25 +186,21 @@ class Drawing:
     size: int | tuple[int, int] | None = None  # short side, or (H, W); None as the image
     format: str = "png"  # or webp (lossless)
 
+    def draw(self, people: People) -> np.ndarray:
+        """The map of these people, (H, W, 3) uint8 RGB."""
+        return render(people, map_size(self.size, people.image_size), **self.style)
+
     def encode(self, people: People) -> bytes:
         """The map of these people as a PNG or WebP file."""
         from PIL import Image
 
-        pose_map = Image.fromarray(render(people, draw_size(self.size, people.image_size), **self.style))
+        pose_map = Image.fromarray(self.draw(people))
         buffer = io.BytesIO()
         if self.format == "webp":
             pose_map.save(buffer, "WEBP", lossless=True, method=0)
         else:
             pose_map.save(buffer, "PNG", compress_level=1)  # mostly black: higher levels save little for much time
         return buffer.getvalue()
-
-
-def draw_size(wanted: int | tuple[int, int] | None, size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the map of an image of `size`."""
-    if wanted is None or isinstance(wanted, tuple):
-        return wanted or size
-    factor = wanted / min(size)
-    return round(size[0] * factor), round(size[1] * factor)
 
 
 def encode(job: tuple[Drawing | None, People | None]) -> tuple[bytes | None, str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..formats import save_npz
+from ..geometry import map_size
 from ..people import People
 from ..pipeline import Options
 from ..tracking import GapFiller, OneEuro, Steady, Tracker
 from ..video import VideoReader, pose_video
-from .decode import draw_size, reason_of
+from .decode import reason_of
 from .shard import Tally
 from .sinks import KeypointLines, Row
 from .storage import is_url, open_input
@@ -67,11 +68,11 @@ def extract_video(
             overlay_path=place(f"{key}.overlay.mp4", ".overlay.mp4") if maps and config.overlay else None,
             steady=steady,
             batch_size=detector.options.image_batch,
-            draw_size=lambda people: draw_size(config.draw_size, people.image_size),
+            draw_size=lambda people: map_size(config.draw_size, people.image_size),
             drawing=config.style,
         )
         with VideoReader(source) as video:
-            announced = video.frame_count or 0
+            announced, fps = video.frame_count or 0, round(float(video.fps), 4)
         count, size = 0, (1, 1)
         with closing(poses):
             for people in poses:
@@ -94,5 +95,5 @@ def extract_video(
         save_npz(place(f"keypoints/{key}.npz", ".npz"), stored)
     # Of a file that was cut short FFmpeg reads what is there, without a word. Headers may be off by a frame or two.
     short = f"ends after {count} of the {announced} frames it announces" if count < 0.97 * announced - 2 else ""
-    extra = {"files": files, "tally": tally, "report": {"frames": count, "people": tally.people}}
+    extra = {"files": files, "tally": tally, "report": {"frames": count, "fps": fps, "people": tally.people}}
     return Row(key, index, index, People.empty(size), short), extra
