@@ -137,7 +137,7 @@ def _add_drawing(sub: argparse.ArgumentParser) -> None:
     draw.add_argument("--thickness", type=float, default=1.0, help="multiplies line widths and point sizes")
     draw.add_argument("--no-body", action="store_true", help="leave the body out")
     draw.add_argument("--no-hand", action="store_true", help="leave the hands out")
-    draw.add_argument("--no-face", action="store_true", help="leave the face out")
+    draw.add_argument("--no-face", action="store_true", help="leave the face out (JSON has all parts)")
     draw.add_argument("--feet", action="store_true", help="draw the feet, which ControlNet maps leave out")
     draw.add_argument("--color-by-person", action="store_true", help="one colour per person")
 
@@ -151,8 +151,8 @@ def _add_render(command) -> None:
         dwpose render pose.json -o pose.png --draw-size 1024x1536 --style xinsir
         dwpose render clip.json -o frames/
         dwpose render clip.npz -o pose.mp4 --fps 24
-        dwpose render poses/ -o thick/ --thickness 2     of `dwpose image --json`, or of `dwpose extract`,
-                                                         whose videos become videos again
+        dwpose render poses/ -o thick/ --thickness 2     of `dwpose image --json`, or of `dwpose extract`
+        dwpose render films/ -o again/                   of `dwpose extract` of videos: videos again
         """,
     )
     sub.add_argument(
