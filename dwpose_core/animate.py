@@ -104,7 +104,8 @@ def prepare_animation(
             it, that of the driving video.
         retarget: give the motion the proportions and the place of the person in `reference`.
         fps: of the result; frames are repeated or left out. None keeps those of the video. Wan-Animate is made for 30.
-        source_fps: of frames given as a list or a folder; None takes `fps`, so that every frame is used once.
+        source_fps: of frames given as a list or a folder, not of a file; None takes `fps`, so that every frame is
+            used once.
         max_pixels: width times height of the result; sides are multiples of 16.
         style: "wan-animate", or a style of `render.render` for other pipelines (VACE: "dwpose").
         people: how many, of those seen longest; None takes everyone. Wan-Animate animates one.
@@ -236,6 +237,8 @@ class _Clip(Iterable[Frame]):
     def __init__(self, video: Any, fps: float | None, source_fps: float | None):
         self._video = None if isinstance(video, (str, os.PathLike)) else video
         if self._video is None:
+            if source_fps is not None and Path(video).is_file():
+                raise ValueError(f"source_fps is for frames; {video} has a rate of its own, leave source_fps out")
             self._open = partial(open_clip, video, (source_fps or fps or 30) if Path(video).is_dir() else None)
             with self._open() as reader:
                 self._source_fps, frames = reader.fps, reader.frame_count

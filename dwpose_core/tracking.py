@@ -207,7 +207,7 @@ class GapFiller:
     straight line, with the lower of the two scores. What fades in at the start or out at the end is left as it is.
 
     Args:
-        max_gap: the longest gap in frames; frames come out this much later than they go in. 0 fills nothing.
+        max_gap: the longest gap in frames; frames come out one more than this later than they go in. 0 fills nothing.
         threshold: score from which a point counts as seen.
     """
 
@@ -305,7 +305,7 @@ class Steady:
 
     Args:
         tracker: see `Tracker`; the default forgets after 30 frames and keeps everybody.
-        filler: see `GapFiller`; its max_gap is the delay.
+        filler: see `GapFiller`; it makes the delay.
         euro: see `OneEuro`; None leaves the coordinates as they are.
     """
 

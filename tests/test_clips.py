@@ -147,3 +147,12 @@ def test_animate_says_what_is_wrong_before_it_loads_networks(tmp_path, frames, c
     ):
         assert main(["animate", *arguments, "--pose", "nowhere.onnx"]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_rate_for_a_video_that_has_its_own_is_refused(tmp_path):
+    from dwpose_core.animate import prepare_animation
+    from dwpose_core.preprocessor import DWposeDetector
+
+    source = make_film(tmp_path / "in.mp4")
+    with pytest.raises(ValueError, match="leave source_fps out"):
+        prepare_animation(source, DWposeDetector(FigurePose()), source_fps=24)

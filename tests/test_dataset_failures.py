@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from .dataset_tools import extractor, failed, make_photos, picture, reports
+from .dataset_tools import extractor, failed, make_photos, picture, reports, tree
 
 extract = pytest.fixture(extractor)
 
@@ -126,3 +126,22 @@ def test_a_list_of_paths_has_no_columns(extract, photos, capsys):
     (photos / "l.txt").write_text("a/000.jpg\n")
     assert extract(photos / "l.txt", "--text-column", "caption")[0] == 2
     assert "--text-column is for lists with columns" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["files", "imagefolder", "webdataset"])
+def test_what_failed_can_be_tried_again_once_it_is_mended(extract, tmp_path, layout):
+    photos = make_photos(tmp_path / "photos")
+    options = ("--output-format", layout, "--samples-per-shard", 5)
+    code, out = extract(photos, *options)
+    assert code == 1 and len(failed(out)) == 2
+    times = {path.name: path.stat().st_mtime_ns for path in (out / "_dwpose" / "shards").glob("*_stats.json")}
+    for path, number in ((photos / "a" / "004x.jpg", 4), (photos / "b" / "empty.png", 5)):
+        path.write_bytes(picture(number, "JPEG" if path.suffix == ".jpg" else "PNG"))
+    assert extract(photos, *options)[0] == 1  # the same command does finished shards no second time
+    assert extract(photos, *options, "--retry-failed")[0] == 0
+    assert not failed(out)
+    again = {path.name for path in (out / "_dwpose" / "shards").glob("*_stats.json")
+             if path.stat().st_mtime_ns != times[path.name]}  # fmt: skip
+    assert 0 < len(again) < len(times)
+    _, new = extract(photos, *options, out="new")
+    assert tree(out, without=("config.json",)) == tree(new, without=("config.json",))

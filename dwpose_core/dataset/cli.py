@@ -55,6 +55,7 @@ def add_commands(command, add_networks, add_drawing) -> None:
     )
     runs = sub.add_argument_group("the run")
     runs.add_argument("--overwrite", action="store_true", help="start over; default is to go on where a run stopped")
+    runs.add_argument("--retry-failed", action="store_true", help="do shards again in which something failed")
     runs.add_argument("--limit", type=int, help="only the first so many inputs")
     runs.add_argument("--dry-run", action="store_true", help="say what would be done")
     runs.add_argument("--max-failures", type=int, help="stop when more items than this failed")
@@ -178,6 +179,7 @@ def extract(args: argparse.Namespace) -> int:
         print(f"dwpose: rank {rank} of {world} (from {said_by}): every {world}th shard is done here", file=sys.stderr)
     stopped, seconds = None, 0.0
     common = {"max_failures": args.max_failures, "log": args.log, "overwrite": args.overwrite}
+    common |= {"retry_failed": args.retry_failed}
     storage = Storage(config.out)
     try:
         if args.engine == "ray":

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -287,6 +287,14 @@ def _number(key: str) -> int | None:
     """The number that is a file's name, as in COCO; None for others, and for what no COCO tool could read."""
     stem = _stem(key)
     return int(stem) if stem.isascii() and stem.isdecimal() and len(stem) < 19 else None
+
+
+def reopen_failed(storage: Storage, shards: Iterable[int]) -> None:
+    """Finished shards with failures are to be done again, from their first item: what was good comes out the same."""
+    for shard in shards:
+        name = f"_dwpose/shards/{shard:05d}_stats.json"
+        if is_done(storage, shard) and json.loads(storage.read(name))["failed"]:
+            storage.delete(name)
 
 
 def is_done(storage: Storage, shard: int) -> bool:

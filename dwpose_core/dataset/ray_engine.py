@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from .extract import ExtractWorker, Machine, load_networks
-from .plan import Config, is_done, make_plan
+from .plan import Config, is_done, make_plan, reopen_failed
 from .run import Progress, Summary, TooManyFailures, finish, remarks, summarise
 from .storage import Storage
 
@@ -25,6 +25,7 @@ def run_on_ray(
     max_failures: int | None = None,
     log: str = "line",
     overwrite: bool = False,
+    retry_failed: bool = False,
 ) -> Summary:
     """Finish every shard that is not finished yet.
 
@@ -33,6 +34,7 @@ def run_on_ray(
         gpus_per_worker: None is 1 where the device is a GPU, else 0.
         address: of a running cluster, "auto" finds one; None starts Ray on this machine if none is running.
         overwrite: delete what an earlier run wrote, once the inputs are listed and a node has loaded the networks.
+        retry_failed: finished shards with failed items are done again.
 
     A worker or a node that dies is replaced by Ray, and its shard is begun anew.
     """
@@ -56,6 +58,8 @@ def run_on_ray(
         storage.clear_scratch({"plan0", "end0"})
         plan = make_plan(config, storage, overwrite=overwrite, before_writing=load_once)
         storage.clear_scratch({f"{shard:05d}" for shard in range(plan.shards)})
+        if retry_failed:
+            reopen_failed(storage, range(plan.shards))
         pending = [shard for shard in range(plan.shards) if not is_done(storage, shard)]
         ray.data.DataContext.get_current().enable_progress_bars = False
         finished = plan.items - sum(plan.size(shard) for shard in pending)

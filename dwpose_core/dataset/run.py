@@ -13,7 +13,7 @@ from typing import Any
 
 from .crew import Counts, Crew
 from .extract import ExtractWorker, Machine
-from .plan import Config, Plan, is_done, make_plan
+from .plan import Config, Plan, is_done, make_plan, reopen_failed
 from .sinks import Row
 from .storage import Storage
 
@@ -108,6 +108,7 @@ def run(
     max_failures: int | None = None,
     log: str = "line",
     overwrite: bool = False,
+    retry_failed: bool = False,
 ) -> Summary:
     """Finish every shard of this rank that is not finished yet.
 
@@ -117,6 +118,7 @@ def run(
         max_failures: of items in this run; one more stops it.
         log: "line", "json" or "none".
         overwrite: delete what an earlier run wrote, once the inputs are listed and the networks loaded.
+        retry_failed: finished shards with failed items are done again.
 
     Raises:
         TooManyFailures. RuntimeError: when a worker process died; what is finished stays, the next run goes on.
@@ -129,7 +131,7 @@ def run(
         )
     storage = Storage(config.out)
     with storage.claim(f"run{rank}of{world}", alone=overwrite):
-        return _run(config, machine, storage, devices, rank, world, max_failures, log, overwrite)
+        return _run(config, machine, storage, devices, rank, world, max_failures, log, overwrite, retry_failed)
 
 
 def _run(
@@ -142,6 +144,7 @@ def _run(
     max_failures: int | None,
     log: str,
     overwrite: bool,
+    retry_failed: bool,
 ) -> Summary:
     progress: Progress | None = None
     failed: list[dict] = []
@@ -166,6 +169,9 @@ def _run(
         plan = make_plan(config, storage, rank, overwrite=overwrite, before_writing=workers)
         mine = range(rank, plan.shards, world)
         storage.clear_scratch({f"{shard:05d}" for shard in mine})
+        if retry_failed:
+            workers()  # a wrong device shall not cost what is finished
+            reopen_failed(storage, mine)
         pending = [shard for shard in mine if not is_done(storage, shard)]
         total = sum(plan.size(shard) for shard in mine)
         finished = total - sum(plan.size(shard) for shard in pending)
