@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from dwpose_core.skeleton import (
@@ -46,7 +48,7 @@ def test_limbs_stay_on_their_side():
 
 def test_fingers_grow_out_of_the_hand_root():
     fingers = [[0, *range(first, first + 4)] for first in (1, 5, 9, 13, 17)]
-    assert list(HAND_EDGES) == [edge for finger in fingers for edge in zip(finger, finger[1:], strict=False)]
+    assert list(HAND_EDGES) == [edge for finger in fingers for edge in pairwise(finger)]
 
 
 def test_both_sides_of_the_body_and_both_hands_are_as_hard_to_tell():
