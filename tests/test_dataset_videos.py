@@ -139,3 +139,26 @@ def test_extracted_videos_are_drawn_again_as_videos(extract, tmp_path, capsys):
     assert all_frames(tmp_path / "slow" / "one.mp4")[1].time == Fraction(1, 6)
     assert main(["render", str(out), "-o", str(tmp_path / "none"), "--fps", "0"]) == 2
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["films.txt", "films.csv", "films.jsonl"])
+def test_a_list_of_videos(extract, tmp_path, name):
+    from .test_video import all_frames, make_film
+
+    (tmp_path / "films").mkdir()
+    make_film(tmp_path / "films" / "one.mp4", count=5)
+    make_film(tmp_path / "films" / "two.mp4", count=7)
+    paths = ["films/two.mp4", "films/gone.mp4", "films/one.mp4"]
+    rows = {
+        ".txt": paths,
+        ".csv": ["video,caption", *(f"{path},a film" for path in paths), ",without a name"],
+        ".jsonl": [*(json.dumps({"video_path": path}) for path in paths), "{"],
+    }[os.path.splitext(name)[1]]
+    (tmp_path / name).write_text("\n".join(rows) + "\n")
+    code, out = extract(tmp_path / name)
+    assert code == 1
+    assert {path.name: len(all_frames(path)) for path in (out / "films").glob("*.mp4")} == {"one.mp4": 5, "two.mp4": 7}
+    failed = {row["key"]: row["message"] for row in reports(out) if row["status"] == "failed"}
+    assert "no video file" in failed.pop("films/gone")
+    reason = {".txt": None, ".csv": "no path in column 'video'", ".jsonl": "not JSON"}[os.path.splitext(name)[1]]
+    assert [reason in message for message in failed.values()] == [True] * (reason is not None)

@@ -133,7 +133,9 @@ _ONLY_FOR = (
     (
         ("image_column", "text_column"),
         "lists with columns and tables",
-        lambda config, args: config.input_format in ("list", "parquet", "dataset") and not args.source.endswith(".txt"),
+        lambda config, args: (
+            config.input_format in ("parquet", "dataset") or args.source.lower().endswith((".csv", ".tsv", ".jsonl"))
+        ),
     ),
     (("ray_workers", "ray_address"), "--engine ray", lambda config, args: args.engine == "ray"),
     (("devices", "rank", "world_size"), "--engine native", lambda config, args: args.engine == "native"),

@@ -1,4 +1,4 @@
-"""Lists of images: .txt with a path on each line, .csv, .tsv and .jsonl with columns."""
+"""Lists of images or videos: .txt with a path on each line, .csv, .tsv and .jsonl with columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .storage import is_url, open_input
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 IMAGE_COLUMN, TEXT_COLUMN = "image", "text"  # defaults; another name must be there
 # Names a list may give its columns, best first: imagefolder, LAION-style tables, hand-written ones.
-_PATH_COLUMNS = ("file_name", "image", "image_path", "path", "file", "filename", "url")
+_PATH_COLUMNS = ("file_name", "image", "image_path", "path", "file", "filename", "video", "video_path", "url")
 TEXT_COLUMNS = ("text", "caption", "prompt")
 
 

@@ -41,7 +41,7 @@ def detect_format(source: str) -> str:
             ("video", _FILMS),
         ):
             if suffix in suffixes:
-                return name
+                return "video" if name == "list" and _first_suffix(source) in _FILMS else name
     if not is_url(source) and (Path(source) / "state.json").is_file():
         return "dataset"  # what `datasets.Dataset.save_to_disk` writes
     found = set()
@@ -61,6 +61,15 @@ def detect_format(source: str) -> str:
             f"{source} holds several kinds of input; choose with --input-format {' or '.join(sorted(found))}"
         )
     return found.pop()
+
+
+def _first_suffix(source: str) -> str:
+    """Of the first file that a list names, "" where it names none. What is wrong with it is said when it is read."""
+    try:
+        first = next((item["path"] for item in list_items(source) if "error" not in item), "")
+    except (ValueError, OSError):
+        return ""
+    return PurePosixPath(first).suffix.lower()
 
 
 def items(
@@ -87,8 +96,8 @@ def items(
         OSError: when the source cannot be read.
     """
     left_out = Counter() if left_out is None else left_out
-    if kind == "list":
-        return unique(list_items(source, image_column, text_column))
+    if kind == "list" or (kind == "video" and PurePosixPath(source).suffix.lower() in LIST_SUFFIXES):
+        return unique(list_items(source, image_column, text_column), endings)
     if kind == "dataset":
         return dataset_items(source, image_column, text_column)
     suffixes = {"folder": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "webdataset": (".tar",), "parquet": (".parquet",)}

@@ -45,6 +45,8 @@ def extract_video(
 ) -> tuple[Row, dict[str, Any]]:
     """The row of one video, and for `ShardWriter`: finished files by output name, its tally, its report fields."""
     key, tally, stored = item["key"], Tally(), []
+    if "error" in item:
+        return Row(key, index, index, message=item["error"]), {}
     files: dict[str, Path] = {}
 
     def place(name: str, suffix: str) -> Path:
