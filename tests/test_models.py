@@ -146,13 +146,14 @@ def test_config_of_an_unknown_size(config):
 
 
 def test_attention_by_hand():
-    """Width 1, four shared channels, tokens 3, 0.5 and -2: after the norm 100, 100 and -100, which SiLU leaves as
-    100, 100 and 0. Queries are 100 * 0.01, keys 100 * 0.02 + 1, so weights (4 * 1 * 3 / sqrt(4))^2 = 36."""
+    """Tokens of width 1 are 100, 100 and -100 after the norm, and SiLU leaves 100, 100 and 0: the gates. Values are
+    the same in one channel, and 0, 0 and 100 in the other. In each of four shared channels a query is 100 * 0.01, a key
+    100 * 0.02 + 1, or 1 for the last token: weights (4 * 3 / sqrt(4))^2 = 36, 36 and 4."""
     gau = rtmcc.GatedAttentionUnit(1, 4)
     with torch.no_grad():
         for parameter, value in (
             (gau.ln.g, 100.0),
-            (gau.uv.weight, 1.0),
+            (gau.uv.weight, [[1.0], [1.0], [1.0], [-1.0], [1.0], [1.0], [1.0], [1.0]]),  # gates, values, shared
             (gau.gamma, [[0.01], [0.02]]),
             (gau.beta, [[0.0], [1.0]]),
             (gau.o.weight, 1e-5),
@@ -160,7 +161,7 @@ def test_attention_by_hand():
         ):
             parameter.copy_(torch.tensor(value).expand_as(parameter))
         got = gau(torch.tensor([[[3.0], [0.5], [-2.0]]]))
-    branch = 2 * 1e-5 * 100 * (36 * 100 + 36 * 100)  # two gated channels, two tokens that are not 0
+    branch = 1e-5 * 100 * ((36 + 36) * 100 + 4 * 100)
     np.testing.assert_allclose(got[0, :, 0], [1.5 + branch, 0.25 + branch, -1.0], rtol=1e-5)
 
 

@@ -290,14 +290,14 @@ def test_accuracy_counts_only_labelled_keypoints():
 
 def test_losses_by_hand():
     """Keypoint 0 of 2 is off on both axes, of 2 and of 4 bins: the networks say all bins are alike."""
-    halves, thirds = torch.zeros(1, 2, 2), torch.zeros(1, 2, 4)
-    target = halves.clone(), thirds.clone()
+    two, four = torch.zeros(1, 2, 2), torch.zeros(1, 2, 4)
+    target = two.clone(), four.clone()
     for rows, chances in zip(target, ([0.75, 0.25], [0.5, 0.25, 0.125, 0.125]), strict=True):
         rows[0, 0] = torch.tensor(chances).log() / 10
     kl = [0.75 * np.log(1.5) + 0.25 * np.log(0.5), 0.5 * np.log(2) + 0.25 * np.log(0.5)]
-    assert logit_loss((halves, thirds), target).tolist() == pytest.approx([sum(kl) / 2])
+    assert logit_loss((two, four), target).tolist() == pytest.approx([sum(kl) / 2])
     for weight in (1.0, 0.5):
-        loss = task_loss((halves, thirds), target, torch.tensor([[weight, 1.0]]))
+        loss = task_loss((two, four), target, torch.tensor([[weight, 1.0]]))
         assert loss.tolist() == pytest.approx([weight * (kl[0] / 2 + kl[1] / 4) / 2])
     maps = torch.tensor([[[[0.0, 3.0]], [[4.0, 0.0]]], [[[1.0, 0.0]], [[0.0, 0.0]]]])
     assert feature_loss(maps, torch.zeros_like(maps)).tolist() == [25, 1]
