@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .geometry import Image
+from .people import People
 from .pipeline import Options, Runner, find_boxes
 from .tracking import box_overlap
+
+if TYPE_CHECKING:
+    from .preprocessor import DWposeDetector
 
 Found = tuple[np.ndarray, np.ndarray]  # boxes (P, 4) xyxy in pixels, scores (P,)
 
@@ -44,13 +50,7 @@ class KeyframeDetector:
         for i in range(0, len(missing), self.options.image_batch):
             chunk = missing[i : i + self.options.image_batch]
             images = [self.read(key) for key in chunk]
-            for key, image, (boxes, scores) in zip(
-                chunk, images, find_boxes(images, self.detector, self.options), strict=True
-            ):
-                height, width = image.shape[:2]
-                boxes = boxes.clip(0, (width, height, width, height))
-                inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-                self._found[key] = boxes[inside], scores[inside]
+            self._found |= dict(zip(chunk, _look(images, self.detector, self.options), strict=True))
         result = []
         for number in range(start, stop):
             i = int(np.searchsorted(self.keys, number, "right")) - 1
@@ -58,6 +58,63 @@ class KeyframeDetector:
             share = (number - begin) / max(end - begin, 1)
             result.append(_between(self._found[begin], self._found[end], share) if share else self._found[begin])
         return result
+
+
+class SparseDetection:
+    """`DWposeDetector.detect` for the frames of a film that arrive in order: people are looked for in every Nth frame,
+    and found in all of them. Between two key frames boxes go as with `KeyframeDetector`.
+
+        detect = SparseDetection(detector, every=5)
+        people_of(video, detect, Steady(), detect.chunk(8))
+
+    Args:
+        every: frames from one key frame to the next, 1 or more. The last frame of a call is one, too.
+
+    Raises:
+        ValueError: for a `detector` that looks for nobody, and for another number.
+    """
+
+    def __init__(self, detector: DWposeDetector, every: int):
+        if detector.detector is None:
+            raise ValueError("people can only be looked for in every Nth frame with a person detector")
+        if every < 1:
+            raise ValueError(f"the detector runs every 1 or more frames, got {every}")
+        self._detector, self._every = detector, every
+        self._last: Found | None = None  # in the frame before those of the call
+
+    def chunk(self, frames: int) -> int:
+        """At least `frames`: so many per call look at no more frames than they have to."""
+        return -(-frames // self._every) * self._every
+
+    def __call__(self, images: Sequence[Image], **changes: Any) -> list[People]:
+        """People of the next frames; `changes` as in `DWposeDetector.detect`."""
+        options = replace(self._detector.options, **changes)
+        keys = [*range((len(images) - 1) % self._every, len(images), self._every)]
+        if self._last is None and keys[0] > 0:
+            keys.insert(0, 0)
+        found = dict(zip(keys, _look([images[key] for key in keys], self._detector.detector, options), strict=True))
+        if self._last is not None:
+            found[-1], keys = self._last, [-1, *keys]
+        rows = []
+        for number in range(len(images)):
+            end = int(np.searchsorted(keys, number))
+            begin = end if keys[end] == number else end - 1
+            share = (number - keys[begin]) / max(keys[end] - keys[begin], 1)
+            rows.append(_between(found[keys[begin]], found[keys[end]], share) if share else found[keys[begin]])
+        self._last = rows[-1]
+        people = self._detector.detect(list(images), boxes=[boxes for boxes, _ in rows], **changes)
+        return [replace(p, box_score=scores[: len(p)]) for p, (_, scores) in zip(people, rows, strict=True)]
+
+
+def _look(images: Sequence[Image], detector: Runner, options: Options) -> list[Found]:
+    """Boxes and scores in each image, cut to it."""
+    result = []
+    for image, (boxes, scores) in zip(images, find_boxes(list(images), detector, options), strict=True):
+        height, width = image.shape[:2]
+        boxes = boxes.clip(0, (width, height, width, height))
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        result.append((boxes[inside], scores[inside]))
+    return result
 
 
 def _between(first: Found, last: Found, share: float) -> Found:

@@ -30,7 +30,9 @@ def add_command(command, add_networks, add_drawing) -> None:
     sub.add_argument(
         "--fps", type=float, help="of a folder of frames (default: 25); a video is brought to it (default: its own)"
     )
-    add_networks(sub)
+    add_networks(sub).add_argument(
+        "--detect-every", type=int, default=1, metavar="N", help="look for people in every Nth frame only: faster"
+    )
     add_steady(sub)
     add_drawing(sub)
     sub.set_defaults(run="video")
@@ -75,6 +77,7 @@ def video(args: argparse.Namespace) -> int:
     from .clips import open_clip
     from .formats import save_npz, to_openpose
     from .images import atomic_write
+    from .keyframes import SparseDetection
     from .video import check_video_name, pose_video
 
     _check_targets(args.input, args.out, args.overlay, args.keypoints)
@@ -88,14 +91,18 @@ def video(args: argparse.Namespace) -> int:
     stored, frames, seen, ids = [], 0, 0, set()
     with open_clip(args.input, args.fps) as clip:  # before the networks: a wrong name should not take seconds
         detector = load_networks(args)
+        detect, batch_size = detector.detect, args.batch_size
+        if args.detect_every != 1:
+            detect = SparseDetection(detector, args.detect_every)
+            batch_size = detect.chunk(batch_size)
         poses = pose_video(
             clip,
             # Whom to keep is for the tracker to say: the surest box may be somebody else's in the next frame.
-            detector.detect if steady is None else partial(detector.detect, max_people=None),
+            detect if steady is None else partial(detect, max_people=None),
             map_path=args.out,
             overlay_path=args.overlay,
             steady=steady,
-            batch_size=args.batch_size,
+            batch_size=batch_size,
             draw_size=lambda people: draw_size(args.draw_size, people),
             drawing=drawing,
         )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dwpose_core import keyframes
-from dwpose_core.keyframes import KeyframeDetector
+from dwpose_core.keyframes import KeyframeDetector, SparseDetection
+from dwpose_core.people import People
 from dwpose_core.pipeline import Options
 
 
@@ -39,3 +40,44 @@ def test_boxes_go_along_a_line_with_the_lower_score(looked_at):
     expected = [[0.9], [0.5], [0.5], [0.5, 0.3], [0.5, 0.3], [0.3, 0.3], [0.3]]
     for (_, scores), wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(scores, wanted, rtol=1e-6)
+
+
+class Walker:
+    """Stands for a DWposeDetector: its people have the boxes that they are given, or those of `looked_at`."""
+
+    detector, options = "somebody", Options()
+
+    def detect(self, images, boxes, **changes):
+        people = []
+        for own in boxes:
+            count = len(own)
+            points, scores = np.zeros((count, 133, 2)), np.ones((count, 133))
+            people.append(People(points, scores, own, np.ones(count), images[0].shape[:2])[: changes["max_people"]])
+        return people
+
+
+@pytest.mark.parametrize(
+    ("every", "chunk", "keys"),
+    [(3, 3, [0, 2, 5, 8, 9]), (3, 6, [0, 2, 5, 6, 9]), (3, 100, [0, 3, 6, 9]), (1, 4, [*range(10)]), (20, 100, [0, 9])],
+)
+def test_every_nth_frame_of_a_film_is_looked_at(looked_at, every, chunk, keys):
+    frames = [np.full((96, 128, 3), number, np.uint8) for number in range(10)]
+    detect = SparseDetection(Walker(), every)
+    people = [p for start in range(0, 10, chunk) for p in detect(frames[start : start + chunk], max_people=1)]
+    assert looked_at == keys
+    for number, person in enumerate(people):
+        np.testing.assert_allclose(person.box, [[10 + 2 * number, 5, 40 + 2 * number, 80]], atol=1e-4)
+    surest = [0.9 - 0.1 * next(key for key in keys if key >= number) for number in range(10)]
+    np.testing.assert_allclose([p.box_score[0] for p in people], surest, atol=1e-6)
+
+
+def test_so_many_frames_a_call_that_none_is_looked_at_for_the_call_alone():
+    assert [SparseDetection(Walker(), 5).chunk(frames) for frames in (1, 5, 8)] == [5, 5, 10]
+
+
+@pytest.mark.parametrize(("detector", "every"), [(None, 5), ("somebody", 0)])
+def test_what_cannot_be_looked_at_every_nth_frame_is_refused(detector, every):
+    walker = Walker()
+    walker.detector = detector
+    with pytest.raises(ValueError, match=r"every (Nth|1 or more) frame"):
+        SparseDetection(walker, every)

@@ -329,6 +329,13 @@ def test_max_people_follows_one_of_two_whose_boxes_are_surest_in_turn(tmp_path, 
     assert main([*command, "--max-people", "1", "--raw"]) == 0  # every frame by itself
     lefts = [people.box[:, 0].tolist() for people in load_npz(tmp_path / "pose.npz")]
     assert lefts[0] != lefts[1] and [len(left) for left in lefts] == [1] * 11
+    looked = TwoInTurn()
+    monkeypatch.setattr(
+        arguments, "load_networks", lambda args, with_detector=True: DWposeDetector(FigurePose(), looked)
+    )
+    assert main([*command, "--detect-every", "4", "--batch-size", "3"]) == 0  # frames 0, 3, 7, 10
+    people = load_npz(tmp_path / "pose.npz")
+    assert looked.pictures == 4 and [len(frame) for frame in people] == [2] * 11
 
 
 def test_the_command_says_that_its_input_was_cut_short(tmp_path, monkeypatch, capsys):
