@@ -106,11 +106,11 @@ def test_backgrounds_are_not_enlarged_without_end(tmp_path, monkeypatch):
 
     monkeypatch.setattr(backgrounds.cv2, "resize", noted)
     for seed in range(40):
-        scenery._photo((640, 480), np.random.default_rng(seed))
+        scenery._photo((400, 300), np.random.default_rng(seed))
     assert max(seen) <= backgrounds.LARGEST_ZOOM * 1.02 and min(seen) < 1
 
 
-def test_what_is_enlarged_or_painted_is_as_fine_as_photographs(tmp_path):
+def test_some_of_what_is_enlarged_or_painted_is_as_fine_as_photographs(tmp_path):
     """A panorama is enlarged 2 to 11 times: before a blurred wall a sharp outline alone said person."""
     scenery, camera = photograph(tmp_path), Camera(np.eye(3), np.zeros(3), (-0.3, 0.3, -0.225, 0.225))
     hills = cv2.resize(np.random.default_rng(1).integers(0, 256, (16, 32, 3), np.uint8), (1024, 512))
@@ -118,8 +118,8 @@ def test_what_is_enlarged_or_painted_is_as_fine_as_photographs(tmp_path):
     scenery.photos = [np.random.default_rng(2).integers(0, 256, (600, 800, 3), np.uint8)]
     views = [scenery.around(0, camera, (320, 240), np.random.default_rng(seed)) for seed in range(40)]
     fine = np.array([np.abs(backgrounds._fine(view, backgrounds.FINE_BLUR)).mean() for view in views])
-    assert 5 < np.median(fine) < 9 and (fine < 1).mean() < 0.4, "5 to 12 in photographs, 0.1 in the panorama"
-    assert (fine < 1).any(), "some photographs are out of focus"
+    assert 0.15 < (fine > 1).mean() < 0.5, "0.1 in the panorama, and all of them would be embossed"
+    assert 4 < np.median(fine[fine > 1]) < 10, "5 to 12 in photographs"
     sharp = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     np.testing.assert_array_equal(scenery._finer(sharp, np.random.default_rng(0)), sharp)
 

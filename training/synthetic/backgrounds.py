@@ -16,15 +16,17 @@ from .camera import Camera
 from .rotations import X, turn
 
 LONGEST = 1080  # photographs are held at this longer side
-LARGEST_ZOOM = 1.6  # of a photograph's pixels: what is behind people is not blurred where they are sharp
-KINDS = {"photo": 0.29, "view": 0.26, "room": 0.18, "clutter": 0.17, "plain": 0.1}
+LARGEST_ZOOM = 0.8  # of a photograph's pixels, where it is large enough: shrunk, it is as sharp as other photographs
+KINDS = {"photo": 0.42, "view": 0.12, "room": 0.16, "clutter": 0.2, "plain": 0.1}
 # Fine structure: mean distance of a picture's values from the blurred ones (sigma FINE_BLUR px). Photographs of COCO
-# have 5 to 12, 8 in the median (at 416 px); what the pack gives without help 0.5 to 7, 3 in the median: panoramas are
-# enlarged 2 to 11 times, rooms are painted. Before those a person's outline was the sharpest thing in the picture.
+# have 5 to 12, 8 in the median (at 416 px); shrunk photographs here 4 to 10, panoramas, which are enlarged 2 to 11
+# times, and painted rooms 1 to 3. Before those a person's outline is the sharpest thing in the picture.
 FINE, FINE_SPREAD, FINE_BLUR = 7.0, 0.4, 2.0  # median, spread of its logarithm
-FINER = 0.85  # of the pictures that are not plain
-LENT_BLUR = (2.0, 6.0)  # least and greatest sigma of what a photograph lends
-LENT = 5.0  # most that is lent, in its own strengths
+# Of the pictures that are not plain so many get thin lines of a photograph laid over them. More of them, and coarser
+# lines, would look embossed, which no person is: where that is, a network could tell, is background.
+FINER = 0.3
+LENT_BLUR = (0.6, 1.5)  # least and greatest sigma of what a photograph lends
+LENT = 2.0  # most that is lent, in its own strengths
 STUDIO = {"white": 0.4, "black": 0.1}  # of the plain ones: photographs from a studio, cut-outs
 SKIN = np.array(((235, 200, 175), (215, 165, 135), (170, 115, 85), (110, 70, 50), (75, 48, 36)), np.float32)
 

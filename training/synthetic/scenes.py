@@ -299,7 +299,7 @@ class SceneGenerator:
                 room += self.props.walls(np.concatenate(feet), rng)
         else:
             room = [self.props.ground(rng, catcher=True)] if rng.random() < 0.75 else []
-        if kind < 0.65:
+        if kind < 0.5:  # more often a photograph: panoramas are enlarged, which blurs them
             background = self.backgrounds.around(scenery, camera, plan.size, rng)
         else:
             background = self.backgrounds.sample(plan.size, rng)
