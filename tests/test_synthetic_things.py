@@ -13,8 +13,9 @@ from training.synthetic.animals import animal, bent, coat
 from training.synthetic.items import Item, Material
 from training.synthetic.objects import assemble, materials_of, tableware
 from training.synthetic.props import PropMaker, lowest, solid_items
-from training.synthetic.scenes import RIDING, SceneGenerator, _swallows
+from training.synthetic.scenes import RIDING, SceneGenerator
 from training.synthetic.solids import Solid, ball, box, slab, torus, tube
+from training.synthetic.staging import swallows
 from training.synthetic.vehicles import vehicle
 
 SEEDS = range(40)
@@ -109,9 +110,9 @@ def test_nobody_stands_in_a_car():
         return solid_items([(box(np.array(size)), np.eye(3), np.zeros(3), 0)], [Material()])
 
     inside, beside = np.array(((5.0, 1, 2),)), np.array(((5.0, 1, 12),))
-    assert _swallows(thing((40, 15, 17)), [beside, inside])
-    assert not _swallows(thing((40, 15, 17)), [beside])
-    assert not _swallows(thing((12, 15, 12)), [inside])  # a table may be stood at
+    assert swallows(thing((40, 15, 17)), [beside, inside])
+    assert not swallows(thing((40, 15, 17)), [beside])
+    assert not swallows(thing((12, 15, 12)), [inside])  # a table may be stood at
 
 
 def test_what_is_ridden_stands_on_the_ground_and_looks_ahead(assets):
@@ -141,3 +142,5 @@ def test_riders_sit_on_what_they_ride(assets, egl, monkeypatch, style):
         below = cloud[np.hypot(cloud[:, 0] - hips[0], cloud[:, 2] - hips[2]) < 1.5]
         assert 0 < hips[1] - below[:, 1].max() < 2.5  # from the hip joints down to the seat, dm
         assert rider.skin[:, 1].min() > -1.5  # feet of tall people may reach the ground
+        far = np.linalg.norm(rider.covered - (cloud * (1, 0, 1))[:, None], axis=2).min(1)
+        assert far.max() < 2.3 and np.ptp(rider.covered, axis=0).max() > 9  # nobody else stands where the mount is

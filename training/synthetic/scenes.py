@@ -32,7 +32,19 @@ from .poses import PoseSampler
 from .props import SMALLER, PropMaker, lowest, moved
 from .render import Renderer
 from .rotations import Y, turn
-from .staging import SHOULDER_WIDTH, Plan, apart, beyond_camera, draw_plan, heading, place_another, place_camera
+from .staging import (
+    HERE,
+    SHOULDER_WIDTH,
+    Plan,
+    apart,
+    beyond_camera,
+    draw_plan,
+    footprint,
+    heading,
+    place_another,
+    place_camera,
+    swallows,
+)
 
 # Last parts of what generators are seeded with; actors have 1 and up, files 100, crops 200. Never 0: to NumPy the seeds
 # (a, b) and (a, b, 0) are the same, and a camera drawn from the numbers of the plan hangs on the plan.
@@ -44,7 +56,6 @@ SEATED = ("sit", "crossed", "sit01")
 RIDING = {"ride": False, "mounted": True}  # whether it is an animal that they sit on
 HOLDING, ON_BOARDS = 0.13, 0.05  # share of hands that hold something, of people on skis, skateboards, surfboards
 SUITABLE = 10  # poses drawn for one in which somebody can meet somebody
-ROOMY = 15.0  # dm; who could disappear in a thing that is longer, a car for one, does not stand there
 LEAST_SEEN = 30  # pixels; whoever shows less gets no label
 NO_LIMIT = np.array((-1e6, -1e6, 1e6, 1e6))
 
@@ -59,6 +70,7 @@ class Actor:
     style: str
     props: list[Item]  # seat and what is in the hands
     meets: bool  # whether the `meeting` that was asked for is what they do
+    covered: np.ndarray  # (n, 3) where on the ground they are; of who rides, all that the animal or bicycle covers
 
 
 @dataclass(frozen=True)
@@ -164,13 +176,12 @@ class SceneGenerator:
         actors = [self._actor(seed, number, 0)] if plan.people else []
         subject = actors[0] if actors else None
         camera, distance = place_camera(plan, subject and subject.skin, subject and subject.points, rng)
-        places = [np.zeros(3)]
         for slot in range(1, plan.people):
-            meeting = self._meeting(plan, actors, places, rng)
+            meeting = self._meeting(plan, actors, rng)
             actor = self._actor(seed, number, slot, meeting)
-            place = meeting.place if actor.meets else place_another(plan, places, camera, distance, rng)
-            actors.append(_at(actor, place))
-            places.append(place)
+            taken = [place for other in actors for place in other.covered]
+            free = (plan, taken, camera, distance, rng, actor.covered)
+            actors.append(_at(actor, meeting.place if actor.meets else place_another(*free)))
         actors = [a for a in actors if not beyond_camera(a.skin, camera)]
         things = self._things(camera, distance, actors, rng)
         room, background, light = self._surroundings(plan, camera, actors, rng)
@@ -180,16 +191,14 @@ class SceneGenerator:
         image, people = self._picture(plan, camera, actors, things, room, background, light, rng)
         return Scene(image, people, plan)
 
-    def _meeting(
-        self, plan: Plan, actors: list[Actor], places: list[np.ndarray], rng: np.random.Generator
-    ) -> Meeting | None:
+    def _meeting(self, plan: Plan, actors: list[Actor], rng: np.random.Generator) -> Meeting | None:
         """What the next person does with one of `actors`; None where there is nothing, or no room."""
         if not plan.close or rng.random() >= TOGETHER:
             return None
         other = int(rng.integers(len(actors)))
         meeting = draw_meeting(actors[other].points, rng)
-        rest = [place for k, place in enumerate(places) if k != other]
-        return meeting if meeting and apart(meeting.place, rest) >= SHOULDER_WIDTH * 0.9 else None
+        rest = [place for k, actor in enumerate(actors) if k != other for place in actor.covered]
+        return meeting if meeting and apart(meeting.place[None], rest) >= SHOULDER_WIDTH * 0.9 else None
 
     def _actor(self, seed: int, number: int, slot: int, meeting: Meeting | None = None) -> Actor:
         """A dressed, posed person at the origin, on the ground or in the air, with a seat where the pose needs one."""
@@ -220,7 +229,9 @@ class SceneGenerator:
             seats, height = self._mount(posed, hips, RIDING[style], rng)
         spin = meeting.spin if meeting else heading(rng)
         lift = spin @ (-hips * (1, 0, 1)) + height * Y
-        props = boards + seats
+        props, covered = boards + seats, HERE
+        if rides:
+            covered = np.concatenate([HERE, *(footprint(item.positions) for item in moved(seats, spin, lift))])
         for part in ("left_hand", "right_hand"):
             if rng.random() < HOLDING:
                 grip = points[PARTS[part]][[5, 9, 13, 17, 6, 10]].mean(0)
@@ -232,6 +243,7 @@ class SceneGenerator:
             style,
             moved(props, spin, lift),
             meeting is not None,
+            covered,
         )
 
     def _reaching(
@@ -284,7 +296,7 @@ class SceneGenerator:
             share = rng.uniform(0.3, 0.75)
             place = np.array((rng.normal(0, 2.5), 0.0, 0.0)) * (1 - share) + eye * share * (1, 0, 1)
             things.append(moved(self.props.furniture(rng, SMALLER), np.eye(3), place))
-        fitting = (thing for thing in things if not _swallows(thing, [*(actor.skin for actor in actors), eye[None]]))
+        fitting = (thing for thing in things if not swallows(thing, [*(actor.skin for actor in actors), eye[None]]))
         return [item for thing in fitting for item in thing if not beyond_camera(item.positions, camera)]
 
     def _surroundings(self, plan: Plan, camera: Camera, actors: list[Actor], rng: np.random.Generator):
@@ -365,15 +377,8 @@ class SceneGenerator:
 def _at(actor: Actor, place: np.ndarray) -> Actor:
     still = np.eye(3)
     items, props = moved(actor.items, still, place), moved(actor.props, still, place)
-    return replace(actor, items=items, points=actor.points + place, skin=actor.skin + place, props=props)
-
-
-def _swallows(thing: list[Item], skins: list[np.ndarray]) -> bool:
-    """Whether a `thing` longer than `ROOMY` has some of the points (n, 3) over the ground that it covers."""
-    cloud = np.concatenate([item.positions for item in thing])[:, [0, 2]]
-    low, high = cloud.min(0), cloud.max(0)
-    inside = (((skin[:, [0, 2]] > low) & (skin[:, [0, 2]] < high)).all(1).any() for skin in skins)
-    return (high - low).max() > ROOMY and any(inside)
+    points, skin, covered = actor.points + place, actor.skin + place, actor.covered + place
+    return replace(actor, items=items, points=points, skin=skin, props=props, covered=covered)
 
 
 def _extent(items: list[Item], camera: Camera, size: tuple[int, int]) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from dwpose_core.skeleton import PARTS
 
 from .camera import Camera, draw_yaw
+from .items import Item
 from .rotations import X, Y, Z, turn
 
 PEOPLE = (0.04, 0.34, 0.23, 0.15, 0.10, 0.08, 0.06)  # share of scenes with 0, 1, ... people
@@ -30,6 +31,8 @@ FRAMINGS = {
 CLEAR = 2.5  # dm between the camera plane and the nearest vertex of anybody
 FARTHEST = 250.0  # dm from the camera to anybody
 SHOULDER_WIDTH = 3.2  # dm between the middles of two people who stand close
+ROOMY = 15.0  # dm; who could disappear in a thing that is longer, a car for one, does not stand there
+HERE = np.zeros((1, 3))  # what of the ground is covered by who stands on it
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,18 @@ def place_camera(
 
 
 def place_another(
-    plan: Plan, taken: list[np.ndarray], camera: Camera, distance: float, rng: np.random.Generator
+    plan: Plan,
+    taken: list[np.ndarray],
+    camera: Camera,
+    distance: float,
+    rng: np.random.Generator,
+    covered: np.ndarray = HERE,
 ) -> np.ndarray:
-    """Ground position (3,) of somebody beside those who stand at `taken`."""
+    """Ground position (3,) of somebody beside those who stand at `taken`.
+
+    Args:
+        covered: (n, 3) where on the ground they are, from that position; more than it for who rides.
+    """
     eye = -camera.rotation.T @ camera.shift
     for _attempt in range(12):
         if plan.close:
@@ -115,16 +127,29 @@ def place_another(
             depth = np.exp(rng.uniform(np.log(max(6.0, 0.5 * distance)), np.log(min(FARTHEST, 3 * distance + 40))))
             across = camera.window[1] * depth * rng.uniform(-1.05, 1.05)
             place = np.array((eye[0] + across, 0.0, eye[2] - depth))
-        if apart(place, taken) >= SHOULDER_WIDTH * 0.9:
+        if apart(place + covered, taken) >= SHOULDER_WIDTH * 0.9:
             break
     return place
 
 
-def apart(place: np.ndarray, others: list[np.ndarray]) -> float:
-    """dm to the nearest of `others`."""
-    return min((float(np.linalg.norm(place - other)) for other in others), default=np.inf)
+def apart(places: np.ndarray, others: list[np.ndarray]) -> float:
+    """dm from the nearest of `places` (n, 3) to the nearest of `others`, (3,) each."""
+    return min((float(np.linalg.norm(places - other, axis=1).min()) for other in others), default=np.inf)
+
+
+def footprint(cloud: np.ndarray) -> np.ndarray:
+    """(n, 3) points of the ground, a shoulder's width apart, below points (m, 3)."""
+    return np.unique(np.round(cloud * (1, 0, 1) / SHOULDER_WIDTH), axis=0) * SHOULDER_WIDTH
 
 
 def beyond_camera(positions: np.ndarray, camera: Camera) -> bool:
     """Whether something reaches so near to the camera plane that it cannot be drawn."""
     return bool(camera.project(positions)[1].min() < CLEAR)
+
+
+def swallows(thing: list[Item], skins: list[np.ndarray]) -> bool:
+    """Whether a `thing` longer than `ROOMY` has some of the points (n, 3) over the ground that it covers."""
+    cloud = np.concatenate([item.positions for item in thing])[:, [0, 2]]
+    low, high = cloud.min(0), cloud.max(0)
+    inside = (((skin[:, [0, 2]] > low) & (skin[:, [0, 2]] < high)).all(1).any() for skin in skins)
+    return (high - low).max() > ROOMY and any(inside)
