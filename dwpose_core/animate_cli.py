@@ -43,7 +43,9 @@ def animate(args: argparse.Namespace) -> int:
     from .clips import Rate, open_clip
     from .images import read_image, write_image
     from .video import VideoWriter
+    from .video_cli import check_targets
 
+    check_targets(args.driving, *(str(Path(args.out) / name) for name in (POSE, FACE)))
     reference = None if args.reference is None else read_image(args.reference)
     with open_clip(args.driving, args.source_fps if Path(args.driving).is_dir() else None):
         pass  # before the networks: a wrong name should not take seconds

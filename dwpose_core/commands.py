@@ -83,7 +83,9 @@ def render(args: argparse.Namespace) -> int:
     frames = _read_frames(source, size)
     out = Path(args.out)
     if out.suffix.lower() in WRITTEN_SUFFIXES:
-        _draw_film(frames, out, args.draw_size, drawing, args.fps or FOLDER_FPS)
+        _draw_film(frames, out, args.draw_size, drawing, FOLDER_FPS if args.fps is None else args.fps)
+    elif args.fps is not None:
+        raise ValueError("--fps is for films: let -o end in .mp4, or leave --fps out")
     elif len(frames) == 1:
         out = _single_output(args.out, source.stem)
         _draw_frames(frames, out, args.draw_size, drawing)

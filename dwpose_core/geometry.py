@@ -7,6 +7,8 @@ functions take either and answer in kind.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 # Legend: P boxes, H and W of the network input, h and w of the image.
 
 PADDING = 1.25  # a person's box grows by this factor before cropping (mmpose `GetBBoxCenterScale`)
+MAX_PIXELS = 8192 * 8192  # of a map whose size follows from its short side
 LETTERBOX_VALUE = 114  # grey that YOLOX was trained with
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -223,3 +226,21 @@ def map_size(wanted: int | tuple[int, int] | None, size: tuple[int, int]) -> tup
         return wanted or size
     factor = wanted / min(size)
     return round(size[0] * factor), round(size[1] * factor)
+
+
+def control_size(size: Sequence[int], resolution: int) -> tuple[int, int]:
+    """ControlNet's size rule: (H, W) scaled to the short side `resolution`, both rounded to multiples of 64.
+
+    Raises:
+        ValueError: for a resolution that is no number of pixels, and where a strip would become larger than MAX_PIXELS.
+    """
+    if isinstance(resolution, bool) or not isinstance(resolution, (int, float, np.number)) or not resolution >= 64:
+        raise ValueError(f"resolution must be at least 64 pixels, got {resolution!r}")
+    factor = resolution / min(size)
+    height, width = (max(64, int(np.round(side * factor / 64)) * 64) for side in size)
+    if height * width > MAX_PIXELS:
+        raise ValueError(
+            f"an image of {size[1]} x {size[0]} pixels has {width} x {height} at the short side {resolution:g}; give "
+            "a lower resolution, None for its own size, or (H, W)"
+        )
+    return height, width

@@ -21,13 +21,12 @@ from huggingface_hub import ModelHubMixin
 
 from . import hub
 from .backends import TorchRunner, pick_device
-from .geometry import check_boxes
+from .geometry import check_boxes, control_size
 from .images import as_images
 from .people import People
 from .pipeline import Options, Runner, detector_input, estimate_people
 from .render import Style, render
 
-MAX_PIXELS = 8192 * 8192  # of a map whose size follows from its short side
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 
 
@@ -304,24 +303,6 @@ class DWposeDetector(
         if batch_size is not None:
             changes = {**changes, "image_batch": batch_size}
         return dataclasses.replace(self.options, **changes)
-
-
-def control_size(size: Sequence[int], resolution: int) -> tuple[int, int]:
-    """ControlNet's size rule: (H, W) scaled to the short side `resolution`, both rounded to multiples of 64.
-
-    Raises:
-        ValueError: for a resolution that is no number of pixels, and where a strip would become larger than MAX_PIXELS.
-    """
-    if isinstance(resolution, bool) or not isinstance(resolution, (int, float, np.number)) or not resolution >= 64:
-        raise ValueError(f"resolution must be at least 64 pixels, got {resolution!r}")
-    factor = resolution / min(size)
-    height, width = (max(64, int(np.round(side * factor / 64)) * 64) for side in size)
-    if height * width > MAX_PIXELS:
-        raise ValueError(
-            f"an image of {size[1]} x {size[0]} pixels has {width} x {height} at the short side {resolution:g}; give "
-            "a lower resolution, None for its own size, or (H, W)"
-        )
-    return height, width
 
 
 def _warn(message: str, stacklevel: int) -> None:

@@ -60,7 +60,7 @@ def steady_from(args: argparse.Namespace):
     return Steady(Tracker(max_people=args.max_people, **seen), GapFiller(args.max_gap, **seen), euro)
 
 
-def _check_targets(source: str, *targets: str | None) -> None:
+def check_targets(source: str, *targets: str | None) -> None:
     """Raises ValueError where two of the files would be one."""
     names = [source, *filter(None, targets)]
     for i, name in enumerate(names):
@@ -80,7 +80,7 @@ def video(args: argparse.Namespace) -> int:
     from .keyframes import SparseDetection
     from .video import check_video_name, pose_video
 
-    _check_targets(args.input, args.out, args.overlay, args.keypoints)
+    check_targets(args.input, args.out, args.overlay, args.keypoints)
     for name in filter(None, (args.out, args.overlay)):
         check_video_name(name)
     keypoints = args.keypoints and Path(args.keypoints)

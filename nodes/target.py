@@ -128,7 +128,7 @@ def target(
     Raises:
         ValueError: for a latent whose size in pixels cannot be known.
     """
-    from ..dwpose_core.preprocessor import control_size
+    from ..dwpose_core.geometry import control_size
 
     if isinstance(size_from, dict):
         return Target(_latent_size(size_from), fit)

@@ -119,6 +119,9 @@ def test_stored_keypoints_become_a_film_again(tmp_path, capsys):
     drawn = all_frames(out)
     assert [frame.time for frame in drawn] == [Fraction(i, 24) for i in range(3)]
     assert np.abs(drawn[1].image.astype(int) - render(people[1], (192, 256))).mean() < 6
+    for name, fps, message in (("x.mp4", "0", "fps must be above 0"), ("x", "24", "--fps is for films")):
+        assert main(["render", str(tmp_path / "clip.npz"), "-o", str(tmp_path / name), "--fps", fps]) == 2
+        assert message in capsys.readouterr().err
     save_npz(tmp_path / "mixed.npz", [people[0], People.empty((50, 60))])
     assert main(["render", str(tmp_path / "mixed.npz"), "-o", str(tmp_path / "mixed.mp4")]) == 2
     assert "frames must keep their size" in capsys.readouterr().err
@@ -144,6 +147,7 @@ def test_animate_says_what_is_wrong_before_it_loads_networks(tmp_path, frames, c
         (["nowhere.mp4", "-o", "x"], "no video file"),
         ([str(frames), "-o", "x", "--reference", "nobody.png"], "no image file"),
         ([str(frames), "-o", str(frames / "notes.txt")], "names a folder"),
+        (["in/src_pose.mp4", "-o", "in"], "is the input"),
     ):
         assert main(["animate", *arguments, "--pose", "nowhere.onnx"]) == 2
         assert message in capsys.readouterr().err

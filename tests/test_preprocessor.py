@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from dwpose_core import preprocessor
+from dwpose_core.geometry import control_size
 from dwpose_core.people import People
-from dwpose_core.preprocessor import DWposeDetector, control_size
+from dwpose_core.preprocessor import DWposeDetector
 from tests.stand_ins import FigurePose, Nobody, photo, random_networks
 
 
