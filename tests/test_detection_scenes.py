@@ -18,6 +18,7 @@ from training.detection.pool import ScenePool
 from training.detection.scenes import Cut, Material, Scene, box_of, compose, cut_layer, on_mask, placement
 from training.synthetic.composite import lay_over
 from training.synthetic.labels import VISIBLE
+from training.synthetic.pieces import Pieces
 
 
 def disc_layer() -> np.ndarray:
@@ -88,6 +89,8 @@ class OneLayer:
 
 class Grey:
     """Stands in for the backgrounds."""
+
+    pieces = Pieces([np.full((60, 80, 3), 40, np.uint8)])
 
     def sample(self, size, rng):
         return np.full((size[1], size[0], 3), 90, np.uint8)

@@ -16,6 +16,7 @@ from training.synthetic import backgrounds, generate, pool
 from training.synthetic.backgrounds import Backgrounds
 from training.synthetic.camera import Camera, draw_yaw, frame_photo, random_camera
 from training.synthetic.composite import _loose, similarity, warp
+from training.synthetic.pieces import Pieces
 from training.synthetic.scenes import SCENE_STREAM
 from training.synthetic.staging import Plan, draw_plan, place_camera
 
@@ -131,6 +132,36 @@ def test_pasted_patches_have_no_dark_seam(tmp_path, monkeypatch):
     picture = np.full((96, 128, 3), 153, np.uint8)
     scenery._patches(picture, 30, 0.4, np.random.default_rng(0))
     assert picture.min() >= 150 and picture.max() > 200
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_pieces_of_photographs_end_where_the_photograph_changes(dtype):
+    """A red square and a blue ground: pieces are of one colour or the other, along the square's border."""
+    photo = np.full((300, 400, 3), (0, 0, 200), np.uint8)
+    photo[100:200, 150:250] = (200, 0, 0)
+    cut, mixed, pasted = Pieces([photo]), 0, 0
+    for seed in range(60):
+        picture = np.full((200, 160, 3), 77, dtype)
+        alpha = cut.lay(picture, np.random.default_rng(seed))
+        assert (picture[alpha == 0] == 77).all() and alpha.min() >= 0 and alpha.max() <= 1
+        whole = picture[alpha == 1].astype(float)
+        pasted += len(whole)
+        mixed += ((whole[:, 0] > 20) & (whole[:, 2] > 20)).sum()
+        assert (whole.max(1, initial=255) > 100).all(), "the colours are the photograph's, up to a third darker"
+    assert pasted > 20_000 and mixed < 0.05 * pasted
+
+
+def test_pieces_do_not_depend_on_what_was_cut_before():
+    photos = [np.random.default_rng(k).integers(0, 256, (30, 40, 3), np.uint8) for k in range(3)]
+    photos = [cv2.resize(photo, (400, 300)) for photo in photos]
+    fresh, used = Pieces(photos), Pieces(photos)
+    for seed in range(9):
+        used.lay(np.zeros((90, 120, 3), np.uint8), np.random.default_rng(seed))
+    one, other = np.zeros((2, 90, 120, 3), np.uint8)
+    alpha = fresh.lay(one, np.random.default_rng(20))
+    np.testing.assert_array_equal(alpha, used.lay(other, np.random.default_rng(20)))
+    np.testing.assert_array_equal(one, other)
+    assert alpha.any()
 
 
 @pytest.mark.parametrize("scale", [0.31, 0.47, 0.59])

@@ -41,6 +41,7 @@ HEIGHT = (0.09, 1.3)  # of a person over that of the picture; above 1 the pictur
 FAR = 1.3  # exponent that draws the logarithm of HEIGHT towards its low end: there are more people far off than near
 LARGEST_SCALE = 3.0  # of a layer's pixels; somebody larger is drawn again, at most so many times
 TRIES = 4
+PIECES = 0.3  # of the things are pieces of photographs
 LIGHT = Disturbance(convolved=0.06, photometric=0.8)
 SEEN = 0.4  # alpha from which a pixel belongs to a person
 KEPT_SHARE = 0.1  # of a person's pixels must be left by what is in front, or it has no box
@@ -333,8 +334,11 @@ def _cover(
 
 
 def _thing(material: Material, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A rendered object, some in a person's colours, or a flat shape with a texture: (image, alpha)."""
+    """A rendered object, perhaps in a person's colours, a piece of a photograph, or a flat shape: (image, alpha)."""
     size = np.array(image.shape[1::-1])
+    if rng.random() < PIECES:
+        image = image.copy()
+        return image, material.backgrounds.pieces.lay(image, rng)
     centre = rng.uniform(0, 1, 2) * size
     if rng.random() < 0.2:
         mask = np.zeros(image.shape[:2], np.float32)

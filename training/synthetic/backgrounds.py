@@ -7,17 +7,21 @@ another. All pictures are RGB uint8.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ..pictures import imread
 from .camera import Camera
+from .pieces import Pieces
 from .rotations import X, turn
 
 LONGEST = 1080  # photographs are held at this longer side
 LARGEST_ZOOM = 0.8  # of a photograph's pixels, where it is large enough: shrunk, it is as sharp as other photographs
-KINDS = {"photo": 0.42, "view": 0.12, "room": 0.16, "clutter": 0.2, "plain": 0.1}
+KINDS = {"photo": 0.32, "view": 0.1, "room": 0.12, "clutter": 0.12, "cut": 0.24, "plain": 0.1}
+PIECES = (4, 40)  # least and greatest number of pieces of photographs, drawn by the logarithm, in those that are cut
 # Fine structure: mean distance of a picture's values from the blurred ones (sigma FINE_BLUR px). Photographs of COCO
 # have 5 to 12, 8 in the median (at 416 px); shrunk photographs here 4 to 10, panoramas, which are enlarged 2 to 11
 # times, and painted rooms 1 to 3. Before those a person's outline is the sharpest thing in the picture.
@@ -48,20 +52,31 @@ class Backgrounds:
         if not paths:
             raise ValueError(f"{assets / 'backgrounds'} holds no .jpg pictures")
         for path in paths:
-            image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            image = cv2.cvtColor(imread(path), cv2.COLOR_BGR2RGB)
             if path.name.startswith("pano_"):
                 self.panoramas.append(image)
                 continue
             scale = min(1.0, LONGEST / max(image.shape))
             self.photos.append(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
 
+    @cached_property
+    def pieces(self) -> Pieces:
+        """Pieces of the photographs."""
+        return Pieces(self.photos)
+
     def sample(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """(h, w, 3) uint8."""
         kind = list(KINDS)[rng.choice(len(KINDS), p=list(KINDS.values()))]
         if kind == "plain":
             return self.plain(size, rng)
-        draw = {"photo": self._photo, "view": self._view, "room": self._room, "clutter": self._clutter}[kind]
-        image = self._finer(draw(size, rng), rng)
+        draw = {
+            "photo": self._photo,
+            "view": self._view,
+            "room": self._room,
+            "clutter": self._clutter,
+            "cut": self._cut,
+        }
+        image = self._finer(draw[kind](size, rng), rng)
         return image[:, ::-1] if rng.random() < 0.5 else image
 
     def plain(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -169,6 +184,14 @@ class Backgrounds:
         image = self._photo(size, rng) if rng.random() < 0.5 else self._view(size, rng)
         image = image.copy()
         self._patches(image, int(rng.integers(4, 16)), 0.35, rng)
+        return image
+
+    def _cut(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """A photograph, or a panorama, under pieces of others."""
+        image = self._photo(size, rng) if rng.random() < 0.7 else self._view(size, rng)
+        image = image.copy()
+        for _ in range(int(np.exp(rng.uniform(*np.log(PIECES))))):
+            self.pieces.lay(image, rng)
         return image
 
 
