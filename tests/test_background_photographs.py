@@ -105,10 +105,10 @@ def test_table_of_photographs():
     parts = photographs.read_parts()
     files = [file for part in parts for file in part.photographs]
     names = [file.name for file in files]
-    assert len(set(names)) == len(names) == 123 and sum(name.startswith("pano_") for name in names) == 21
-    assert len({part.source.repository for part in parts}) == 26
+    assert len(set(names)) == len(names) == 201 and sum(name.startswith("pano_") for name in names) == 21
+    assert len({part.source.repository for part in parts}) == 51
     assert all(len(part.source.commit) == 40 and part.words and all(part.words) for part in parts)
     assert {part.source.licence for part in parts} == {"CC0-1.0", "public domain"}
-    assert all(len(file.sha256) == 64 for file in files) and len({file.sha256 for file in files}) == 123
+    assert all(len(file.sha256) == 64 for file in files) and len({file.sha256 for file in files}) == 201
     for left, top, right, bottom in (file.crop for file in files):
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1

@@ -9,14 +9,14 @@ r"""Build the folder of packed body assets from checkouts of its public sources.
 | --makehuman-assets | makehumancommunity/makehuman-assets 8cf9645    | CC0-1.0                          |
 | --hdri             | pmndrs/assets d8709a9                          | CC0-1.0                          |
 | --backgrounds      | BuddiesOfBudgie/budgie-backgrounds 8206742     | CC0-1.0                          |
-| --photographs      | 26, listed in assets/photographs.json          | CC0-1.0, three: public domain    |
+| --photographs      | 51, listed in assets/photographs.json          | CC0-1.0, seven: public domain    |
 | --cmu              | DragonForgedTheArtist/IClone-CMU-Mocap 79529f9 | CMU terms, only with --allow-cmu |
 
 Pictures of makehuman-assets are in git-LFS: run `git lfs pull` there. Where that is not possible, --pictures names
 folders that hold the same files; they are recognised by the sha256 that the CC0 repository names, not by their path.
 Person k of a seed looks the same with the result as with the reference pack; --more-pictures adds the skins, hair and
 clothes of which the reference pack has no picture, for more variety but other people. --photographs names a folder that
-holds checkouts as OWNER/NAME, of which 102 photographs and 21 panoramas are taken.
+holds checkouts as OWNER/NAME, of which 180 photographs and 21 panoramas are taken.
 
 OUT must not exist; it appears complete or not at all. OUT/manifest.json names source, commit, licence and sha256 of
 every file and of everything it was made from. The same checkouts give the same bytes.
