@@ -10,6 +10,7 @@ import numpy as np
 
 from dwpose_core.skeleton import NUM_KEYPOINTS, PARTS
 
+from ..pictures import imwrite
 from .wholebody import FIELDS, DataSource
 
 # Limbs as pairs of COCO body keypoints; each has a colour of its own, so left and right can be told apart.
@@ -73,7 +74,7 @@ def write_toy_data(
         image = np.full((*size, 3), rng.integers(20, 120, 3), np.uint8)
         xy = pose(rng, np.array((size[1] / 2, size[0] * 0.5)) + rng.normal(0, 3, 2), size[0] * 0.75)
         draw(image, xy)
-        cv2.imwrite(str(folder / f"{i:06d}.jpg"), image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))
+        imwrite(folder / f"{i:06d}.jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))
         low, high = xy.min(0).clip(0), np.minimum(xy.max(0), (size[1] - 1, size[0] - 1))
         labelled = np.column_stack((xy, np.full(NUM_KEYPOINTS, 2.0)))
         lists = {name: part.ravel().tolist() for name, part in zip(FIELDS, np.split(labelled, cuts), strict=True)}

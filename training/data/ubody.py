@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from ..checkpoint import write_atomic, write_json
 from ..command import at_least_one, run
+from ..pictures import imwrite
 from .wholebody import read_coco, read_json
 
 FRAME_RATE = 30  # the annotations count frames of `ffmpeg -r 30`, from 1
@@ -113,7 +114,7 @@ def decode(video: Path) -> Iterator:
         raise ImportError('reading videos needs PyAV: pip install "dwpose-torch[video]"') from error
     empty = True
     try:
-        with av.open(str(video)) as container:
+        with av.open(str(video.absolute())) as container:
             for stream in container.streams.video[:1]:
                 stream.thread_type = "AUTO"
                 for frame in container.decode(stream):
@@ -160,7 +161,7 @@ def extract_video(video: Path, target: Path, numbers: set[int], suffix: str, qua
     try:
         for number, image in frames_at_rate(video, numbers):
             path = part / f"{number:06d}.{suffix}"
-            if not cv2.imwrite(str(path), image, options):
+            if not imwrite(path, image, options):
                 raise OSError(f"could not write {path}: is the disk full?")
             found.add(number)
         target.mkdir(exist_ok=True)

@@ -29,6 +29,7 @@ from dwpose_core.models.weights import load_detector
 from dwpose_core.models.yolox import YOLOX, decode_people
 from dwpose_core.pipeline import Options, find_boxes
 
+from ..pictures import imread
 from .batches import to_input
 from .pool import ScenePool
 
@@ -203,7 +204,7 @@ def calibrate(net: YOLOX, pools: list[ScenePool]) -> float:
 
 def boxes_by_picture(labels: Path, crowds: bool = False) -> dict[str, np.ndarray]:
     """Boxes (P, 4) xyxy px of the people of a label file, or of COCO's crowds of them, by file name."""
-    entries = json.loads(labels.read_text())
+    entries = json.loads(labels.read_bytes())
     names = {row["id"]: row["file_name"] for row in entries.get("images", ())} if isinstance(entries, dict) else {}
     boxes: dict[str, list] = {}
     for entry in entries["annotations"] if isinstance(entries, dict) else entries:
@@ -219,7 +220,7 @@ def photographs(labels: Path, images: Path) -> list[tuple[np.ndarray, np.ndarray
     """Per picture of a label file: image (h, w, 3) uint8 RGB, boxes (P, 4) xyxy px, file name."""
     rows = []
     for name, labelled in boxes_by_picture(labels).items():
-        image = cv2.imread(str(images / name))
+        image = imread(images / name)
         if image is None:
             raise ValueError(f"{images / name} is not a readable picture")
         rows.append((cv2.cvtColor(image, cv2.COLOR_BGR2RGB), labelled, name))

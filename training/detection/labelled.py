@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..data.wholebody import DataSource
+from ..pictures import imread
 from .scenes import KEPT_SIDE, KINDS, Scene
 
 PERSON = 1  # COCO's category
@@ -47,7 +48,7 @@ class LabelledPictures:
     def scene(self, k: int, side: int) -> Scene:
         """Picture k with its longer side at `side`."""
         coco, row, folder = self._pictures[k]
-        picture = cv2.imread(str(folder / row["file_name"]))
+        picture = imread(folder / row["file_name"])
         if picture is None:
             raise ValueError(f"{folder / row['file_name']} is not a readable picture")
         size = np.maximum(np.round(np.array(picture.shape[1::-1]) * side / max(picture.shape[:2])).astype(int), 1)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from dwpose_core.skeleton import PARTS
 
 from ..command import at_least_one
+from ..pictures import imwrite
 from . import camera as cam
 from .accessories import accessories
 from .beards import Beards
@@ -147,7 +148,7 @@ def _draw(task: tuple[Path, int, int]) -> dict[str, np.ndarray]:
     layer = _generator.person(seed, number)
     name = f"{seed:04d}_{number:06d}.webp"
     picture = cv2.cvtColor(layer.rgba, cv2.COLOR_RGBA2BGRA)
-    if not cv2.imwrite(str(out / name), picture, (cv2.IMWRITE_WEBP_QUALITY, 92)):
+    if not imwrite(out / name, picture, (cv2.IMWRITE_WEBP_QUALITY, 92)):
         raise OSError(f"cannot write {out / name}")
     fields = ("keypoints", "visible", "frame", "framing", "pose")
     return {"names": name} | {field: getattr(layer, field) for field in fields}

@@ -7,10 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..pictures import imread
+
 
 def read_rgba(path: Path) -> np.ndarray:
     """(h, w, 4) uint8 RGBA. WebP drops an alpha that is 255 everywhere, as in close-ups; it is put back."""
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    picture = imread(path, cv2.IMREAD_UNCHANGED)
     if picture is None or picture.ndim != 3:
         raise ValueError(f"{path} is not a readable RGBA picture")
     return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA if picture.shape[2] == 4 else cv2.COLOR_BGR2RGBA)

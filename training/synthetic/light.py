@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..pictures import imread
 from .rotations import Y, turn
 
 
@@ -38,7 +39,7 @@ class LightSampler:
     @staticmethod
     def _harmonics(path: Path) -> np.ndarray:
         """(9, 3) irradiance coefficients over pi. The picture's centre is +Z, its top +Y."""
-        image = cv2.resize(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), (64, 32), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(imread(path, cv2.IMREAD_UNCHANGED), (64, 32), interpolation=cv2.INTER_AREA)
         elevation = (0.5 - (np.arange(32) + 0.5) / 32) * np.pi
         azimuth = ((np.arange(64) + 0.5) / 64 - 0.5) * 2 * np.pi
         cos = np.cos(elevation)[:, None]

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..command import at_least_one
+from ..pictures import imwrite
 from .animals import animal, coat
 from .camera import Camera
 from .fabrics import random_cloth
@@ -182,7 +183,7 @@ def _draw(task: tuple[Path, int, int]) -> None:
     out, seed, number = task
     picture = cv2.cvtColor(_generator.draw(seed, number), cv2.COLOR_RGBA2BGRA)
     path = out / f"{number:06d}.webp"
-    if not cv2.imwrite(str(path), picture, (cv2.IMWRITE_WEBP_QUALITY, 90)):
+    if not imwrite(path, picture, (cv2.IMWRITE_WEBP_QUALITY, 90)):
         raise OSError(f"cannot write {path}")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..pictures import imread
 from .camera import FAR, NEAR
 from .items import Item
 from .light import Light
@@ -188,7 +189,7 @@ class Renderer:
         if path not in self.textures:
             if len(self.textures) >= HELD:
                 self.textures.pop(next(iter(self.textures))).release()
-            image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            image = imread(path, cv2.IMREAD_UNCHANGED)
             if image is None:
                 raise ValueError(f"cannot read the texture {path}")
             code = {2: cv2.COLOR_GRAY2RGBA, 3: cv2.COLOR_BGR2RGBA, 4: cv2.COLOR_BGRA2RGBA}[

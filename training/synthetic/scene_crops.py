@@ -24,6 +24,7 @@ import numpy as np
 from dwpose_core.skeleton import FLIP_INDICES, NUM_KEYPOINTS
 
 from ..command import at_least_one
+from ..pictures import imread
 from .coco import seen_box
 from .composite import BOX_PADDING, Crop, draw_jitter, similarity, warp
 from .labels import HIDDEN, OUTSIDE, VISIBLE
@@ -73,7 +74,7 @@ class ScenePeople:
 
 def scene_crop(people: ScenePeople, index: int, size: tuple[int, int], rng: np.random.Generator) -> Crop:
     """A crop of `size` (width, height) of person `index`."""
-    picture = cv2.imread(str(people.paths[index]))
+    picture = imread(people.paths[index])
     if picture is None:
         raise ValueError(f"{people.paths[index]} is not a readable picture")
     boxes = people.seen_box[index], people.whole_box[index]

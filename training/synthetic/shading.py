@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from ..pictures import imread
 from .meshes import COLUMNS
 from .raster import Fragments, Triangles, perspective
 
@@ -27,7 +28,7 @@ class Atlas:
         tables: list[list[tuple[int, int, int]]] = []
         at = 0
         for path in paths:
-            picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            picture = imread(path, cv2.IMREAD_UNCHANGED)
             if picture is None:
                 raise ValueError(f"cannot read the texture {path}")
             channels = 1 if picture.ndim == 2 else picture.shape[2]

@@ -20,6 +20,7 @@ import numpy as np
 from dwpose_core.skeleton import HAND_EDGES, PARTS
 
 from ..command import at_least_one
+from ..pictures import imread, imwrite
 from .coco import PART_FIELDS, SKELETON
 from .labels import OUTSIDE, VISIBLE
 
@@ -105,7 +106,7 @@ def scene_pictures(folder: Path, count: int, size: tuple[int, int], show: str, i
         raise ValueError(f"{folder} has no image with the id {unknown[0]}; its ids are {min(images)} to {max(images)}")
     pictures = []
     for entry in [images[k] for k in ids] if ids else content["images"][:count]:
-        image = cv2.cvtColor(cv2.imread(str(folder / "images" / entry["file_name"])), cv2.COLOR_BGR2RGB)
+        image = cv2.cvtColor(imread(folder / "images" / entry["file_name"]), cv2.COLOR_BGR2RGB)
         people = [person for person in content["annotations"] if person["image_id"] == entry["id"]]
         views = {"bare": image, "labels": draw_labels(image, people)}
         pictures.append(np.vstack([fitted(view, size) for name, view in views.items() if show in (name, "both")]))
@@ -157,7 +158,7 @@ def main() -> None:
     else:
         pictures = layer_pictures(args.data, args.count, tuple(args.size), args.assets, args.objects)
     sheet = cv2.cvtColor(tile(pictures, args.columns), cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(args.out), sheet):
+    if not imwrite(args.out, sheet):
         raise OSError(f"cannot write {args.out}")
 
 
