@@ -8,7 +8,9 @@ it runs and where in `runner.description`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,7 @@ class TorchRunner:
     Args:
         net: `DWPose` or `YOLOX` with its weights.
         device: see `pick_device`.
-        dtype: of the arithmetic; outputs are float32 in any case.
+        dtype: of the arithmetic, whatever `torch.autocast` surrounds the call; outputs are float32 in any case.
     """
 
     def __init__(self, net: nn.Module, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32):
@@ -87,7 +89,10 @@ class TorchRunner:
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> Outputs:
-        outputs = self.net(batch.to(self.device, self.dtype, memory_format=torch.channels_last))
+        kind = self.device.type
+        exact = torch.amp.is_autocast_available(kind)  # Apple's devices have it from torch 2.5 on
+        with torch.autocast(kind, enabled=False) if exact else contextlib.nullcontext():
+            outputs = self.net(batch.to(self.device, self.dtype, memory_format=torch.channels_last))
         return tuple(out.float() for out in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
@@ -97,7 +102,10 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
 }
+_FROM = "onnxruntime-gpu has cuda and tensorrt, onnxruntime-openvino openvino, onnxruntime-directml directml (Windows)"
 
 
 # What makes a file a pose network or a detector of ours: the axes of its outputs, None for any length, and in words.
@@ -107,12 +115,38 @@ _KINDS = {
 }
 
 
+def _onnxruntime():
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            'backend "onnx" needs onnxruntime: pip install "dwpose-torch[onnx]" (or [onnx-cpu]); '
+            'backend "torch" runs the same .onnx files without it'
+        ) from error
+    return onnxruntime
+
+
+def provider_beside(device_type: str) -> str:
+    """The ONNX Runtime provider where torch would run on `device_type` and nobody names one.
+
+    "cuda" for an NVIDIA GPU. Without one "directml", any GPU under Windows, where this ONNX Runtime was installed for
+    it, and "cpu" otherwise. Other GPUs of torch (AMD's, Apple's) have no provider here that can be relied on.
+    """
+    ort = _onnxruntime()
+    if device_type == "cuda" and torch.version.hip is None:
+        return "cuda"
+    return "directml" if PROVIDERS["directml"] in ort.get_available_providers() else "cpu"
+
+
 class OnnxRunner:
     """Runs an .onnx file through ONNX Runtime.
 
+    Copies and pickles load the file again.
+
     Args:
         path: the model file.
-        provider: "cpu", "cuda", "tensorrt", "openvino", or None for CUDA where this build has it, else the CPU.
+        provider: a key of `PROVIDERS`, or None for CUDA or DirectML (any GPU under Windows) where this build has one,
+            else the CPU.
         kind: "pose" or "detector": what the file must hold; None takes any.
         device_index: which GPU.
         cache_dir: where TensorRT keeps its engines; beside the model by default. Building one takes minutes.
@@ -136,29 +170,24 @@ class OnnxRunner:
         threads: int = 0,
         input_size: tuple[int, int] | None = None,
     ):
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise ImportError(
-                'backend "onnx" needs onnxruntime: pip install "dwpose-torch[onnx]" (or [onnx-cpu]); '
-                'backend "torch" runs the same .onnx files without it'
-            ) from error
+        ort = _onnxruntime()
         available = ort.get_available_providers()
         if provider is None:
-            provider = "cuda" if PROVIDERS["cuda"] in available else "cpu"
+            provider = "cuda" if PROVIDERS["cuda"] in available else provider_beside("cpu")
         if provider not in PROVIDERS:
             raise ValueError(f"unknown ONNX Runtime provider {provider!r}; choose one of {', '.join(PROVIDERS)}")
         if PROVIDERS[provider] not in available:
             have = [name for name, full in PROVIDERS.items() if full in available]
             raise ValueError(
-                f"this onnxruntime has no {provider} provider (it has {', '.join(have)}). "
-                f"For cuda and tensorrt install onnxruntime-gpu, for openvino onnxruntime-openvino, alone."
+                f"this onnxruntime has no {provider} provider (it has {', '.join(have)}). Install the package that has "
+                f"it, alone: {_FROM}"
             )
         if provider in ("cuda", "tensorrt") and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # finds the CUDA libraries that came with PyTorch
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.enable_mem_pattern = provider != "directml"  # which cannot have it (ONNX Runtime's documentation)
         # Waiting threads that spin take the cores from whoever decodes and draws beside us: 20 % on a shared machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -170,10 +199,19 @@ class OnnxRunner:
         running = self.session.get_providers()
         if running[0] != PROVIDERS[provider]:
             raise ValueError(
-                f"ONNX Runtime was asked for {provider} but fell back to {running[0]}: its CUDA or cuDNN libraries "
-                f"did not load (`dwpose doctor` says more). Use backend 'torch', or ask for the cpu provider."
+                f"ONNX Runtime was asked for {provider} but fell back to {running[0]}: the libraries of {provider} did "
+                "not load (`dwpose doctor` says more). Use backend 'torch', or ask for the cpu provider."
             )
         self.provider = provider
+        self._arguments = {
+            "path": Path(path).resolve(),
+            "provider": provider,
+            "kind": kind,
+            "device_index": device_index,
+            "cache_dir": cache_dir,
+            "threads": threads,
+            "input_size": input_size,
+        }
         self.name = Path(path).stem
         self.device = torch.device("cuda", device_index) if provider in ("cuda", "tensorrt") else torch.device("cpu")
         if kind is not None:
@@ -189,6 +227,10 @@ class OnnxRunner:
         if input_size is None:
             raise ValueError(f"{path} leaves its input size open; pass input_size=(H, W)")
         self.input_size = input_size
+
+    def __reduce__(self) -> tuple:
+        # A session can be neither pickled nor copied: whoever gets a copy (another process) loads the file again.
+        return functools.partial(OnnxRunner, **self._arguments), ()
 
     def _check_kind(self, path: str | Path, kind: str) -> None:
         wanted, words = _KINDS[kind]
@@ -253,4 +295,6 @@ def _provider_list(provider: str, device_index: int, cache_dir: str | Path) -> l
         return [(PROVIDERS["tensorrt"], engine), cuda]
     if provider == "cuda":
         return [cuda]
+    if provider == "directml":
+        return [(PROVIDERS["directml"], {"device_id": device_index})]
     return [PROVIDERS[provider]]

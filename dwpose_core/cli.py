@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from . import __version__
 
+# As backends.PROVIDERS, which costs importing torch: `--help` shall be quick.
+PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "directml", "coreml")
 EPILOG = """\
 examples:
   dwpose image photo.jpg -o pose.png                 one photograph, one pose map
@@ -71,7 +73,7 @@ def _add_image(command) -> None:
         "pose maps of photographs",
         """
         dwpose image photo.jpg -o pose.png
-        dwpose image photos/ 'more/*.png' -o poses/ --json
+        dwpose image photos/ "more/*.png" -o poses/ --json
         dwpose image photos/ -o poses/ --json-layout openpose
         dwpose image dancers.jpg -o pose.png --style xinsir --draw-size 1024x1536
         dwpose image face.jpg -o pose.png --detector none --no-hand
@@ -105,7 +107,7 @@ def _add_networks(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     nets.add_argument("--device", help="cuda, cuda:1, mps, cpu, ... (default: the best one present)")
     nets.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on a GPU")
     nets.add_argument("--backend", choices=("torch", "onnx"), default="torch", help="onnx is ONNX Runtime")
-    nets.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino"), help="of ONNX Runtime")
+    nets.add_argument("--provider", choices=PROVIDERS, help="of ONNX Runtime")
     nets.add_argument("--cache-dir", help="where downloads go (default: the Hugging Face cache)")
     nets.add_argument("--offline", action="store_true", help="never ask the network")
     find = sub.add_argument_group("finding people")
@@ -220,6 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from . import commands
     from .models.download import WeightsUnavailable
 
+    if getattr(sys.stdout, "errors", "") == "strict":  # Windows' code pages lack most letters that names are made of
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_, **__: print(f"dwpose: {message}", file=sys.stderr)
     try:
         return getattr(commands, args.run)(args)

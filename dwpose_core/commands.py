@@ -18,7 +18,7 @@ from .arguments import describe, draw_size, drawing_from, load_networks, parse_s
 from .clips import FOLDER_FPS, Rate
 from .dataset.cli import extract, stats  # noqa: F401
 from .dataset.redraw import redraw
-from .images import IMAGE_SUFFIXES, atomic_write, check_picture_name, read_image, write_image
+from .images import IMAGE_SUFFIXES, atomic_write, check_picture_name, place_of, read_image, write_image
 from .people import People
 from .video import WRITTEN_SUFFIXES, VideoWriter
 from .video_cli import video  # noqa: F401
@@ -62,7 +62,8 @@ def image(args: argparse.Namespace) -> int:
         print(f"failed: {line}", file=sys.stderr)
     done = len(inputs) - len(failures)
     where = describe(detector)
-    print(f"{done} of {len(inputs)} images, {found} people, {nobody} images without people; {where}")
+    missed = f", nobody in {nobody}" if nobody else ""
+    print(f"{done} of {_counted(len(inputs), 'image')}, {_counted(found, 'person', 'people')}{missed}; {where}")
     if done:
         print(f"wrote {outputs[0] if not several else args.out}")
     return 1 if failures else 0
@@ -95,8 +96,13 @@ def render(args: argparse.Namespace) -> int:
         )
     else:
         _draw_frames(frames, out, args.draw_size, drawing, bar=True)
-    print(f"{len(frames)} frames, {sum(len(people) for people in frames)} people; wrote {out}")
+    count = sum(len(people) for people in frames)
+    print(f"{_counted(len(frames), 'frame')}, {_counted(count, 'person', 'people')}; wrote {out}")
     return 0
+
+
+def _counted(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def _render_folder(source: Path, out: Path, size: tuple[int, int] | None, size_drawn: str | None, drawing: dict) -> int:
@@ -185,7 +191,8 @@ def find_inputs(names: list[str], out: str) -> dict[Path, Path]:
     """Files, the images below folders, and globs -> files in a stable order, each once, with the name its map gets
     (without suffix): that of the file, below a folder with the folders between.
 
-    Maps of an earlier run in a folder `out` below an input folder are no input.
+    Maps of an earlier run in a folder `out` below an input folder are no input, nor is what is hidden: macOS puts a
+    ._photo.jpg that is no picture beside each photo.jpg on a foreign disk.
 
     Raises:
         ValueError: when a name matches nothing.
@@ -197,6 +204,7 @@ def find_inputs(names: list[str], out: str) -> dict[Path, Path]:
         if path.is_dir():
             earlier = target if path.resolve() in target.parents else None
             matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            matches = [p for p in matches if not any(part.startswith(".") for part in p.relative_to(path).parts)]
             matches = [p for p in matches if earlier is None or earlier not in p.resolve().parents]
             if not matches:
                 raise ValueError(f"no image below the folder {name}")
@@ -238,18 +246,23 @@ def _output_paths(
     else:
         (name,) = named.values()
         outputs = [_single_output(out, name.name)]
-    photographs = {path.resolve() for path in named}
-    owner: dict[Path, Path] = {}
+    photographs = {place_of(path) for path in named}
+    owner: dict[str, Path] = {}
     for path, target in zip(named, outputs, strict=True):
         files = [target]
         files += [_json_path(target, layout)] if layout else []
         files += [_overlay_path(target)] if overlay_too else []
-        for file in (file.resolve() for file in files):
-            if file in photographs:
-                raise ValueError(f"{file.name} would replace the photograph {file}; choose another folder with -o")
-            if file in owner:
-                raise ValueError(f"{owner[file]} and {path} would both be written to {file}; run them one by one")
-            owner[file] = path
+        for file in files:
+            place = place_of(file)
+            if place in photographs:
+                raise ValueError(
+                    f"{file.name} would replace the photograph {file.resolve()}; choose another folder with -o"
+                )
+            if place in owner:
+                raise ValueError(
+                    f"{owner[place]} and {path} would both be written to {file.resolve()}; run them one by one"
+                )
+            owner[place] = path
     return outputs
 
 

@@ -26,6 +26,9 @@ PACKAGES = {
     "ray": "many machines",
 }
 
+# All of them are imported as onnxruntime: directml is for any GPU under Windows, rocm for AMD's under Linux.
+_ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-rocm")
+
 
 def report(cache_dir: str | os.PathLike | None = None) -> tuple[str, list[str]]:
     """The whole report as text, and the list of problems in it."""
@@ -81,7 +84,7 @@ def _opencv(problems: list[str]) -> str:
 
 
 def _onnxruntime(problems: list[str]) -> str:
-    owners = [name for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino") if _version(name)]
+    owners = [name for name in _ONNX_RUNTIMES if _version(name)]
     if not owners:
         return 'not installed (optional; only backend "onnx" needs it)'
     if len(owners) > 1:
@@ -98,6 +101,7 @@ def _onnxruntime(problems: list[str]) -> str:
 
 
 def _weights(cache_dir: str | os.PathLike | None, problems: list[str]) -> list[str]:
+    from .hub import DEFAULT_DETECTOR, DEFAULT_POSE
     from .models import catalogue, download
 
     folder = download.cache_folder(cache_dir)
@@ -110,4 +114,10 @@ def _weights(cache_dir: str | os.PathLike | None, problems: list[str]) -> list[s
             lines.append(f"{name:16s} {os.environ[name]}")
     cached = [entry.name for entry in catalogue.ENTRIES if catalogue.cached_path(entry, cache_dir)]
     lines.append(f"weights          {', '.join(cached) or 'none'} (see `dwpose models`)")
+    missing = [name for name in (DEFAULT_POSE, DEFAULT_DETECTOR) if name not in cached]
+    if missing:
+        lines.append(
+            f"{'':16s} {' and '.join(missing)} will be downloaded at first use; offline, or where that fails, "
+            "rough starters of the package stand in"
+        )
     return lines

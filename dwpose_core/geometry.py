@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 
 # Legend: P boxes, H and W of the network input, h and w of the image.
 
@@ -197,12 +198,13 @@ def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
     return np.array(kept, np.int64)
 
 
-def check_boxes(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Boxes given by a user: (P, 4) float32 xyxy in image pixels.
+def check_boxes(boxes: ArrayLike | torch.Tensor, image_size: tuple[int, int]) -> np.ndarray:
+    """Boxes given by a user, as an array, a list or a tensor on any device: (P, 4) float32 xyxy in image pixels.
 
     Raises:
         ValueError: for a wrong shape, not finite numbers, an empty box, or one that misses the image altogether.
     """
+    boxes = boxes.detach().float().cpu() if isinstance(boxes, torch.Tensor) else boxes
     boxes = np.asarray(boxes, np.float32)
     if boxes.size == 0:
         return np.zeros((0, 4), np.float32)

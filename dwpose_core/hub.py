@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from . import __version__
-from .backends import OnnxRunner, TorchRunner, pick_device
+from .backends import OnnxRunner, TorchRunner, pick_device, provider_beside
 from .models import catalogue, download
 from .models.weights import SUFFIXES, load_detector, load_pose, save_safetensors
 from .pipeline import Options, Runner
@@ -120,10 +120,11 @@ def load_runners(
         raise ValueError("dtype belongs to backend='torch'; an .onnx file has its own precision")
     where = pick_device(device)
     if backend == "onnx":
-        provider = provider or ("cuda" if where.type == "cuda" else "cpu")
         for path in filter(None, (sources.pose, sources.detector)):
             if path.suffix != ".onnx":
                 raise ValueError(f"backend 'onnx' needs an .onnx file, got {path.name}; make one with `dwpose export`")
+        asked = device is not None and where.type == "cpu"
+        provider = provider or ("cpu" if asked else provider_beside(where.type))
         pose = OnnxRunner(sources.pose, provider, kind="pose", device_index=where.index or 0)
         if sources.detector is None:
             return pose, None
@@ -167,6 +168,7 @@ def unfuse_batchnorm(net: nn.Module) -> nn.Module:
 
     They compute (x - 0) / sqrt(1 + eps) * sqrt(1 + eps) + bias. All parameters keep their type.
     """
+    net = getattr(net, "_orig_mod", net)  # torch.compile's wrapper
     plain = type(net)(net.config, net.name).eval()
     state = net.state_dict()
     for prefix, module in plain.named_modules():
@@ -230,7 +232,7 @@ def _open(fetch: Callable[[str], Path | None], parts: tuple[str, ...], variant: 
     """What a saved folder holds of `parts`. `fetch` gives the path of a file in it, or None where there is none."""
     path = fetch(CONFIG_NAME)
     try:
-        config = json.loads(path.read_text()) if path else {}
+        config = json.loads(path.read_bytes()) if path else {}
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(config, dict) or config.get("_class_name") != CLASS_NAME:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -91,9 +92,12 @@ def as_images(image: Any) -> list[np.ndarray | torch.Tensor]:
             )
         return [out.numpy() for out in _split(torch.from_numpy(np.require(image, requirements="CW")))]
     if isinstance(image, torch.Tensor):
-        return _split(image)
+        return _split(image.detach())
     if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
-        return [from_pil(image)]
+        try:
+            return [from_pil(image)]
+        except OSError as error:  # PIL decodes when pixels are asked for, here
+            raise ValueError(f"the PIL image cannot be decoded: {error}") from error
     raise ValueError(f"cannot read an image from {type(image).__name__}; give a path, PIL image, array or tensor")
 
 
@@ -137,6 +141,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def place_of(path: str | os.PathLike) -> str:
+    """The same text for names of the same file; on a Mac, whose disks take A.PNG for a.png, not all that differ do."""
+    place = str(Path(path).resolve())
+    return place.casefold() if sys.platform in ("darwin", "win32") else place
 
 
 def check_picture_name(path: str | os.PathLike) -> None:

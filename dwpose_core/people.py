@@ -80,6 +80,13 @@ class People:
             source=source,
         )
 
+    def __repr__(self) -> str:
+        """One line: how many, how sure, where from; the arrays of one person fill a screen."""
+        shown = [f"box_score={[round(float(score), 2) for score in self.box_score]}", f"image_size={self.image_size}"]
+        shown += [f"id={self.id.tolist()}"] if self.id is not None else []
+        shown += [f"source={self.source!r}"] if self.source else []
+        return f"People({len(self)}, {', '.join(shown)})"
+
     def __len__(self) -> int:
         return len(self.xy)
 

@@ -120,7 +120,7 @@ class DWposeDetector(
             device: "cuda", "cuda:1", "mps", "cpu", ...; None takes the best one present.
             dtype: of the arithmetic, torch backend only; None is float32 on the CPU and float16 on a GPU.
             backend: "torch", or "onnx" for ONNX Runtime (needs .onnx weights).
-            provider: of ONNX Runtime: "cpu", "cuda", "tensorrt", "openvino"; None follows `device`.
+            provider: of ONNX Runtime, a key of `backends.PROVIDERS` ("cpu", "cuda", ...); None follows `device`.
             subfolder: where in the folder or repository. Like the next two, without meaning for names and files.
             variant: "fp16" reads pose.fp16.safetensors; where there is none, the plain file with a warning.
             revision: branch, tag or commit of the repository.
@@ -170,15 +170,17 @@ class DWposeDetector(
         return self.pose.device
 
     def to(
-        self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None
+        self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | str | None = None
     ) -> DWposeDetector:
         """Move or convert both networks; returns self. As everywhere in torch, `.to(torch.float16)` works, too.
 
         Raises:
-            ValueError: with the onnx backend, whose provider is fixed when it is loaded.
+            ValueError: for a device that is not here, a type that is not floating-point, and with the onnx backend,
+                whose provider is fixed when it is loaded.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
+        dtype = hub.as_dtype(dtype)
         for runner in (self.pose, self.detector):
             if runner is None:
                 continue

@@ -76,7 +76,7 @@ class VideoReader:
         if not self.path.is_file():
             raise FileNotFoundError(f"no video file at {path}")
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(_whole(path))
         except (av.error.FFmpegError, OSError) as error:
             raise ValueError(f"{path} cannot be opened as a video: {error.strerror or error}") from error
         if not self._container.streams.video:
@@ -115,11 +115,17 @@ class VideoReader:
             raise ValueError(f"{self.path} has a video stream without a single frame")
 
 
+def _whole(path: str | os.PathLike) -> str:
+    """An absolute path: else FFmpeg takes what stands before a colon, as in 2024-05-01T12:30.mp4, for a protocol."""
+    return os.path.abspath(path)
+
+
 def _measured_rate(path: Path, frames: int = 100) -> Fraction | None:
     """Frames per second from the times of the first ones, without decoding: what browsers record says no rate, and
     FFmpeg's guess is then the resolution of time, 1000."""
     av, times = _import_av(), []
-    with av.open(str(path)) as container, contextlib.suppress(av.error.FFmpegError):  # damage is told when it is read
+    # Damage is told when it is read.
+    with av.open(_whole(path)) as container, contextlib.suppress(av.error.FFmpegError):
         for packet in islice(container.demux(container.streams.video[0]), frames):
             if packet.pts is not None:
                 times.append(packet.pts * packet.time_base)
@@ -202,7 +208,7 @@ class VideoWriter:
             self._audio.copy_until(time)
 
     def _open(self, av: Any, size: tuple[int, int]) -> None:
-        self._container = av.open(str(self._temporary), "w")
+        self._container = av.open(_whole(self._temporary), "w")
         video = self._container.add_stream("libx264", rate=self._source.fps)
         video.height, video.width = size
         video.pix_fmt = "yuv420p"
@@ -245,7 +251,7 @@ class _AudioCopy:
     """The sound of one file into another, in step with the pictures so that neither waits for the other on playback."""
 
     def __init__(self, av: Any, source: VideoReader, target: Any):
-        self._in = av.open(str(source.path))
+        self._in = av.open(_whole(source.path))
         stream = self._in.streams.audio[0]
         self._target = target
         self._as_is = stream.codec_context.name in _MP4_AUDIO

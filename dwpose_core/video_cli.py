@@ -62,10 +62,12 @@ def steady_from(args: argparse.Namespace):
 
 def check_targets(source: str, *targets: str | None) -> None:
     """Raises ValueError where two of the files would be one."""
+    from .images import place_of
+
     names = [source, *filter(None, targets)]
     for i, name in enumerate(names):
         for other in names[:i]:
-            if Path(name).resolve() == Path(other).resolve():
+            if place_of(name) == place_of(other):
                 what = "is the input" if other == source else "is named twice"
                 raise ValueError(f"{name} {what}; write to another file")
 

@@ -184,6 +184,6 @@ def _preprocess(
             sockets.put(maps[len(found)], np.ascontiguousarray(render(frame, size, style, parts=parts)))
             found.append(frame)
         progress.update_absolute(len(found), len(image))
-    text = " ".join(part for part in (model.note, sockets.found_text(found)) if part)
+    text = " ".join(part for part in (model.note, sockets.found_text(found, 0.3)) if part)
     keypoints = sockets.to_keypoints(found, threshold=0.3, confidence="binary")
     return maps, sockets.keep_parts(keypoints, body, hand, face, feet=body), text

@@ -199,7 +199,7 @@ class DWPoseEstimate(io.ComfyNode):
         shown = {
             **previews(cls, output),
             "openpose_json": [sockets.to_json(keypoints)],
-            **sockets.say(cls, remark + sockets.found_text(found)),
+            **sockets.say(cls, remark + sockets.found_text(found, keypoint_threshold)),
         }
         return io.NodeOutput(output, keypoints, to_bounding_boxes(found), ui=shown)
 

@@ -74,12 +74,16 @@ def _looks_like_dwpose(name: str) -> bool:
 
 
 def find_file(name: str, kind: str) -> Path | None:
-    """A file of the folders by the name the loader shows, else by its last part, as workflows of others name files."""
+    """A file of the folders by the name the loader shows, else by its last part, as workflows of others name files.
+
+    Folders in a name end in what the system has that the workflow was made on, slash or backslash.
+    """
+    name = name.replace("\\", "/")
     for same in (str, os.path.basename):
         for key in _folders(kind):
             for known in folder_paths.get_filename_list(key):
                 # A link to nowhere has a name, but no path.
-                if same(known) == name and (path := folder_paths.get_full_path(key, known)):
+                if same(known.replace("\\", "/")) == name and (path := folder_paths.get_full_path(key, known)):
                     return Path(path)
     return None
 

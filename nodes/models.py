@@ -103,13 +103,12 @@ class Network:
         run of a node only."""
         if self.runner is not None:
             return self.runner
-        from ..dwpose_core.backends import OnnxRunner
+        from ..dwpose_core.backends import OnnxRunner, provider_beside
 
         provider = {"onnxruntime": None, "tensorrt": "tensorrt", "openvino": "openvino"}[self.backend]
         mm.free_memory(4 * self.path.stat().st_size, mm.get_torch_device())
         device = mm.get_torch_device()
-        if provider is None:
-            provider = "cuda" if device.type == "cuda" and torch.version.hip is None else "cpu"
+        provider = provider or provider_beside(device.type)
         return OnnxRunner(self.path, provider, kind=self.kind, device_index=device.index or 0)
 
 

@@ -114,19 +114,24 @@ def say(cls: type[io.ComfyNode], text: str) -> dict:
     return {"text": (text,)}
 
 
-def found_text(people: Sequence[People]) -> str:
-    """How many people there are, and in which frames nobody is."""
+def found_text(people: Sequence[People], threshold: float) -> str:
+    """How many people there are, in which frames nobody is, and how many of them have no point that is drawn."""
+    from ..dwpose_core.openpose import is_visible
+
     counts = [len(frame) for frame in people]
     empty = [number for number, count in enumerate(counts) if not count]
+    blank = sum(int((~is_visible(frame.xy, frame.score, threshold).any(axis=1)).sum()) for frame in people)
+    share = f"{blank} of {sum(counts)} " if blank < sum(counts) else ""
+    remark = f"; {share}not drawn, as no point scores {threshold:g}" if blank else ""
     if len(counts) == 1:
-        return _people(counts[0]) if counts[0] else "Nobody found."
+        return _people(counts[0]) + remark if counts[0] else "Nobody found."
     if len(empty) == len(counts):
         return f"Nobody found in any of {len(counts)} frames."
     if empty:
         shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
-        return f"Nobody found in {len(empty)} of {len(counts)} frames: {shown}"
+        return f"Nobody found in {len(empty)} of {len(counts)} frames: {shown}{remark}"
     least, most = min(counts), max(counts)
-    return f"{len(counts)} frames, {_people(most) if least == most else f'{least} to {_people(most)}'} in each"
+    return f"{len(counts)} frames, {_people(most) if least == most else f'{least} to {_people(most)}'} in each{remark}"
 
 
 def _people(count: int) -> str:

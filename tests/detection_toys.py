@@ -58,6 +58,15 @@ def raw_output(net: YOLOX, images: torch.Tensor) -> torch.Tensor:
 
 
 TINY = DetectorConfig(
-    "yolox-nano", side=SIDE, smallest=32, largest=SIDE, steps=4, batch=4, workers=1, mosaic=0.5, tail=0.5
+    "yolox-nano",
+    side=SIDE,
+    smallest=32,
+    largest=SIDE,
+    steps=4,
+    batch=4,
+    workers=1,
+    mosaic=0.5,
+    tail=0.5,
+    mix_styles=0.5,
 )
 FAR = np.array((-1e5, -1e5, 1e5, 1e5))  # the border of a photograph that cuts nobody

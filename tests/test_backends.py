@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
-from dwpose_core.backends import PROVIDERS, OnnxRunner, TorchRunner
+from dwpose_core import cli
+from dwpose_core.backends import PROVIDERS, OnnxRunner, TorchRunner, provider_beside
 from dwpose_core.images import read_image
 from dwpose_core.models import create_model
 from dwpose_core.models.export import export_onnx
@@ -69,6 +72,18 @@ def test_fixed_batch_is_padded_and_split(exported, tmp_path, count):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda runner: pickle.loads(pickle.dumps(runner))])
+def test_copies_for_other_processes(exported, copied, monkeypatch):
+    _, path = exported
+    monkeypatch.chdir(path.parent)
+    runner = OnnxRunner(path.name, "cpu", kind="pose", threads=1)
+    monkeypatch.chdir("/")
+    again, crops = copied(runner), torch.randn(2, 3, 64, 64)
+    assert again.description == runner.description
+    for a, b in zip(again(crops), runner(crops), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_channels_last_input(exported):
     _, path = exported
     runner = OnnxRunner(path, "cpu")
@@ -94,6 +109,45 @@ def test_a_provider_that_does_not_start(exported, monkeypatch):
     monkeypatch.setattr(ort, "InferenceSession", lambda file, options, providers: real(file, options))
     with pytest.raises(ValueError, match="fell back to CPUExecutionProvider"):
         OnnxRunner(path, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "hip", "have", "expected"),
+    [
+        ("cuda", None, ["cuda", "cpu"], "cuda"),
+        ("cuda", None, ["cpu"], "cuda"),  # refused when it is loaded: the CPU would be a silent fallback
+        ("cuda", "6.4", ["cpu"], "cpu"),
+        ("cpu", None, ["directml", "cpu"], "directml"),
+        ("cpu", None, ["coreml", "cpu"], "cpu"),
+        ("mps", None, ["coreml", "cpu"], "cpu"),
+    ],
+)
+def test_the_provider_beside_a_device(monkeypatch, device, hip, have, expected):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [PROVIDERS[name] for name in have])
+    assert provider_beside(device) == expected
+
+
+def test_directml_is_taken_where_it_was_installed(exported, monkeypatch):
+    _, path = exported
+    real, started = ort.InferenceSession, []
+
+    def session(file, options, providers):
+        started.append((providers, options.enable_mem_pattern))
+        result = real(file, options, providers=["CPUExecutionProvider"])
+        monkeypatch.setattr(result, "get_providers", lambda: [providers[0][0]], raising=False)
+        return result
+
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["DmlExecutionProvider", "CPUExecutionProvider"])
+    runner = OnnxRunner(path, device_index=1)
+    assert runner.provider == "directml" and runner.device.type == "cpu"
+    assert started == [([("DmlExecutionProvider", {"device_id": 1})], False)]
+    assert runner(torch.zeros(1, 3, 64, 64))[0].shape[0] == 1
+
+
+def test_the_command_knows_all_providers():
+    assert cli.PROVIDERS == tuple(PROVIDERS)
 
 
 @pytest.mark.parametrize(("provider", "content"), [("quantum", None), ("cpu", b"not a model")])

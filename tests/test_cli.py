@@ -54,7 +54,8 @@ def test_one_photograph(tmp_path, photos, weights, capsys):
     assert len(frame["people"]) == 1
     assert (frame["canvas_width"], frame["canvas_height"]) == (80, 60)
     assert Image.open(out.with_name("pose.overlay.png")).size == (80, 60)
-    assert "debug on cpu (torch, float32)" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.startswith("1 of 1 image, 1 person; ") and "debug on cpu (torch, float32)" in text
 
 
 @pytest.mark.parametrize(("layout", "body"), [("openpose", 18), ("body25", 25)])
@@ -260,6 +261,7 @@ def test_models_and_doctor(capsys, tmp_path):
     text = capsys.readouterr().out
     for word in ("torch", "opencv", "device", "cache"):
         assert word in text
+    assert "dwpose-l-384 and yolox-l will be downloaded at first use" in text
 
 
 def test_convert_and_export(tmp_path, weights, capsys):

@@ -14,7 +14,7 @@ from dwpose_core.backends import OnnxRunner, TorchRunner
 from dwpose_core.geometry import letterbox, nms
 from dwpose_core.models import create_detector
 from dwpose_core.models.weights import load_detector
-from dwpose_core.models.yolox import VARIANTS, decode_people
+from dwpose_core.models.yolox import VARIANTS, anchor_points, decode_people
 from dwpose_core.pipeline import Options, find_boxes
 
 PHOTOS = ("000000000785", "000000040083")
@@ -107,6 +107,17 @@ def test_every_variant_runs(name):
     assert len(boxes) == len(scores) == raw.shape[1]
     kept = nms(boxes, scores, 0.45)
     assert 0 < len(kept) <= len(boxes)
+
+
+def test_inference_leaves_a_training_alone():
+    """The grid of a size is kept; whoever asks first must not make it useless for gradients."""
+    size, device = (32 * 7, 32 * 5), torch.device("cpu")
+    with torch.inference_mode():
+        anchor_points(size, device)
+    cells, strides = anchor_points(size, device)
+    raw = torch.ones(1, requires_grad=True)
+    ((raw + cells) * strides).sum().backward()
+    assert raw.grad is not None
 
 
 def test_unknown_detector():

@@ -106,6 +106,13 @@ def test_bad_boxes_say_what_is_wrong(boxes, message):
         geometry.check_boxes(boxes, (480, 640))
 
 
+@pytest.mark.parametrize("options", [{"dtype": torch.bfloat16}, {"requires_grad": True}, {"dtype": torch.int64}])
+def test_boxes_as_another_detector_leaves_them(options):
+    given = geometry.check_boxes(torch.tensor([[10, 20, 30, 40]], **{"dtype": torch.float32, **options}), (480, 640))
+    assert given.dtype == np.float32
+    assert given.tolist() == [[10, 20, 30, 40]]
+
+
 def test_nms_counts_pixels():
     """Boxes of 4 x 4 and, in it, 4 x 2 pixels by the last one included: IoU 8 / 16."""
     boxes = np.array([[0, 0, 3, 3], [0, 0, 3, 1]], np.float32)

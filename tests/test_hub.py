@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import warnings
@@ -78,6 +79,14 @@ def test_options_are_options(networks, tmp_path):
     networks.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"Options\(\.\.\.\), got dict"):
         DWposeDetector.from_pretrained(tmp_path, options={"max_people": 1}, device="cpu")
+
+
+def test_a_compiled_detector_is_saved(networks, tmp_path, offline):
+    compiled = copy.deepcopy(networks)
+    for runner in (compiled.pose, compiled.detector):
+        runner.net = torch.compile(runner.net, backend="eager")
+    compiled.save_pretrained(tmp_path)
+    assert same_weights(DWposeDetector.from_pretrained(tmp_path, device="cpu").pose, networks.pose)
 
 
 def test_half_precision(networks, tmp_path):

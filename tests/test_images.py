@@ -93,6 +93,17 @@ def test_broken_files(tmp_path, kind, message):
     assert "broken.jpg" in str(error.value)
 
 
+def test_a_pil_image_that_turns_out_to_be_truncated():
+    with pytest.raises(ValueError, match="PIL image cannot be decoded: image file is truncated"):
+        as_images(Image.open(io.BytesIO(broken("truncated"))))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tensor_that_requires_grad():
+    (pixels,) = as_images(torch.rand(3, 4, 5, requires_grad=True))
+    assert pixels.shape == (4, 5, 3)
+
+
 @pytest.mark.parametrize(
     "image",
     [

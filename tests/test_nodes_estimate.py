@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import sys
 
@@ -12,6 +13,7 @@ import torch
 
 from tests import comfy_stub as stub
 from tests.comfy_stub import run
+from tests.people_samples import some_people
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_no_images_are_an_error(comfy, model):
 def test_nobody_found_is_said(comfy, model):
     mask = torch.zeros(3, 96, 128)
     mask[1, 20:60, 30:70] = 1
-    result = estimated(comfy, model, boxes=None, mask=mask)
+    result = estimated(comfy, model, boxes=None, mask=mask, keypoint_threshold=0.0)
     assert result.ui["text"] == ("Nobody found in 2 of 3 frames: 0, 2",)
     assert comfy.texts == [("7", result.ui["text"][0])]
     assert [len(boxes) for boxes in result[2]] == [0, 1, 0]
@@ -79,12 +81,23 @@ def test_nobody_found_is_said(comfy, model):
     assert nothing.ui["text"] == ("Nothing is selected in the mask. Nobody found in any of 3 frames.",)
     # the browser ignores an empty text, so a good run has to say something, or "Nobody found" stays on the node
     comfy.texts.clear()
-    assert estimated(comfy, model, frames=1).ui["text"] == ("1 person",)
+    assert estimated(comfy, model, frames=1, keypoint_threshold=0.0).ui["text"] == ("1 person",)
     assert comfy.texts == [("7", "1 person")]
 
 
+def test_people_without_a_point_to_draw_are_said(comfy, model):
+    for frames, text in ((1, "1 person"), (2, "2 frames, 1 person in each")):
+        result = estimated(comfy, model, frames=frames, keypoint_threshold=2.0)
+        assert not result[0].any()
+        assert result.ui["text"] == (f"{text}; not drawn, as no point scores 2",)
+    people = some_people(2)
+    hidden = dataclasses.replace(people, score=people.score * [[1], [0]])
+    text = sys.modules[f"{comfy.package.__name__}.nodes.sockets"].found_text([hidden, people[:0]], 0.3)
+    assert text == "Nobody found in 1 of 2 frames: 1; 1 of 2 not drawn, as no point scores 0.3"
+
+
 def test_a_mask_beside_boxes_is_said_to_be_ignored(comfy, model):
-    result = estimated(comfy, model, frames=1, mask=torch.zeros(1, 96, 128))
+    result = estimated(comfy, model, frames=1, mask=torch.zeros(1, 96, 128), keypoint_threshold=0.0)
     assert result.ui["text"] == ("The mask is not used, as boxes are connected. 1 person",)
 
 

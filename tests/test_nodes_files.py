@@ -178,7 +178,7 @@ def test_compat_is_the_older_node(comfy, monkeypatch):
     with pytest.raises(ValueError, match="no images"):
         node.execute(image=image[:0], bbox_detector="None")
     assert node.validate_inputs(bbox_detector="any.onnx", pose_estimator="older.pt") is True
-    assert comfy.texts[0] == ("7", "2 frames, 1 person in each")
+    assert comfy.texts[0] == ("7", "2 frames, 1 person in each; not drawn, as no point scores 0.3")
     # without a node of ComfyUI's nothing keeps the networks; with one they are loaded once
     loads = []
     load = models.load

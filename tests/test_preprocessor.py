@@ -155,6 +155,20 @@ def test_a_batch_of_real_networks_is_the_sum_of_its_images(networks):
         np.testing.assert_allclose(alone.score, people.score, atol=1e-4)
 
 
+def test_autocast_around_the_call_changes_nothing(networks):
+    plain = networks.detect(photo())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        people = networks.detect(photo())
+    np.testing.assert_array_equal(people.xy, plain.xy)
+    np.testing.assert_array_equal(people.score, plain.score)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, "halff"])
+def test_types_that_networks_cannot_have(networks, dtype):
+    with pytest.raises(ValueError, match="dtype"):
+        networks.to(dtype=dtype)
+
+
 # --- spellings of controlnet_aux and easy_dwpose --------------------------------------------------------------------
 
 

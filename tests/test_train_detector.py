@@ -71,6 +71,10 @@ def test_resume_is_exact(tmp_path, monkeypatch):
     assert rows[-1]["pictures_per_second"] > 0 and 0 < rows[-1]["waited"] < 1
     with pytest.raises(ValueError, match="same options"):
         train(0, dataclasses.replace(TINY, lr=1e-3), parts)
+    (tmp_path / "plain").mkdir()
+    train(0, dataclasses.replace(TINY, mix_styles=0.0), Job(pools, tmp_path / "plain"))
+    plain = checkpoint.load_state(tmp_path / "plain" / "last.pt")
+    assert not same_state(plain["both"], states[0]["both"]), "MixStyle is at work in the others"
 
 
 def test_loaders_change_nothing_but_the_time(tmp_path, monkeypatch):

@@ -88,6 +88,7 @@ def test_a_data_worker_gives_its_message_alone(toy, tmp_path, capsys):
     assert command.run(lambda: train_pose.main(argv)) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert "cannot read" in told and "000003.jpg" in told and "Traceback" not in told
+    assert "step/s" not in told  # not behind the progress bar
 
 
 def test_a_device_that_is_not_there(monkeypatch):

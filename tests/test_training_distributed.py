@@ -52,6 +52,15 @@ def test_one_process_does_not_continue_what_two_began(toy, tmp_path):
         train_pose.main([*argv, "--max-steps", "4"])
 
 
+def test_machines_that_do_not_share_the_run_folder(toy, tmp_path, capfd):
+    """The second would begin anew while the first goes on."""
+    here, there = (arguments(toy, tmp_path / name, "--batch-size", "2") for name in ("a", "b"))
+    in_two_processes(train_pose.main, [*here, "--max-steps", "2"], [*there, "--max-steps", "2"])
+    in_two_processes(train_pose.main, [*here, "--max-steps", "4"], [*there, "--max-steps", "4"], status=1)
+    said = capfd.readouterr().err
+    assert "only processes 0 of 2 see" in said and "FutureWarning" not in said
+
+
 def test_two_processes_judge_the_same_people(toy, tmp_path):
     pytest.importorskip("pycocotools")
     torch.manual_seed(0)

@@ -184,6 +184,18 @@ def test_another_configuration_does_not_continue_a_run(toy, tmp_path, more, matc
         train_pose.main(arguments(toy, tmp_path, *more))
 
 
+def test_a_run_from_before_an_option_existed_goes_on(toy, tmp_path):
+    train_pose.main(arguments(toy, tmp_path, "--max-steps", "1"))
+    file = tmp_path / "debug" / "config.json"
+    begun = json.loads(file.read_text())
+    assert begun.pop("clip") == 0
+    file.write_text(json.dumps(begun))
+    with pytest.raises(ValueError, match=r"clip was 0\.0 and is now 1\.0"):
+        train_pose.main(arguments(toy, tmp_path, "--max-steps", "2", "--clip", "1"))
+    train_pose.main(arguments(toy, tmp_path, "--max-steps", "2"))
+    assert checkpoint.load_state(tmp_path / "debug" / "last.pt")["step"] == 2
+
+
 def test_both_stages_give_complete_networks(toy, tmp_path):
     """annotations -> stage 1 -> stage 2, each loading what the one before saved; no file holds a teacher."""
     out = tmp_path

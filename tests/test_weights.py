@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import re
 import zipfile
 from collections import OrderedDict
@@ -236,6 +238,7 @@ def test_weights_of_other_networks(tmp_path, pose, detector):
     check({**state, "backbone.extra.weight": torch.ones(2)}, r"backbone\.extra\.weight is unknown")
     check({k: v for k, v in state.items() if k != "head.gau.ln.g"}, r"head\.gau\.ln\.g is missing")
     check({**state, "head.gau.ln.g": torch.ones(2)}, r"head\.gau\.ln\.g has shape \(2,\) where \(1,\) is expected")
+    check({**state, "head.cls_x.weight": torch.ones(10, 32)}, r"a\.pth is no .*: its cls_x and cls_y have 10")
     config = PoseConfig(**{**vars(pose.config), "num_keypoints": 26})
     check(DWPose(config).state_dict(), "predicts 26 keypoints; a whole-body model has 133")
     check(detector.state_dict(), "holds a detector model .* where a pose model is expected")
@@ -254,6 +257,37 @@ def test_wrong_size_says_which_one_it_is(pose):
     with pytest.raises(ValueError, match="The file fits dwpose-l-384"):
         with torch.device("meta"):
             load_state(create_model("dwpose-l"), create_model("dwpose-l-384").state_dict(), "a.onnx")
+    with pytest.raises(ValueError, match=r"conv\.weight has shape .* is expected$"):
+        load_state(pose, {**pose.state_dict(), "backbone.stage1.0.conv.weight": torch.ones(3)}, "debug.pth")
+
+
+@pytest.mark.parametrize(
+    "change", [{"deepen": 1e9}, {"deepen": "a"}, {"widen": -1}, {"input_size": [0, 0]}, {"stages": 9}, {"tokens": "a"}]
+)
+def test_a_config_that_no_network_can_have(tmp_path, pose, change):
+    fields = {**dataclasses.asdict(pose.config), **change}
+    save_safetensors(pose, tmp_path / "a.safetensors", {"config": json.dumps(fields)})
+    with pytest.raises(ValueError, match=r"a\.safetensors has an unreadable config in its metadata"):
+        load_pose(tmp_path / "a.safetensors")
+
+
+def test_a_half_default_type_does_not_cost_precision(tmp_path, pose):
+    save_safetensors(pose, tmp_path / "a.safetensors")
+    torch.set_default_dtype(torch.float16)
+    try:
+        loaded = load_pose(tmp_path / "a.safetensors")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_equal(loaded.state_dict(), pose.state_dict())
+
+
+def test_loading_leaves_the_random_numbers_alone(tmp_path, pose):
+    save_safetensors(pose, tmp_path / "a.safetensors")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    load_pose(tmp_path / "a.safetensors")
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_names_and_paths(tmp_path, monkeypatch):

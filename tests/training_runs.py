@@ -44,16 +44,19 @@ def in_child(main, argv: list[str], environment: dict[str, str] | None = None) -
     return child
 
 
-def in_two_processes(main, argv: list[str]) -> None:
-    """What `torchrun --nproc-per-node 2` does."""
+def in_two_processes(main, argv: list[str], second: list[str] | None = None, status: int = 0) -> None:
+    """What `torchrun --nproc-per-node 2` does; `second` are other arguments of the second process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    children = [in_child(main, argv, {**group, "RANK": str(rank)}) for rank in range(2)]
+    children = [in_child(main, own, {**group, "RANK": str(rank)}) for rank, own in enumerate((argv, second or argv))]
     for child in children:
         child.join(120)
-    assert [child.exitcode for child in children] == [0, 0]
+    codes = [child.exitcode for child in children]
+    for child in children:
+        child.kill()
+    assert codes == [status, status]
 
 
 def assert_same_run(a: Path, b: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -30,9 +31,10 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
-        _flush(temporary)
+        _flush(temporary, os.O_RDWR)  # Windows flushes no file that is open for reading only
         os.replace(temporary, path)
-        _flush(path.parent)  # the rename itself must survive a power cut
+        if os.name != "nt":  # where folders cannot be opened
+            _flush(path.parent, os.O_RDONLY)  # the rename itself must survive a power cut
     except (OSError, RuntimeError) as error:  # torch.save reports a failed write as RuntimeError
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -41,8 +43,8 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _flush(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:
@@ -82,6 +84,12 @@ def write_json(path: Path, value) -> None:
     """Indented, and whole or not at all."""
     text = json.dumps(value, indent=1) + "\n"
     write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def with_defaults(saved: dict, kind: type) -> dict:
+    """`saved` fields of a configuration (a dataclass); those that it did not have yet are as they were without them."""
+    fields = [field for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING]
+    return {field.name: field.default for field in fields} | saved
 
 
 def same_settings(file: Path, settings: dict[str, str]) -> None:

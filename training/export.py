@@ -179,7 +179,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint.save_model(args.out, network.half() if args.half else network, metadata)
     digest = hashlib.sha256(args.out.read_bytes()).hexdigest()
     card = args.out.with_suffix(".md")
-    card.write_text(model_card(network, args.out.name, digest, config, metadata, args.data, args.licence, stats))
+    text = model_card(network, args.out.name, digest, config, metadata, args.data, args.licence, stats)
+    card.write_text(text, encoding="utf-8")
     step = f", step {metadata['step']}" if "step" in metadata else ""
     size = args.out.stat().st_size / 1e6
     print(f"{args.out} ({size:.1f} MB, {network.name} from {file}{step}) and {card}")

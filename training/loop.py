@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import math
 import signal
@@ -96,7 +97,10 @@ def fit(objective: SimCCObjective, config: TrainConfig, process: Process, evalua
     wrapped = objective
     if process.world > 1:
         ids = [process.device.index] if process.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
+        # All processes have the same buffers. Newer PyTorch warns of the old name.
+        names = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        wrapped = DistributedDataParallel(objective, device_ids=ids, **{sync: False})
 
     batches.start_step = step
     stream = iter(_loader(data, batches, config, process))
@@ -106,7 +110,7 @@ def fit(objective: SimCCObjective, config: TrainConfig, process: Process, evalua
     for doubt in doubts(config, schedule, per_epoch):
         log.warn(doubt)
     statistics = StepStatistics(folder, process)
-    with StopOnSignal() as stop:
+    with contextlib.closing(log), StopOnSignal() as stop:  # closed also by an error, whose message is to follow the bar
         while step < end and not statistics.stop_requested:
             started, waited = time.perf_counter(), 0.0
             epoch = step // per_epoch
@@ -177,7 +181,6 @@ def fit(objective: SimCCObjective, config: TrainConfig, process: Process, evalua
                     partial(checkpoint.save_model, folder / "last.safetensors", average.module, note),
                     final,
                 )
-    log.close()
     if statistics.stop_requested:
         raise SystemExit(143)  # 128 + SIGTERM
     return average.module
@@ -237,13 +240,19 @@ def _resume(folder: Path, config: TrainConfig, process: Process, samples_per_ste
     config_file, state_file = folder / "config.json", folder / "last.pt"
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     fresh = not state_file.exists()
-    gather(None, process)  # every process has looked before the first one writes
+    looked = gather(fresh, process)  # every process has looked before the first one writes
+    if len(set(looked)) > 1:  # some would begin while the others go on: other samples, other rates, a hang at the end
+        sees = ", ".join(str(rank) for rank, new in enumerate(looked) if not new)
+        raise ValueError(
+            f"only processes {sees} of {process.world} see {state_file}: all machines need the run folder on storage "
+            "that they share, name one with --out"
+        )
     if fresh:
         if process.is_first:
             text = json.dumps(now, indent=2) + "\n"
             checkpoint.write_atomic(config_file, lambda temporary: temporary.write_text(text))
         return None
-    before = json.loads(config_file.read_text())
+    before = checkpoint.with_defaults(json.loads(config_file.read_text()), type(config))
     changed = [key for key in now if key not in OPERATIONAL and before.get(key) != now[key]]
     if changed:
         lines = ", ".join(f"{key} was {before.get(key)!r} and is now {now[key]!r}" for key in changed)

@@ -217,10 +217,10 @@ def check_start(
     origin += f", taught by {teacher.resolve()}" if teacher else ""
     origin += "".join(f", {name} {value}" for name, value in options.items())
     begun = out / "begun.txt"
-    if begun.is_file() and (found := begun.read_text()) != origin:
+    if begun.is_file() and (found := begun.read_text(encoding="utf-8")) != origin:
         raise ValueError(f"{out} was begun as {found}, this run is {origin}; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    begun.write_text(origin)
+    begun.write_text(origin, encoding="utf-8")
     return tuple(phase.scaled(length) for phase in phases)
 
 

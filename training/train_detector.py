@@ -50,18 +50,20 @@ from .detection.batches import to_input
 from .detection.evaluate import calibrate, measure
 from .detection.loading import StepBatches, batches
 from .detection.pool import ScenePool, build_pool
-from .detection.start import DetectorConfig, begin, create, read_start
+from .detection.start import DetectorConfig, begin, create, early_layers, read_start
 from .detection.tally import Tally
 from .growth import mean_weights
 from .monitor import StopOnSignal
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage
 from .starter import HELD_OUT, LAYER_SIZE, OBJECTS, average_gradients
+from .style_mixing import StyleMixing
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
 from .synthetic.scene_set import generate_scenes
 from .synthetic.workers import end_with_parent, limit_threads
 
+STYLE_STREAM = 6  # apart from the random numbers of the batches
 LOG_EVERY = 50  # steps; a GPU is also looked at as rarely, because it has to finish its work first
 # Scenes of held-out people, pictures without anybody, close-ups: name, count, people in each, close-up.
 TESTS = (("test", 800, None, False), ("test_empty", 400, 0, False), ("test_close", 300, 1, True))
@@ -114,6 +116,8 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
     # Sides change from step to step: cudnn.benchmark would try all algorithms anew for each, longer than it saves.
     both = nn.ModuleList((net, aid.PartsAid(net))).to(device, memory_format=torch.channels_last)
     average = ExponentialMovingAverage(net, momentum=0.002, gamma=300.0)
+    # After the average, a copy of the network that nobody disturbs.
+    styles = StyleMixing(early_layers(net), config.mix_styles, (config.seed, rank, STYLE_STREAM))
     optimizer = MuonAdamW(both, config.lr, config.muon_lr, config.weight_decay)
     if state:
         both.load_state_dict(state["both"])
@@ -132,6 +136,7 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
             with tally.waiting():
                 batch = next(source)
             batch, in_tail = batch.to(device), step >= config.tail_start
+            styles.begin(step)
             with torch.autocast(device.type, torch.bfloat16):
                 maps = net.backbone(to_input(batch.canvas[..., :3], device))
                 raw, more = simota.logits(net.head, maps), both[1](maps)
@@ -179,7 +184,7 @@ def _saved(path: Path, config: DetectorConfig) -> dict | None:
     if not path.is_file():
         return None
     state = checkpoint.load_state(path)
-    if state["config"] != dataclasses.asdict(config):
+    if checkpoint.with_defaults(state["config"], DetectorConfig) != dataclasses.asdict(config):
         raise ValueError(f"{path} belongs to a run with {state['config']}; choose another --out or the same options")
     return state
 

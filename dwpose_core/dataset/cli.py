@@ -17,7 +17,7 @@ def add_commands(command, add_networks, add_drawing) -> None:
         """
         dwpose extract photos/ --out poses/                                    mirrored tree of maps
         dwpose extract photos/ --out set/ --output-format imagefolder          for diffusers' ControlNet trainers
-        dwpose extract 'shards/*.tar' --out poses/ --output-format webdataset
+        dwpose extract "shards/*.tar" --out poses/ --output-format webdataset
         dwpose extract list.jsonl --out poses/ --keypoints jsonl npz coco --output-format dummy
         dwpose extract videos/ --out poses/ --overlay
         dwpose extract photos/ --out poses/ --devices 0,1,2,3
@@ -176,7 +176,7 @@ def extract(args: argparse.Namespace) -> int:
     machine = Machine(device, args.provider, args.cache_dir, args.offline, decoders, args.streams)
     devices = [f"cuda:{d}" if d.isdecimal() else d for d in args.devices.split(",")] if args.devices else None
     if args.dry_run:
-        return _dry_run(config, args.overwrite)
+        return _dry_run(config, args.overwrite, args.log == "line")
     if world > 1:
         print(f"dwpose: rank {rank} of {world} (from {said_by}): every {world}th shard is done here", file=sys.stderr)
     stopped, seconds = None, 0.0
@@ -240,7 +240,7 @@ def _report(args, storage, plan, rank: int, world: int, stopped: RuntimeError | 
     return 1 if stopped or summary.failed or summary.done < summary.shards else 0
 
 
-def _dry_run(config, overwrite: bool) -> int:
+def _dry_run(config, overwrite: bool, show: bool) -> int:
     """Counts the inputs; writes nothing."""
     import itertools
     import json
@@ -256,7 +256,7 @@ def _dry_run(config, overwrite: bool) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="dwpose-") as name:
         folder = Path(name)
-        shards = list_inputs(config, storage, folder)
+        shards = list_inputs(config, storage, folder, show)
         check_outputs(config, storage, folder, shards, overwrite)
         about = json.loads((folder / "plan.json").read_text())
         with open(folder / "plan.jsonl", "rb") as file:

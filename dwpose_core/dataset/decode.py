@@ -158,7 +158,8 @@ def _decode(task: Task, text: str | None) -> Decoded:
 def _read(task: Task, text: str | None) -> tuple[bytes, str | None]:
     """The bytes of a file or of a part of one, and the caption beside it."""
     item = task.item
-    with open_input(item["path"]) as file:
+    # Of a tar behind a URL only the image itself is fetched: each is read by another process, in an order of its own.
+    with open_input(item["path"], ahead="at" not in item) as file:
         if "at" not in item:
             data = file.read()
         else:

@@ -58,7 +58,7 @@ def list_items(source: str, image_column: str = IMAGE_COLUMN, text_column: str =
 def _item(path: str, folder: str) -> Item:
     whole = in_folder(folder, path)
     inside = whole != path
-    name = path.split("://", 1)[-1]
+    name = path.split("://", 1)[-1].replace(os.sep, "/")
     if not inside and name.startswith(folder + "/"):
         name = os.path.relpath(name, folder)
     key, suffix = output_key(without_suffix(name)), PurePosixPath(name).suffix[1:]
@@ -67,7 +67,8 @@ def _item(path: str, folder: str) -> Item:
 
 
 def folder_of(source: str) -> str:
-    return source.rsplit("/", 1)[0] if "/" in source else "."
+    source = source if is_url(source) else source.replace(os.sep, "/")
+    return source.rpartition("/")[0] if "/" in source else "."
 
 
 def in_folder(folder: str, path: str) -> str:

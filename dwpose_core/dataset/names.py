@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -31,6 +32,13 @@ _SPLIT = re.compile(
     r"(?:(?<=[-._ 0-9/])|^)((?:train|training|validation|valid|dev|val|test|testing|eval|evaluation)~*)(?=[-._ 0-9/]|$)"
 )
 
+_WINDOWS = os.name == "nt"
+# What Windows refuses in the names of files, which may stand in a tar or a URL.
+_REFUSED = re.compile(r'[<>"|?*\x00-\x1f]')
+_DEVICE = re.compile(r"^(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE)
+# There A.png and a.png are one file.
+_ONE_CASE = sys.platform in ("win32", "darwin")
+
 
 def without_suffix(path: str) -> str:
     folder, slash, base = path.rpartition("/")
@@ -42,6 +50,9 @@ def output_key(path: str) -> str:
     path = path.replace(os.sep, "/").replace(":", "_")
     path = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # names in another encoding
     parts = [part for part in path.split("/") if part not in ("", "..", ".")]
+    if _WINDOWS:  # it drops dots and spaces at an end by itself, and then the files are not those of the plan
+        parts = [_DEVICE.sub(r"\g<0>_", _REFUSED.sub("_", part)) for part in parts]
+        parts = [part.rstrip(". ") or "_" for part in parts]
     return "/".join(part.encode()[:_LONGEST].decode("utf-8", "ignore") for part in parts) or "unnamed"
 
 
@@ -68,7 +79,7 @@ def unique(found: Iterator[Item], endings: tuple[str, ...] = ("",)) -> Iterator[
         first = item["key"]
         names = itertools.chain([first], item.pop("else", []), counted(first))
         for key in names:
-            marks = [hash(key + ending) for ending in endings]
+            marks = [hash((key.casefold() if _ONE_CASE else key) + ending) for ending in endings]
             if taken.isdisjoint(marks):
                 break
         taken.update(marks)

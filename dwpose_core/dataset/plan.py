@@ -14,14 +14,13 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..pipeline import Options
 from . import guard, sinks, sources
-from .names import Item
 from .storage import Storage
 
 # Raised when names, ids or rows come out differently: a run is finished by the version that began it.
@@ -145,12 +144,14 @@ def make_plan(
     *,
     overwrite: bool = False,
     before_writing: Callable[[], Any] = lambda: None,
+    show: bool = False,
 ) -> Plan:
     """List the inputs, once: a plan that is there already is kept.
 
     Args:
         overwrite: delete what an earlier run wrote, and begin anew.
         before_writing: called when the inputs are known and nothing is written or deleted yet; may raise.
+        show: count the inputs on the screen while they are listed, where that takes long.
 
     Raises:
         ValueError: when there is nothing to do, the folder holds the output of another command, or files that are not
@@ -160,7 +161,7 @@ def make_plan(
         return plan
     scratch = storage.scratch(f"plan{rank}")
     try:
-        shards = list_inputs(config, storage, scratch)
+        shards = list_inputs(config, storage, scratch, show)
         before_writing()
         problem = None
         try:
@@ -219,8 +220,10 @@ def present_plan(config: Config, storage: Storage) -> Plan | None:
 _INSTEAD = "start over with --overwrite, or choose another --out"
 
 
-def list_inputs(config: Config, storage: Storage, folder: Path) -> int:
+def list_inputs(config: Config, storage: Storage, folder: Path, show: bool = False) -> int:
     """Write plan.jsonl and plan.json into a local folder; returns the number of shards."""
+    from tqdm import tqdm
+
     starts, position, count = [], 0, 0
     left_out: Counter[str] = Counter()
     numbers: set[int] | None = None if config.input_format in ("video", *sources.TABLES) else set()
@@ -233,8 +236,10 @@ def list_inputs(config: Config, storage: Storage, folder: Path) -> int:
         endings=config.endings,
         left_out=left_out,
     )
+    # A million images in tars or folders take minutes: not without a word.
+    bar = {"desc": "listing", "unit": "input", "delay": 2, "leave": False, "dynamic_ncols": True}
     with open(folder / "plan.jsonl", "wb") as file:
-        for item in itertools.islice(listing, config.limit):
+        for item in tqdm(itertools.islice(listing, config.limit), disable=not show, **bar):
             if count % config.samples_per_shard == 0:
                 starts.append(position)
             position += file.write(sinks.json_lines([item]))
@@ -263,14 +268,13 @@ def describe(left_out: dict[str, int]) -> str:
 def check_outputs(config: Config, storage: Storage, folder: Path, shards: int, overwrite: bool) -> None:
     """Raises ValueError where the plan in `folder` would replace or delete what is not ours; see guard.py."""
 
-    def items() -> Iterator[Item]:
-        with open(folder / "plan.jsonl", "rb") as file:
-            yield from map(json.loads, file)
-
     own = guard.own_files(storage) if overwrite else {}
-    if own:
-        guard.keep_inputs(storage, own, items(), config.source)
-    guard.check_free(storage, guard.output_names(config, items(), shards), own)
+    # Opened out here: an error would leave a generator's file open, and Windows deletes no folder with an open file.
+    with open(folder / "plan.jsonl", "rb") as file:
+        if own:
+            guard.keep_inputs(storage, own, map(json.loads, file), config.source)
+            file.seek(0)
+        guard.check_free(storage, guard.output_names(config, map(json.loads, file), shards), own)
 
 
 def _same_folder(source: str, out: str) -> bool:

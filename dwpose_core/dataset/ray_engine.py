@@ -56,7 +56,7 @@ def run_on_ray(
                 raise ValueError(problem)
 
         storage.clear_scratch({"plan0", "end0"})
-        plan = make_plan(config, storage, overwrite=overwrite, before_writing=load_once)
+        plan = make_plan(config, storage, overwrite=overwrite, before_writing=load_once, show=log == "line")
         storage.clear_scratch({f"{shard:05d}" for shard in range(plan.shards)})
         if retry_failed:
             reopen_failed(storage, range(plan.shards))

@@ -166,7 +166,7 @@ def _run(
 
         storage.clear_scratch({f"plan{rank}", f"end{rank}"})
         # Networks are loaded before the first byte is written or deleted: a typo shall cost nothing.
-        plan = make_plan(config, storage, rank, overwrite=overwrite, before_writing=workers)
+        plan = make_plan(config, storage, rank, overwrite=overwrite, before_writing=workers, show=log == "line")
         mine = range(rank, plan.shards, world)
         storage.clear_scratch({f"{shard:05d}" for shard in mine})
         if retry_failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -113,4 +114,7 @@ class ShardWriter:
         self.discard()
 
     def discard(self) -> None:
+        for part in (self._sink, self._keypoints):
+            with contextlib.suppress(OSError):  # of a full disk: nothing of it is kept
+                part.close()  # Windows deletes no open file
         shutil.rmtree(self._folder, ignore_errors=True)

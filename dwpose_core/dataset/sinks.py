@@ -1,4 +1,5 @@
-"""What a shard leaves behind. A sink writes into a scratch folder and hands over the finished files at the end.
+"""What a shard leaves behind. A sink writes into a scratch folder and hands over the finished files at the end;
+`close` lets go of those that are not.
 
     files        <key>.png                                     a mirrored tree of maps (kohya-style conditioning folder)
     imagefolder  images/<key>.jpg, conditioning_images/<key>.png, metadata.jsonl    (diffusers' ControlNet trainers);
@@ -106,8 +107,10 @@ class KeypointLines:
         self._file.write(json_lines([keypoint_row(key, people)]))
 
     def close(self) -> None:
-        self._file.close()
-        self._raw.close()
+        try:
+            self._file.close()
+        finally:
+            self._raw.close()
 
 
 def json_lines(rows: Iterable[dict]) -> bytes:
@@ -136,9 +139,12 @@ class KeypointFiles:
             self._people.append(row.people)
             self._ids.append(row.image_id)
 
-    def finish(self) -> dict[str, Path]:
+    def close(self) -> None:
         if self._lines is not None:
             self._lines.close()
+
+    def finish(self) -> dict[str, Path]:
+        self.close()
         if "npz" in self._paths:
             save_npz(self._paths["npz"], self._people)
         if "coco" in self._paths:
@@ -172,6 +178,8 @@ class FileSink:
         file.write_bytes(data)
         self._files[name] = file
 
+    def close(self) -> None: ...
+
     def finish(self) -> dict[str, Path]:
         if self._images:
             (self._folder / "metadata").write_bytes(json_lines(self._metadata))
@@ -201,8 +209,11 @@ class TarSink:
         info.size, info.mode = len(data), 0o644
         self._tar.addfile(info, io.BytesIO(data))
 
-    def finish(self) -> dict[str, Path]:
+    def close(self) -> None:
         self._tar.close()
+
+    def finish(self) -> dict[str, Path]:
+        self.close()
         return {f"{self._shard}.tar": self._path}
 
 
@@ -254,14 +265,19 @@ class ParquetSink:
             self._writer.write_table(self._pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
+    def close(self) -> None:
+        self._writer.close()
+
     def finish(self) -> dict[str, Path]:
         self._flush()
-        self._writer.close()
+        self.close()
         return {self._name: self._path}
 
 
 class NoSink:
     def add(self, row: Row) -> None: ...
+
+    def close(self) -> None: ...
 
     def finish(self) -> dict[str, Path]:
         return {}

@@ -169,7 +169,9 @@ def _walk(folder: str, skip: str, left_out: Counter[str]) -> Iterator[str]:
         yield from (
             path
             for path in paths
-            if "/_dwpose/" not in path and not any(path.startswith(f"{output}/") for output in outputs)
+            if "/_dwpose/" not in path
+            and "/." not in path.removeprefix(base)
+            and not any(path.startswith(f"{output}/") for output in outputs)
         )
         return
     if not os.path.isdir(folder):

@@ -42,12 +42,12 @@ def is_url(name: str) -> bool:
     return "://" in str(name)
 
 
-def open_input(path: str) -> IO[bytes]:
-    """A local file or a URL, for reading."""
+def open_input(path: str, ahead: bool = True) -> IO[bytes]:
+    """A local file or a URL, for reading; `ahead` lets fsspec fetch 5 MB and more beyond what is asked for."""
     if not is_url(path):
         return open(path, "rb")
     fs, inner = filesystem(path)
-    return fs.open(inner, "rb")
+    return fs.open(inner, "rb", **({} if ahead else {"cache_type": "none"}))
 
 
 class Storage:

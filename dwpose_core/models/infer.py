@@ -37,6 +37,9 @@ def pose_config(
     deepen = next(fitting, None)
     if deepen is None or stages not in (3, 4):
         raise ValueError(f"no CSPNeXt has {blocks} blocks in its stages")
+    stride = 2 ** (stages + 1)
+    if any(n % (2 * stride) for n in bins):
+        raise ValueError(f"its cls_x and cls_y have {bins[0]} and {bins[1]} rows, not multiples of {2 * stride}")
     num_keypoints, channels, kernel, _ = (int(n) for n in final)
     return PoseConfig(
         deepen=deepen,

@@ -83,10 +83,13 @@ def load_network(
         raise ValueError(f"{path} should hold {entry.network} but has the shapes of {name}; delete it and run again")
     if isinstance(config, PoseConfig) and config.num_keypoints != NUM_KEYPOINTS:
         raise ValueError(f"{path} predicts {config.num_keypoints} keypoints; a whole-body model has {NUM_KEYPOINTS}")
-    model = DWPose(config, name) if found == "pose" else YOLOX(config, name)
+    # Random weights that are overwritten at once: the caller's random numbers stay as they are, and so that nothing is
+    # rounded, all is float32 before the weights come, whatever the default dtype around us.
+    with torch.random.fork_rng(devices=[]):
+        model = (DWPose(config, name) if found == "pose" else YOLOX(config, name)).float()
     load_state(model, state, str(path))
     model.source, model.weights = str(path), entry.name if entry else weights_name(path, name)
-    return model.float().eval()
+    return model.eval()
 
 
 def weights_name(path: Path, network: str) -> str:
@@ -110,11 +113,26 @@ def _read(path: Path, part: str) -> tuple[PoseConfig | YOLOXConfig, State]:
         text = read_metadata(path).get("config")
         if text:
             try:
-                fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-                return (PoseConfig if "widen" in fields else YOLOXConfig)(**fields), state
-            except (TypeError, AttributeError, json.JSONDecodeError) as error:
+                return _config_from(text), state
+            except (TypeError, AttributeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
                 raise ValueError(f"{path} has an unreadable config in its metadata ({error})") from error
     return config_of(state, str(path)), state
+
+
+def _config_from(text: str) -> PoseConfig | YOLOXConfig:
+    """A configuration from its JSON. Raises an error of any kind for one that no network can have."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+    kind, network = (PoseConfig, DWPose) if "widen" in fields else (YOLOXConfig, YOLOX)
+    for key, value in fields.items():
+        # A file may say anything, and a network of a million blocks ends the process instead of the loading.
+        top = 4 if key in ("deepen", "widen", "depth", "width", "cspnext") else 4096
+        numbers = value if isinstance(value, tuple) else (value,)
+        if value is not None and not all(0 <= number <= top for number in numbers):
+            raise ValueError(f"{key} {value}, more than {top} or less than nothing")
+    config = kind(**fields)
+    with torch.device("meta"):
+        network(config)
+    return config
 
 
 def config_of(state: Mapping[str, torch.Tensor], source: str) -> PoseConfig | YOLOXConfig:
@@ -156,7 +174,8 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], source: str)
     ]
     if problems:
         try:
-            likely = f". The file fits {infer.name_of(config_of(state, source))}"
+            fits = infer.name_of(config_of(state, source))
+            likely = f". The file fits {fits}" if fits != getattr(model, "name", None) else ""
         except ValueError:
             likely = ""
         raise ValueError(

@@ -179,7 +179,7 @@ class CSPNeXtBackbone(nn.Module):
                 CSPLayer(c5, c5, 1, False, BaseConv),
             )
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         x = (x.flip(1) - self.mean) / self.std  # RGB
@@ -280,6 +280,7 @@ def create_detector(name: str) -> YOLOX:
 
 
 @functools.lru_cache(maxsize=16)  # a training meets ten sizes
+@torch.inference_mode(False)  # whoever asks first; tensors of inference mode cannot take part in a training later
 def anchor_points(input_size: tuple[int, int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Grid cells of all levels for an input of (H, W) pixels: xy in cells (A, 2) and stride in pixels (A, 1)."""
     cells, strides = [], []

@@ -114,7 +114,7 @@ def read_json(path: str | Path):
         ValueError: naming the file, when it is no JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_bytes())
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise ValueError(f"{path} is not a JSON file ({error})") from error
 

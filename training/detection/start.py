@@ -41,6 +41,7 @@ class DetectorConfig:
     weight_decay: float = option(0.05, "of AdamW")
     aid: float = option(1.0, "weight of the losses of aid.py")
     mosaic: float = option(0.4, "share of the pictures")
+    mix_styles: float = option(0.0, "share of the pictures that wear the look of others (style_mixing.py)")
     tail: float = option(0.12, "share of the run at full size, without mosaic and with the L1 loss")
     seed: int = option(1, "of pictures and training")
 
@@ -113,6 +114,12 @@ def begin(config: DetectorConfig) -> YOLOX:
             add_difference(backbone, before, _pose_backbone(config, config.pose, "pose"))
         hold_pixels(backbone)
     return net
+
+
+def early_layers(net: YOLOX) -> list[nn.Module]:
+    """What ends at strides 4 and 8, where MixStyle is put (its paper: after the first two stages)."""
+    backbone = net.backbone.backbone
+    return [backbone.pose.stage1, backbone.pose.stage2] if net.config.cspnext else [backbone.dark2, backbone.dark3]
 
 
 def _pose_backbone(config: DetectorConfig, weights: str, flag: str) -> nn.Module:
