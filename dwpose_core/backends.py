@@ -12,6 +12,7 @@ import contextlib
 import copy
 import functools
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,23 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .skeleton import NUM_KEYPOINTS
 
 Outputs = tuple[torch.Tensor, ...]
+
+
+class Runner(Protocol):
+    """What the pipeline knows of a network. Yours may be anything that has these."""
+
+    name: str
+    input_size: tuple[int, int]  # (H, W)
+
+    @property
+    def device(self) -> torch.device:
+        """Where outputs lie, and where batches are prepared."""
+
+    @property
+    def description(self) -> str:
+        """Weights, device and arithmetic, for people to read."""
+
+    def __call__(self, batch: torch.Tensor) -> Outputs: ...
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from . import __version__
-from .backends import OnnxRunner, TorchRunner, pick_device, provider_beside
+from .backends import OnnxRunner, Runner, TorchRunner, pick_device, provider_beside
 from .models import catalogue, download
 from .models.weights import SUFFIXES, load_detector, load_pose, save_safetensors
-from .pipeline import Options, Runner
+from .pipeline import Options
 
 DEFAULT_POSE = "dwpose-l-384"
 DEFAULT_DETECTOR = "yolox-l"

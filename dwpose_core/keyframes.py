@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backends import Runner
 from .geometry import Image
 from .people import People
-from .pipeline import Options, Runner, find_boxes
+from .pipeline import Options, find_boxes
 from .tracking import box_overlap
 
 if TYPE_CHECKING:

@@ -6,19 +6,18 @@ through the pose net together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from . import geometry, simcc
+from .backends import Runner
 from .geometry import Image
 from .models.yolox import STRIDES, decode_people
 from .people import People
 from .skeleton import NUM_KEYPOINTS
-
-Runner = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]  # see backends.py
 
 # A second pass needs a box from keypoints; fewer visible ones than this are noise, not a person. One hand has 21.
 MIN_VISIBLE = 6

@@ -20,11 +20,11 @@ import torch
 from huggingface_hub import ModelHubMixin
 
 from . import hub
-from .backends import TorchRunner, pick_device
+from .backends import Runner, TorchRunner, pick_device
 from .geometry import check_boxes, control_size
 from .images import as_images
 from .people import People
-from .pipeline import Options, Runner, detector_input, estimate_people
+from .pipeline import Options, detector_input, estimate_people
 from .render import Style, render
 
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
