@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import types
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import training
 from dwpose_core import cli, commands, doctor, hub
 from dwpose_core.clips import Rate
-from dwpose_core.dataset import lists, names
+from dwpose_core.dataset import lists, names, storage
 from dwpose_core.video import VideoReader, VideoWriter
 from dwpose_core.video_cli import check_targets
 from training import checkpoint, pictures
@@ -204,3 +205,25 @@ def test_the_doctor_knows_the_onnxruntime_of_windows(monkeypatch):
         types.SimpleNamespace(__version__="1.20", get_available_providers=lambda: ["CPUExecutionProvider"]),
     )
     assert doctor._onnxruntime([]) == "1.20 (onnxruntime-directml), providers: cpu"
+
+
+def test_without_proc_who_works_in_a_folder_is_known_by_what_it_touches(tmp_path, monkeypatch):
+    """A run of hours stays known, one that was killed is in nobody's way after some minutes."""
+    monkeypatch.setattr(storage, "_started", lambda pid: "")
+    monkeypatch.setattr(storage, "_BEAT", 0.01)
+    folder = storage.Storage(tmp_path)
+    with folder.claim("run0of1"):
+        (marker,) = (tmp_path / "_dwpose" / "tmp").iterdir()
+        os.utime(marker, (0, 0))
+        end = time.monotonic() + 20
+        while not storage._in_use(str(marker)):
+            assert time.monotonic() < end, "nobody touches the marker"
+            time.sleep(0.01)
+    left = folder.scratch("run0of1")
+    for age, used in ((100, True), (200, False)):
+        os.utime(left, (time.time() - age,) * 2)
+        assert storage._in_use(str(left)) == used
+    elsewhere = left.rename(left.with_name(left.name.rpartition("-")[0] + "-elsewhere"))
+    for age, used in ((200, True), (4000, False)):
+        os.utime(elsewhere, (time.time() - age,) * 2)
+        assert storage._in_use(str(elsewhere)) == used

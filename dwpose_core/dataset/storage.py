@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ from typing import IO, Any
 
 # More files than this are flushed to the disk together: fsync per file would take longer than the networks.
 _SYNC_ONE_BY_ONE = 64
-# Processes of other hosts cannot be asked: what they have not touched for so many seconds is taken for left behind.
-_QUIET = 3600
+# Processes of other hosts cannot be asked, nor those of Windows and Macs: what they have not touched for so many
+# seconds is taken for left behind. Whoever works here touches its marker; the clocks of hosts may differ by minutes.
+_BEAT = 30
+_QUIET, _QUIET_HERE = 3600, 5 * _BEAT
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())
 
 
@@ -124,10 +127,14 @@ class Storage:
                     f"if there is no such process any more, delete {self.root}/_dwpose/tmp/{entry}"
                 )
         self.clear_scratch({name})
-        marker = self.scratch(name)
+        marker, ended = self.scratch(name), threading.Event()
+        beat = threading.Thread(target=_keep_fresh, args=(marker, ended), daemon=True)
+        beat.start()
         try:
             yield
         finally:
+            ended.set()
+            beat.join()
             shutil.rmtree(marker, ignore_errors=True)
             if self.local and self.size("_dwpose/plan.json") is None:  # nothing came of it: leave no trace
                 with contextlib.suppress(OSError):
@@ -194,6 +201,12 @@ def _real_folder(folder: str) -> str:
     return os.path.realpath(folder)
 
 
+def _keep_fresh(marker: Path, ended: threading.Event) -> None:
+    while not ended.wait(_BEAT):
+        with contextlib.suppress(OSError):
+            os.utime(marker)
+
+
 def _started(pid: int) -> str:
     """When a process began, in a form of its own; "" where it is gone, or where the system has no /proc."""
     try:
@@ -216,4 +229,4 @@ def _in_use(folder: str) -> bool:
             times = [os.stat(folder).st_mtime, *(entry.stat().st_mtime for entry in scan)]
     except FileNotFoundError:
         return False
-    return time.time() - max(times) < _QUIET
+    return time.time() - max(times) < (_QUIET_HERE if host == _HOST else _QUIET)
