@@ -191,9 +191,9 @@ def test_interrupt_stops_a_long_run_within_two_seconds(server):
     assert len(server.get("/queue")["queue_running"]) == 1
     start = time.time()
     server.post("/interrupt", {})
-    entry = server.finish(prompt_id)
-    assert time.time() - start < 2
-    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+    kind, details = server.finish(prompt_id)["status"]["messages"][-1]
+    assert kind == "execution_interrupted"
+    assert details["timestamp"] / 1000 - start < 2, "when it stopped; the history says so later on a busy machine"
 
 
 def test_free_lets_go_and_the_next_run_loads_again(server):

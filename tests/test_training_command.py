@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import multiprocessing
 import runpy
 import sys
 
@@ -85,7 +87,13 @@ def test_a_data_worker_gives_its_message_alone(toy, tmp_path, capsys):
     broken = write_toy_data(tmp_path / "toy")
     (tmp_path / "toy" / "000003.jpg").unlink()
     argv = arguments(broken, tmp_path, "--workers", "1", "--max-steps", "3")
-    assert command.run(lambda: train_pose.main(argv)) == 2
+    before = multiprocessing.active_children()
+    gc.disable()
+    try:
+        assert command.run(lambda: train_pose.main(argv)) == 2
+        assert multiprocessing.active_children() == before, "Python would wait for the worker at its end, for ever"
+    finally:
+        gc.enable()
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert "cannot read" in told and "000003.jpg" in told and "Traceback" not in told
     assert "step/s" not in told  # not behind the progress bar

@@ -36,7 +36,7 @@ from .config import OPERATIONAL, TrainConfig
 from .data.samplers import StepBatches
 from .data.wholebody import WholeBodyDataset
 from .distributed import Process, gather, synchronize_batchnorm
-from .monitor import Log, StepStatistics, StopOnSignal
+from .monitor import Log, StepStatistics, StopOnSignal, ending
 from .objectives import SimCCObjective
 from .optim import ExponentialMovingAverage, Schedule, build_optimizer
 from .outlook import doubts, outlook
@@ -110,7 +110,8 @@ def fit(objective: SimCCObjective, config: TrainConfig, process: Process, evalua
     for doubt in doubts(config, schedule, per_epoch):
         log.warn(doubt)
     statistics = StepStatistics(folder, process)
-    with contextlib.closing(log), StopOnSignal() as stop:  # closed also by an error, whose message is to follow the bar
+    # The log is closed also by an error, whose message is to follow the bar.
+    with contextlib.closing(log), ending(stream), StopOnSignal() as stop:
         while step < end and not statistics.stop_requested:
             started, waited = time.perf_counter(), 0.0
             epoch = step // per_epoch

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,6 +20,19 @@ from .distributed import Process
 
 class NonFiniteLoss(RuntimeError):
     """The loss or its gradient became infinite or NaN; the batch is in the run folder."""
+
+
+@contextlib.contextmanager
+def ending(stream: Iterator) -> Iterator[None]:
+    """Worker processes of a DataLoader's iterator end with the block, whatever happens in it.
+
+    They ignore SIGTERM. After an error only the garbage collector would end them (the traceback and torch's frames hold
+    each other), and where it does not come by, Python waits for them at its own end, for ever.
+    """
+    try:
+        yield
+    finally:
+        getattr(stream, "_shutdown_workers", lambda: None)()
 
 
 class StopOnSignal:

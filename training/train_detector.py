@@ -53,7 +53,7 @@ from .detection.pool import ScenePool, build_pool
 from .detection.start import DetectorConfig, begin, create, early_layers, read_start
 from .detection.tally import Tally
 from .growth import mean_weights
-from .monitor import StopOnSignal
+from .monitor import StopOnSignal, ending
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage
 from .starter import HELD_OUT, LAYER_SIZE, OBJECTS, average_gradients
@@ -131,7 +131,7 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
     look_every = 1 if device.type == "cpu" else LOG_EVERY
     started = time.time()
     bar = tqdm(total=config.steps, initial=step, unit="step", desc=config.network, disable=rank > 0)
-    with StopOnSignal() as stop:
+    with ending(source), StopOnSignal() as stop:
         while step < config.steps:
             with tally.waiting():
                 batch = next(source)
