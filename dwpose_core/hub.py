@@ -123,8 +123,7 @@ def load_runners(
         for path in filter(None, (sources.pose, sources.detector)):
             if path.suffix != ".onnx":
                 raise ValueError(f"backend 'onnx' needs an .onnx file, got {path.name}; make one with `dwpose export`")
-        asked = device is not None and where.type == "cpu"
-        provider = provider or ("cpu" if asked else provider_beside(where.type))
+        provider = provider or _provider(device, where)
         pose = OnnxRunner(sources.pose, provider, kind="pose", device_index=where.index or 0)
         if sources.detector is None:
             return pose, None
@@ -141,6 +140,18 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
         raise ValueError(f"dtype must be a floating-point torch.dtype such as torch.float16, got {dtype!r}")
     if isinstance(dtype, str) and found is None:
         raise ValueError(f"unknown dtype {dtype!r}; say 'float32', 'float16' or 'bfloat16'")
+    return found
+
+
+def _provider(device: str | torch.device | None, where: torch.device) -> str:
+    """The ONNX Runtime provider where only a device was named, or none at all."""
+    if device is None:
+        return provider_beside(where.type)
+    found = "cpu" if where.type == "cpu" else provider_beside(where.type)
+    if found == "cpu" and where.type != "cpu":  # Apple's GPUs, AMD's under Linux
+        raise ValueError(
+            f"ONNX Runtime has no sure provider for device {device!s}: use backend='torch', or name a provider"
+        )
     return found
 
 

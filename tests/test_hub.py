@@ -255,6 +255,22 @@ def test_auto_offline_takes_what_ships_and_says_so(monkeypatch, offline, tmp_pat
     assert all(warning.filename == __file__ for warning in caught)
 
 
+def test_a_named_gpu_never_becomes_the_cpu(monkeypatch):
+    ort = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["DmlExecutionProvider", "CPUExecutionProvider"])
+    cpu, cuda, mps = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
+    assert hub._provider("cpu", cpu) == "cpu" and hub._provider(None, cpu) == "directml"
+    assert hub._provider("cuda", cuda) == "cuda"
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert hub._provider(None, mps) == "cpu", "nobody named it, and the description says what runs"
+    with pytest.raises(ValueError, match="no sure provider for device mps: use backend='torch', or name a provider"):
+        hub._provider("mps", mps)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    with pytest.raises(ValueError, match="no sure provider for device cuda:1"):
+        hub._provider("cuda:1", cuda)
+
+
 def test_onnx_files_of_another_kind_are_told_when_they_are_loaded(tmp_path, shared):
     """Such as detectors with NMS inside, pose networks of 17 points, or the two files swapped."""
     pytest.importorskip("onnxruntime")

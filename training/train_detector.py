@@ -13,13 +13,14 @@ same command goes on where a run stopped, on CPUs bit for bit: batches depend on
 before or how many loaders draw them. Another run begins with what one has learnt by --start, stopped or finished.
 
 What differs from the YOLOX paper (arXiv 2107.08430), because the run is short and the data are made: Muon and AdamW
-(muon.py) instead of SGD, mosaic on a part of the pictures only, no MixUp; a mask and heat maps of keypoints are
-learnt beside the boxes (detection/aid.py). The default network has the backbone of dwpose-s-synthetic, which has seen
-the same people (docs/synthetic_results.md: what that is worth); yolox-cspnext-nano takes --pose dwpose-nano. As in
-the paper the input size varies, here from small to large, and mosaic ends and the L1 loss begins in the last part of
-the run (--tail). On CPUs, --workers processes with one thread each train on their own batches; gradients are
-averaged. On GPUs, one process each, --loaders more draw the batches. log.jsonl tells pictures_per_second, and waited,
-the share of the time spent waiting for batches: from these comes the --steps that fit into a given time.
+(muon.py) instead of SGD, mosaic on a part of the pictures only, no MixUp (MixStyle if asked for by --mix-styles); a
+mask and heat maps of keypoints are learnt beside the boxes (detection/aid.py). The default network has the backbone of
+dwpose-s-synthetic, which has seen the same people (docs/synthetic_results.md: what that is worth); yolox-cspnext-nano
+takes --pose dwpose-nano. As in the paper the input size varies, here from small to large, and mosaic ends and the L1
+loss begins in the last part of the run (--tail). On CPUs, --workers processes with one thread each train on their own
+batches; gradients are averaged. On GPUs, one process each, --loaders more draw the batches. log.jsonl tells
+pictures_per_second, and waited, the share of the time spent waiting for batches: from these comes the --steps that fit
+into a given time.
 """
 
 from __future__ import annotations
