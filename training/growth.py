@@ -1,8 +1,9 @@
 """A trained network goes on as a larger one: for larger crops, with more channels, or as another one's first stages.
 
 The first two keep all that the small network has learnt; a wider one computes the very same logits before its first
-step. The third hands on its backbone only. What has learnt to read pixels may stay as it is (`hold_pixels`), and
-stretches of one training may be averaged (`mean_weights`), or what one has learnt added to another (`add_difference`).
+step, a deeper one nearly. The third hands on its backbone only. What has learnt to read pixels may stay as it is
+(`hold_pixels`), and stretches of one training may be averaged (`mean_weights`), or what one has learnt added to another
+(`add_difference`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dwpose_core.models.cspnext import CSPLayer, CSPNeXt, SPPBottleneck
+from dwpose_core.models.cspnext import CSPLayer, CSPNeXt, CSPNeXtBlock, SPPBottleneck
 from dwpose_core.models.rtmcc import DWPose, PoseConfig
 from dwpose_core.models.yolox import YOLOX
 
 Network = TypeVar("Network", DWPose, YOLOX)
+PASSING = 2.0  # what a block that passes on multiplies by before its SiLUs
 
 
 def enlarged(net: DWPose, size: tuple[int, int]) -> DWPose:
@@ -77,6 +80,37 @@ def widened(net: DWPose, config: PoseConfig, name: str) -> DWPose:
     return grown
 
 
+@torch.no_grad()
+def deepened(net: DWPose, config: PoseConfig, name: str) -> DWPose:
+    """A network of `config` whose further blocks pass on what they are given.
+
+    Where the input of a block is added back that is exact. The last stage has no such connections: a further block
+    there is as near to the identity as three SiLUs let it be, and training must mend the rest.
+
+    Raises:
+        ValueError: where `config` has fewer blocks, or differs in more than depth.
+    """
+    if replace(config, deepen=net.config.deepen) != net.config:
+        raise ValueError(f"{name} differs from {net.name} in more than its depth; start from another network")
+    if config.deepen < net.config.deepen:
+        raise ValueError(f"{name} is shallower than {net.name}, and networks only grow; start from another network")
+    grown = DWPose(config, name)
+    grown.load_state_dict(grown.state_dict() | net.state_dict())
+    for number in range(1, net.backbone.num_stages + 1):
+        new, old = (getattr(n.backbone, f"stage{number}")[-1] for n in (grown, net))
+        for before, block in pairwise(list(new.blocks)[len(old.blocks) - 1 :]):
+            if block.residual:
+                nn.init.zeros_(block.conv2.pointwise_conv.bn.weight)
+            else:
+                _pass_on(block, before.conv2.pointwise_conv.bn)
+    return grown
+
+
+def grown_as(net: DWPose, config: PoseConfig, name: str) -> DWPose:
+    """`net` with the width and then the depth of `config`. Raises ValueError as `widened` and `deepened` do."""
+    return deepened(widened(net, replace(config, deepen=net.config.deepen), name), config, name)
+
+
 def begin_backbone(net: DWPose, trained: DWPose) -> int:
     """Give `net` the stem and first three stages of a `trained` network of the same width; returns its tensors taken.
 
@@ -115,6 +149,31 @@ def add_difference(net: nn.Module, before: nn.Module, after: nn.Module) -> None:
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
     for name, parameter in net.named_parameters():
         parameter += (new[name].float() - old[name].float()).to(parameter)
+
+
+def _pass_on(block: CSPNeXtBlock, before: nn.BatchNorm2d) -> None:
+    """Make a block without residual connection nearly the identity for what follows the SiLU after `before`.
+
+    Its convolutions become the identity. SiLU is nearly linear for positive numbers that are large enough, so the first
+    norm multiplies by PASSING; the last one brings back what came out of `before`, by least squares. Distributions
+    are those of `before`: normal, with its bias as mean and its weight as deviation.
+    """
+    spread = torch.erfinv(torch.linspace(-0.99, 0.99, 199))[:, None] * 2**0.5
+    wanted = before.bias + before.weight.abs() * spread  # (199, C)
+    layers = block.conv1, block.conv2.depthwise_conv, block.conv2.pointwise_conv
+    now = F.silu(wanted)
+    for layer, scale in zip(layers, (PASSING, 1.0, None), strict=True):
+        nn.init.zeros_(layer.conv.weight)
+        middle = layer.conv.kernel_size[0] // 2
+        index = torch.arange(len(layer.conv.weight))
+        layer.conv.weight[index, 0 if layer.conv.groups > 1 else index, middle, middle] = 1.0
+        mean, deviation = now.mean(0), (now.var(0, correction=0) + layer.bn.eps).sqrt()
+        layer.bn.running_mean.copy_(mean)
+        layer.bn.running_var.copy_(now.var(0, correction=0))
+        normed = (now - mean) / deviation
+        layer.bn.weight.copy_((normed * wanted).mean(0) if scale is None else scale * deviation)
+        layer.bn.bias.copy_(wanted.mean(0) if scale is None else scale * mean)
+        now = F.silu(normed * layer.bn.weight + layer.bn.bias)
 
 
 def _joined(modules: dict[str, nn.Module], path: str) -> int:

@@ -127,17 +127,20 @@ class SimCCObjective(nn.Module):
     def set_epoch(self, epoch: int) -> None:
         """Called by the loop at the start of every epoch, counted from 0."""
 
-    def _task(self, pred: tuple[torch.Tensor, torch.Tensor], batch: dict[str, torch.Tensor]):
+    def _task(
+        self, pred: tuple[torch.Tensor, torch.Tensor], batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss from the labels, and what the log shows besides."""
         config = self.student.config
         *label, weight = simcc_labels(batch["keypoints"], batch["visible"], config.input_size, config.sigma)
         loss = self.reference_batch * task_loss(pred, label, weight).mean()
         with torch.no_grad():
             accuracy = keypoint_accuracy(pred, label, weight)
-        return loss, accuracy
+        return loss, {"accuracy": accuracy}
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        loss, accuracy = self._task(self.student(normalize(batch["image"])), batch)
-        return {"loss": loss, "accuracy": accuracy}
+        loss, shown = self._task(self.student(normalize(batch["image"])), batch)
+        return {"loss": loss} | shown
 
 
 class Stage1Distillation(SimCCObjective):
@@ -201,7 +204,7 @@ class Stage1Distillation(SimCCObjective):
             teacher_pred = self.teacher.head(teacher_features)
         features = self.student.backbone(crops)
         pred = self.student.head(features)
-        task, accuracy = self._task(pred, batch)
+        task, shown = self._task(pred, batch)
         feature = self.fade * self.feature_weight * feature_loss(self.align(features), teacher_features).mean()
         logit = self.fade * self.logit_weight * logit_loss(pred, teacher_pred).mean()
         return {
@@ -209,8 +212,7 @@ class Stage1Distillation(SimCCObjective):
             "loss_task": task.detach(),
             "loss_feature": feature.detach(),
             "loss_logit": logit.detach(),
-            "accuracy": accuracy,
-        }
+        } | shown
 
 
 class Stage2Distillation(SimCCObjective):
@@ -248,5 +250,5 @@ class Stage2Distillation(SimCCObjective):
         pred = self.student.head(features)
         loss = self.logit_weight * logit_loss(pred, teacher_pred).mean()
         with torch.no_grad():
-            accuracy = self._task(pred, batch)[1]
-        return {"loss": loss, "accuracy": accuracy}
+            shown = self._task(pred, batch)[1]
+        return {"loss": loss} | shown

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from dwpose_core.models.rtmcc import DWPose
 
-from .label_objective import LabelObjective
-from .objectives import SimCCObjective, Stage1Distillation, Stage2Distillation
+from .label_objective import KnownStage1, LabelObjective
+from .objectives import SimCCObjective, Stage2Distillation
 from .optim import Schedule
 from .small_simcc import MORE_HANDS, PART_WEIGHTS
 from .starter_weights import LARGEST, NARROW, TINY, WIDE
@@ -20,7 +20,7 @@ class Phase:
     `size` (H, W) is that of the crops; `pools` are (name, share of the batches); `schedule` has rate 1 and scales both
     learning rates; `absent` is the weight of flat rows relative to a seen keypoint of the same part, `parts` those of
     the parts. Where `frozen`, stem and first stage stay as they were at the start, which saves a dwpose-s a quarter of
-    its time. `kind` is "labels", or "stage1" or "stage2" of DWPose's distillation, which has neither aid nor flat rows.
+    its time. `kind` is "labels", or "stage1" or "stage2" of DWPose's distillation, which have no aid.
     """
 
     network: str
@@ -79,7 +79,9 @@ MORE = {
     LARGEST: (Phase(LARGEST, (256, 192), HARD, 3600, 0, Schedule(0.5, 200, 0, 3600, 0.01), 0.25, True, MORE_HANDS),),
 }
 # With a teacher: DWPose's two stages, or the second one alone for a network that is its own teacher.
-STAGE1 = Phase(TINY, (256, 192), HARD, 2600, 0, Schedule(0.8, 200, 0, 2600, 0.01), kind="stage1")
+STAGE1 = Phase(
+    TINY, (256, 192), HARD, 2600, 0, Schedule(0.8, 200, 0, 2600, 0.01), 0.25, False, MORE_HANDS, kind="stage1"
+)
 STAGE2 = Phase(TINY, (256, 192), HARD, 1200, 0, Schedule(1.0, 100, 400, 1200, 0.01), kind="stage2")
 
 
@@ -92,12 +94,9 @@ def phases_of(network: str, start: bool, teacher: str | None) -> tuple[Phase, ..
 
 
 def objective_of(phase: Phase, net: DWPose, teacher: DWPose | None) -> SimCCObjective:
-    """What a phase minimises; training goes by steps, so an epoch is one.
-
-    Teachers stay as they are evaluated: every batch is of one kind of crop, whose statistics are not those of all.
-    """
+    """What a phase minimises; training goes by steps, so an epoch is one. Teachers stay as they are evaluated."""
     if phase.kind == "labels":
         return LabelObjective(net, phase.parts, lambda step: (phase.absent, step < phase.aid))
     if phase.kind == "stage1":
-        return Stage1Distillation(net, teacher, epochs=phase.steps, teacher_batch_stats=False)
+        return KnownStage1(net, teacher, phase.steps, phase.parts, phase.absent)
     return Stage2Distillation(net, teacher, teacher_batch_stats=False)

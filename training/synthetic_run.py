@@ -36,7 +36,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -45,7 +45,7 @@ import torch
 from dwpose_core.models.rtmcc import DWPose, create_model
 
 from . import checkpoint
-from .growth import begin_backbone
+from .growth import begin_backbone, grown_as
 from .pruning import pruned
 from .starter_score import calibrate
 from .starter_weights import as_trained
@@ -65,7 +65,7 @@ LAYER_SIZE = (192, 256)  # (W, H) of drawn people, margin included
 # Shares of the minutes for people and for training, which on a GPU goes on beside the drawing of most people; what is
 # left covers the start of the workers, surroundings, measuring and saving.
 SHARES, SHARES_BESIDE = (0.14, 0.79), (0.04, 0.88)
-TEACHER_SHARE, STAGE1_SHARE, STAGE2_SHARE = 0.43, 0.47, 0.1  # of the training
+TEACHER_SHARE, STAGE1_SHARE, STAGE2_SHARE = 0.45, 0.48, 0.07  # of the training
 LARGEST_FACTOR = 100.0  # of scores
 GOING_ON_LR = 0.5  # of the learning rate, for a network that goes on
 SCENE_SIDE = 400  # longer side of scenes, px; most people in them are smaller than a crop
@@ -83,9 +83,30 @@ def shares(args: argparse.Namespace) -> tuple[float, float]:
     return SHARES_BESIDE if beside(args) else SHARES
 
 
-@lru_cache(1)
+@lru_cache(4)
 def read_start(path: Path) -> DWPose:
     return as_trained(path)
+
+
+def known_as(model: str, kind: str, args: argparse.Namespace) -> DWPose | None:
+    """What --start has of a network when a stage begins: itself, or what it grows from or is pruned from.
+
+    Raises:
+        ValueError: where a student is larger than what it is to be pruned from.
+    """
+    starts = [read_start(path) for path in args.start]
+    config = create_model(model).config
+    for start in starts:
+        if start.name == model:
+            net = create_model(model)
+            net.load_state_dict(start.state_dict())
+            return net
+    for start in starts:
+        alike = replace(config, widen=start.config.widen, deepen=start.config.deepen) == start.config
+        larger = config.widen >= start.config.widen and config.deepen >= start.config.deepen
+        if kind == "labels" and alike and larger:
+            return grown_as(start, config, model)
+    return pruned(starts[0], config, model) if kind == "stage1" and starts and taught_already(args) else None
 
 
 def beginning(stage: Stage, args: argparse.Namespace) -> DWPose:
@@ -94,24 +115,26 @@ def beginning(stage: Stage, args: argparse.Namespace) -> DWPose:
     Raises:
         ValueError: where what begins it is of another width, or smaller than a student that is to be pruned from it.
     """
+    if stage.kind != "stage2" and (known := known_as(stage.model, stage.kind, args)):
+        return known
     net = create_model(stage.model)
-    if stage.kind == "stage1" and not stage.fresh:
-        return pruned(read_start(args.start), net.config, stage.model)
-    if stage.kind == "labels" and not stage.fresh:
-        net.load_state_dict(read_start(args.start).state_dict())
-    elif stage.kind == "labels" and args.start:
-        begin_backbone(net, read_start(args.start))
+    if stage.kind == "labels" and args.start:
+        begin_backbone(net, read_start(args.start[0]))
     return net
 
 
 def plan(args: argparse.Namespace) -> list[Stage]:
     """The stages and their seconds."""
     total = args.minutes * 60 * shares(args)[1]
-    learnt = read_start(args.start).name if args.start else None
+
+    def begun(name: str, kind: str, model: str, seconds: float) -> Stage:
+        fresh = known_as(model, kind, args) is None
+        cut_down = kind == "stage1" and model not in {read_start(path).name for path in args.start}
+        rate = Stage.lr if fresh or cut_down else Stage.lr * GOING_ON_LR
+        return Stage(name, kind, model, seconds, args.batch, rate, fresh)
 
     def from_labels(name: str, model: str, seconds: float) -> Stage:
-        fresh = model != learnt
-        return Stage(name, "labels", model, seconds, args.batch, Stage.lr * (1 if fresh else GOING_ON_LR), fresh)
+        return begun(name, "labels", model, seconds)
 
     if args.ablation:
         names = ["everything", *(f"without-{lever}" for lever in LEVERS)]
@@ -122,10 +145,10 @@ def plan(args: argparse.Namespace) -> list[Stage]:
         stages, left = [], total / (STAGE1_SHARE + STAGE2_SHARE) / len(args.students)
     else:
         stages, left = [from_labels("teacher", args.teacher, total * TEACHER_SHARE)], total / len(args.students)
-    fresh = not (args.start and taught_already(args))
     for student in args.students:
-        stages.append(Stage(f"{student}-stage1", "stage1", student, left * STAGE1_SHARE, args.batch, fresh=fresh))
-        stages.append(Stage(f"{student}-stage2", "stage2", student, left * STAGE2_SHARE, args.batch, 1e-3, fresh))
+        first = begun(f"{student}-stage1", "stage1", student, left * STAGE1_SHARE)
+        second = Stage(f"{student}-stage2", "stage2", student, left * STAGE2_SHARE, args.batch, fresh=first.fresh)
+        stages += [first, second]
     return stages
 
 
@@ -340,8 +363,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--start",
         type=Path,
-        help="a trained network: the same one goes on, one of the same width begins the backbone of those learnt from "
-        "labels; students of a --teacher FILE begin as its strongest channels",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="trained networks: each goes on as itself; others learnt from labels grow from a smaller one, or take the "
+        "first one's backbone if of the same width; other students of a --teacher FILE begin as its strongest channels",
     )
     parser.add_argument(
         "--scenes", type=float, default=0.0, metavar="SHARE", help="of crops from scenes rendered as a whole (OpenGL)"

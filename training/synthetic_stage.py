@@ -20,10 +20,10 @@ from tqdm import tqdm
 from dwpose_core.models.rtmcc import DWPose
 
 from . import checkpoint
-from .label_objective import LabelObjective, as_batch
+from .label_objective import KnownStage1, LabelObjective, as_batch
 from .muon import MuonAdamW
-from .objectives import SimCCObjective, Stage1Distillation, Stage2Distillation
-from .optim import ExponentialMovingAverage, Schedule, build_optimizer
+from .objectives import SimCCObjective, Stage2Distillation
+from .optim import ExponentialMovingAverage, Schedule
 from .small_simcc import MORE_HANDS, PART_WEIGHTS
 from .starter_score import measure
 from .synthetic.composite import MILD, QUIET, STRONG, TUMBLING, VACANT, Disturbance
@@ -62,32 +62,6 @@ class Stage:
     fresh: bool = True
 
 
-class RatedAdamW:
-    """AdamW, called as MuonAdamW is: `step(rate)` at a share of the learning rate."""
-
-    def __init__(self, module: nn.Module, lr: float, weight_decay: float):
-        self.adam = build_optimizer(module, lr, weight_decay)
-        self.lr = lr
-
-    def step(self, rate: float) -> None:
-        for group in self.adam.param_groups:
-            group["lr"] = self.lr * rate
-        self.adam.step()
-
-    def state_dict(self) -> dict:
-        return self.adam.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        self.adam.load_state_dict(state)
-
-
-def optimizer_of(stage: Stage, objective: SimCCObjective) -> RatedAdamW | MuonAdamW:
-    """AdamW for the distillation, as DWPose has it; from labels Muon too, in the proportion of the starter."""
-    if stage.kind == "labels":
-        return MuonAdamW(objective, stage.lr, 1.5 * stage.lr, WEIGHT_DECAY)
-    return RatedAdamW(objective, stage.lr, WEIGHT_DECAY)
-
-
 class OutOfTime(Exception):
     """This process must end; the state is saved and the same command goes on."""
 
@@ -114,8 +88,8 @@ def build_objective(kind: str, student: DWPose, teacher: DWPose | None, fresh: b
     if teacher is None:
         raise ValueError(f"{kind} needs a teacher")
     if kind == "stage1":
-        return Stage1Distillation(student, teacher, epochs=TICKS)
-    return Stage2Distillation(student, teacher)
+        return KnownStage1(student, teacher, TICKS, MORE_HANDS, GOING_ON_ABSENT)
+    return Stage2Distillation(student, teacher, teacher_batch_stats=False)
 
 
 class OnDevice:
@@ -162,7 +136,7 @@ def train_stage(
     Raises:
         OutOfTime: at the deadline, with the state saved.
     """
-    optimizer = optimizer_of(stage, objective)
+    optimizer = MuonAdamW(objective, stage.lr, 1.5 * stage.lr, WEIGHT_DECAY)  # in the proportion of the starter
     schedule = Schedule(1.0, warmup=TICKS // 25, cosine_start=TICKS * 2 // 5, cosine_end=TICKS, final=0.01)
     average = ExponentialMovingAverage(objective.student, momentum=0.002, gamma=200.0)
     trained = [p for p in objective.parameters() if p.requires_grad]
