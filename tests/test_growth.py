@@ -10,7 +10,7 @@ import torch
 
 from dwpose_core.models.rtmcc import VARIANTS, create_model
 from dwpose_core.models.weights import load_pose
-from training.growth import begin_backbone, enlarged, hold_pixels, mean_weights, widened
+from training.growth import begin_backbone, deepened, enlarged, grown_as, hold_pixels, mean_weights, widened
 from training.muon import MuonAdamW
 from training.starter_weights import read_weights, save
 
@@ -58,6 +58,35 @@ def test_networks_only_grow_and_only_in_width(changes):
     net = create_model("dwpose-nano")
     with pytest.raises(ValueError, match=r"only grow|more than its widths"):
         widened(net, replace(net.config, **changes), "other")
+
+
+def test_a_deeper_network_goes_on_where_the_shallow_one_was():
+    """Exactly where blocks add their input; the last stage's further blocks let nearly everything through."""
+    torch.manual_seed(0)
+    small = load_pose("dwpose-t-synthetic")
+    third = replace(small.config, deepen=0.33)  # one more block in the second and third stage
+    crops = torch.randn(2, 3, 256, 192)
+    deeper = deepened(small, third, "deeper")
+    assert len(deeper.backbone.stage3[-1].blocks) == 2
+    for training in (False, True):
+        for mine, theirs in zip(deeper.train(training)(crops), small.train(training)(crops), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    small.eval()
+    large = grown_as(small, VARIANTS["dwpose-m"], "dwpose-m").eval()
+    assert len(large.backbone.stage4[-1].blocks) == 2
+    with torch.no_grad():
+        for mine, theirs in zip(large(crops), small(crops), strict=True):
+            rows = torch.stack((mine.flatten(), theirs.flatten()))
+            assert torch.corrcoef(rows)[0, 1] > 0.9
+    large.train()(crops)[0].square().sum().backward()
+    assert large.backbone.stage4[-1].blocks[1].conv1.conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("changes", [{"deepen": 0.05}, {"widen": 0.75}])
+def test_networks_only_get_deeper(changes):
+    net = create_model("dwpose-s")
+    with pytest.raises(ValueError, match=r"only grow|more than its depth"):
+        deepened(net, replace(net.config, **changes), "other")
 
 
 def test_a_backbone_begins_as_another_ones():

@@ -91,6 +91,15 @@ def test_whole_scenes_are_their_share_and_are_rendered_as_they_are_used_up(layer
     assert scenes.taken == scenes.results.number == scenes.bank.added / 2
 
 
+def test_a_stage_does_not_make_up_for_what_the_one_before_gave(layers, around):
+    """Scenes came from threads, as many as there were; a later stage would have waited for minutes of rendering."""
+    scenes = Scenes(Rendered(), CropBank(64, CROP, "cpu"))
+    scenes.bank.add(scenes.take())
+    scenes.given = 10**6
+    crop_source(layers, around, Mixture(CROP, 4, scenes=0.5), scenes).make()
+    assert scenes.taken <= 2 * synthetic_crops.SCENES_AT_ONCE
+
+
 def test_who_goes_on_meets_everything_at_once(layers, around):
     source = crop_source(layers, around, Mixture(CROP, 4, fresh=False, without=frozenset({"jpeg"})))
     met = [source.disturbance() for _ in range(300)]

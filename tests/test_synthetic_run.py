@@ -156,7 +156,31 @@ def test_the_same_network_goes_on_with_all_it_knows(tmp_path):
     assert stage.fresh and stage.lr == Stage.lr
     taught = ["debug" if word == "none" else word for word in command]
     teacher, *others = synthetic_run.plan(synthetic_run.parse([*taught, "--start", str(start)]))
-    assert not teacher.fresh and all(stage.fresh for stage in others)
+    assert not teacher.fresh and [stage.fresh for stage in others] == [False, False]  # the student is in the file too
+    torch.testing.assert_close(synthetic_run.beginning(others[0], args).head.cls_x.weight, trained)
+    teacher, *others = synthetic_run.plan(synthetic_run.parse([*taught[:-1], "dwpose-t", "--start", str(start)]))
+    assert not teacher.fresh and all(stage.fresh and stage.lr == Stage.lr for stage in others)
+
+
+def test_a_teacher_grows_from_a_smaller_network(tmp_path):
+    """And every student goes on from a file of its own."""
+    torch.manual_seed(0)
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("dwpose-t", "dwpose-s")}
+    nets = {name: create_model(name) for name in files}
+    for name, path in files.items():
+        checkpoint.save_model(path, nets[name], {"model": name})
+    command = ["--assets", "a", "--out", "b", "--minutes", "1", "--teacher", "dwpose-m", "--students", "dwpose-s"]
+    args = synthetic_run.parse([*command, "dwpose-t", "--start", str(files["dwpose-s"]), str(files["dwpose-t"])])
+    teacher, *students = synthetic_run.plan(args)
+    assert (teacher.fresh, teacher.lr) == (False, Stage.lr * synthetic_run.GOING_ON_LR)
+    grown = synthetic_run.beginning(teacher, args).backbone.stem[0].conv.weight
+    torch.testing.assert_close(grown[:16], nets["dwpose-s"].backbone.stem[0].conv.weight)
+    assert [stage.fresh for stage in students] == [False] * 4
+    for stage in students[::2]:
+        assert stage.lr == teacher.lr
+        begun = synthetic_run.beginning(stage, args)
+        torch.testing.assert_close(begun.head.cls_y.weight, nets[stage.model].head.cls_y.weight)
+    torch.testing.assert_close(students[1].lr, Stage.lr)
 
 
 def test_a_trained_teacher_takes_none_of_the_time(tmp_path):

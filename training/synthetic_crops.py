@@ -137,6 +137,8 @@ class CropSource:
         self.mixture, self.filler, self.around, self.scenes = mixture, filler, around, scenes
         self.generator, self.refresh = generator, refresh
         self.progress = 0.0
+        if scenes:  # a stage whose scenes came from threads may have given any number: that is not made up for
+            scenes.given = min(scenes.given, SEEN_AGAIN * scenes.bank.added)
         self.began, self.before = time.monotonic(), filler.seconds
         self.beside: list[tuple[Background, Ring]] = []
         self.turns = np.random.default_rng(generator.initial_seed())
