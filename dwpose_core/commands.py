@@ -4,10 +4,12 @@ exit code."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +53,8 @@ def image(args: argparse.Namespace) -> int:
             for photo, people, target in zip(photos, results, targets, strict=True):
                 try:
                     _write_results(photo, people, target, args, layout, drawing)
-                except (OSError, MemoryError) as error:
-                    reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
-                    failures.append(f"{target} cannot be written: {reason}")
+                except OSError as error:
+                    failures.append(str(error))
                 found += len(people)
                 nobody += len(people) == 0
             progress.update(min(args.batch_size, len(inputs) - start))
@@ -282,14 +283,28 @@ def _write_results(
     from .render import overlay, render
 
     size = draw_size(args.draw_size, people)
-    write_image(target, render(people, size, **drawing))
+    with _making(target):
+        write_image(target, render(people, size, **drawing))
     if layout:
         frames = to_openpose(people, threshold=args.threshold, confidence="score" if args.scores else "binary")
-        with atomic_write(_json_path(target, layout)) as temporary:
+        path = _json_path(target, layout)
+        with _making(path), atomic_write(path) as temporary:
             contents = frames if layout == "list" else openpose_file(frames[0], body_25=layout == "body25")
             temporary.write_text(json.dumps(contents))
     if args.overlay:
-        write_image(_overlay_path(target), overlay(photo, people, **drawing))
+        path = _overlay_path(target)
+        with _making(path):
+            write_image(path, overlay(photo, people, **drawing))
+
+
+@contextlib.contextmanager
+def _making(path: Path) -> Iterator[None]:
+    """OSError that names the file, where there is no room for it on the disk or in memory."""
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+        raise OSError(f"{path} cannot be written: {reason}") from error
 
 
 def _parse_boxes(texts: list[str] | None) -> np.ndarray | None:

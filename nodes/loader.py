@@ -46,7 +46,9 @@ class DWPoseLoader(io.ComfyNode):
                     options=["torch", "onnxruntime", "tensorrt", "openvino"],
                     default="torch",
                     tooltip="torch runs every file on every device and shares memory with your other models. The "
-                    "others need onnxruntime and .onnx files, and never fall back to the CPU silently.",
+                    "others need onnxruntime and .onnx files. onnxruntime uses an NVIDIA GPU, or with "
+                    "onnxruntime-directml any GPU under Windows, and beside other GPUs the CPU; tensorrt and openvino "
+                    "stop with an error where they cannot run.",
                 ),
             ],
             outputs=[Model.Output("model", display_name="model", tooltip="For DWPose Estimate.")],
