@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import cv2
 import numpy as np
@@ -26,6 +26,9 @@ from .images import as_images
 from .people import People
 from .pipeline import Options, detector_input, estimate_people
 from .render import Style, render
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 
@@ -189,6 +192,18 @@ class DWposeDetector(
             runner.to(device, dtype)
         return self
 
+    @overload
+    def detect(
+        self, images: str | os.PathLike | Image, boxes: Any = ..., batch_size: int | None = ..., **changes: Any
+    ) -> People: ...
+    @overload
+    def detect(
+        self, images: list | tuple, boxes: Any = ..., batch_size: int | None = ..., **changes: Any
+    ) -> list[People]: ...
+    @overload
+    def detect(
+        self, images: Any, boxes: Any = ..., batch_size: int | None = ..., **changes: Any
+    ) -> People | list[People]: ...
     def detect(
         self, images: Any, boxes: Any = None, batch_size: int | None = None, **changes: Any
     ) -> People | list[People]:
@@ -283,11 +298,9 @@ class DWposeDetector(
                 size = tuple(image_resolution)
             else:
                 size = control_size(people.image_size, image_resolution)
-            parts = [part for part, wanted in include.items() if wanted]
-            threshold = options.keypoint_threshold
-            maps.append(
-                render(people, size, style, parts=parts, feet=include_foot, threshold=threshold, thickness=thickness)
-            )
+            what = {"parts": [part for part, wanted in include.items() if wanted], "feet": include_foot}
+            how = {"threshold": options.keypoint_threshold, "thickness": thickness}
+            maps.append(render(people, size, style, **what, **how))
             everyone.append(_to_size(people, size) if return_people else people)
         maps = _convert(maps, output_type, batch=not isinstance(image, (list, tuple)))
         if not several:
