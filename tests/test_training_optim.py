@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from dwpose_core.models import create_model
-from training.muon import MuonAdamW, is_hidden_matrix
+from training import muon
+from training.muon import Muon, MuonAdamW, is_hidden_matrix
 from training.optim import ExponentialMovingAverage, Schedule, parameter_groups
+from training.precision import autocast, has_bfloat16
 
 
 def test_parameter_groups_are_the_original_ones(shared):
@@ -116,3 +118,39 @@ def test_muon_goes_on_from_its_state():
 def test_muon_refuses_weights_it_cannot_view():
     with pytest.raises(ValueError, match="channels_last"):
         MuonAdamW(create_model("debug"), 1e-3, 1e-3, 0.05)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
+@pytest.mark.parametrize("exact", [True, False])
+def test_muon_is_that_of_torch(exact, monkeypatch):
+    """In bfloat16 to the bit; in float32, where the processor has no bfloat16, as far as that is exact."""
+    monkeypatch.setattr(muon, "has_bfloat16", lambda device: exact)
+    torch.manual_seed(0)
+    mine = [nn.Parameter(torch.randn(shape)) for shape in ((8, 24), (24, 8), (16, 16), (5, 300))]
+    theirs, start = copy.deepcopy(mine), copy.deepcopy(mine)
+    optimizers = (
+        Muon(mine, 3e-3, 0.02),
+        torch.optim.Muon(theirs, lr=3e-3, weight_decay=0.02, ns_steps=4, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(4):
+        for one, other in zip(mine, theirs, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other, before in zip(mine, theirs, start, strict=True):
+        moved = (other - before).detach()
+        apart = (one - other).detach().abs().max()
+        assert apart == 0 if exact else 0 < apart < 0.02 * moved.abs().max()
+    optimizers[0].load_state_dict(optimizers[1].state_dict())  # a run that torch's began goes on
+    optimizers[0].step()
+
+
+def test_arithmetic_is_what_the_device_has(monkeypatch):
+    """A processor that has to emulate bfloat16 is ten times as slow with it as with float32."""
+    for there in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda there=there: there)
+        assert has_bfloat16(torch.device("cpu")) is there
+        with autocast(torch.device("cpu")):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if there else torch.float32)
+    assert has_bfloat16(torch.device("cuda"))

@@ -24,7 +24,7 @@ What differs from DWPose's own training, and why (figures: cards in dwpose_core/
 * A keypoint outside the crop is taught a flat row, with a small weight. Its maximum, the score, is then near 0 instead
   of being whatever an untaught row gives; this is what makes the score usable as a visibility.
 * Processes instead of threads: each of `--workers` processes trains on its own batches with one thread and gradients
-  are averaged. The networks run in bfloat16.
+  are averaged. The networks run in bfloat16 where the processor has it (precision.py).
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from .growth import hold_pixels, mean_weights
 from .label_objective import as_batch
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage
+from .precision import autocast
 from .pruning import pruned
 from .starter_batches import draw_batch
 from .starter_phases import MORE, PHASES, Phase, objective_of, phases_of
@@ -135,7 +136,7 @@ def train(
     ):
         batch = as_batch(draw_batch(sources[turns[step]], BATCH, phase.size, rng))
         objective.set_epoch(step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu")):
             result = objective(batch)
         objective.zero_grad(set_to_none=True)
         result["loss"].backward()

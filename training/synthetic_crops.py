@@ -11,6 +11,7 @@ import torch
 
 from .label_objective import as_batch
 from .objectives import SimCCObjective
+from .precision import autocast
 from .synthetic.background import Background, Foreground
 from .synthetic.composite import Disturbance
 from .synthetic.crop_bank import CropBank
@@ -68,7 +69,7 @@ def test_pool(
 
 def settle(objective: torch.nn.Module, crops: Crops) -> None:
     """A step without consequences: cuDNN looks for its fastest ways while nothing else is on the GPU."""
-    with torch.autocast(crops.image.device.type, torch.bfloat16):
+    with autocast(crops.image.device):
         objective(as_batch(crops))["loss"].backward()
     objective.zero_grad(set_to_none=True)
 

@@ -24,6 +24,7 @@ from .label_objective import KnownStage1, LabelObjective, as_batch
 from .muon import MuonAdamW
 from .objectives import SimCCObjective, Stage2Distillation
 from .optim import ExponentialMovingAverage, Schedule
+from .precision import autocast
 from .small_simcc import MORE_HANDS, PART_WEIGHTS
 from .starter_score import measure
 from .synthetic.composite import MILD, QUIET, STRONG, TUMBLING, VACANT, Disturbance
@@ -177,7 +178,7 @@ def train_stage(
         asked = time.monotonic()
         batch = as_batch(draw(progress))
         drawing += time.monotonic() - asked
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             out = objective(batch)
         objective.zero_grad(set_to_none=True)
         out["loss"].backward()

@@ -57,6 +57,7 @@ from .growth import mean_weights
 from .monitor import StopOnSignal, ending
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage
+from .precision import autocast
 from .starter import HELD_OUT, LAYER_SIZE, OBJECTS, average_gradients
 from .style_mixing import StyleMixing
 from .synthetic.generate import generate
@@ -138,7 +139,7 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
                 batch = next(source)
             batch, in_tail = batch.to(device), step >= config.tail_start
             styles.begin(step)
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 maps = net.backbone(to_input(batch.canvas[..., :3], device))
                 raw, more = simota.logits(net.head, maps), both[1](maps)
             parts = simota.losses(raw, batch.people, batch.canvas.shape[1], with_l1=in_tail)
