@@ -289,6 +289,8 @@ class DWposeDetector(
                 box * np.tile(_scale(original.shape, frame.shape), 2)
                 for box, original, frame in zip(boxes, originals, frames, strict=True)
             ]
+        parts, threshold = [part for part, wanted in include.items() if wanted], options.keypoint_threshold
+        drawing = {"parts": parts, "feet": include_foot, "threshold": threshold, "thickness": thickness}
         maps, everyone = [], []
         estimated = estimate_people(frames, self.pose, self.detector, boxes, options)
         for original, people in zip(originals, estimated, strict=True):
@@ -298,9 +300,7 @@ class DWposeDetector(
                 size = tuple(image_resolution)
             else:
                 size = control_size(people.image_size, image_resolution)
-            what = {"parts": [part for part, wanted in include.items() if wanted], "feet": include_foot}
-            how = {"threshold": options.keypoint_threshold, "thickness": thickness}
-            maps.append(render(people, size, style, **what, **how))
+            maps.append(render(people, size, style, **drawing))
             everyone.append(_to_size(people, size) if return_people else people)
         maps = _convert(maps, output_type, batch=not isinstance(image, (list, tuple)))
         if not several:

@@ -13,13 +13,15 @@ import torch
 
 from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
+from dwpose_core.skeleton import PARTS
 from tests.synthetic_tools import NamesItsDevice, generator
-from training import checkpoint, synthetic_crops, synthetic_run, synthetic_stage
-from training.label_objective import as_batch
+from training import checkpoint, synthetic_crops, synthetic_plan, synthetic_run, synthetic_stage
+from training.label_objective import KnownStage1, as_batch
+from training.objectives import Stage1Distillation
 from training.synthetic import torch_composite as batched
 from training.synthetic.composite import MILD, QUIET, STRONG
 from training.synthetic.items import Item, Material
-from training.synthetic.labels import HIDDEN
+from training.synthetic.labels import HIDDEN, OUTSIDE, VISIBLE
 from training.synthetic.layer_pool import Layers
 from training.synthetic.light import Light
 from training.synthetic.meshes import Mesh, View, light_row
@@ -80,8 +82,8 @@ def test_phases_and_levers():
     early = replace(STRONG, crowded=0.25, partial=0.25)
     assert [phase_at(p)[0] for p in (0.0, 0.7, 0.95, 1.0)] == [early, MILD, QUIET, QUIET]
     stage = Stage("teacher", "labels", "debug", 1.0, 4)
-    assert synthetic_run.levers_of(stage, args) == {"people", "jpeg"}
-    assert synthetic_run.levers_of(replace(stage, name="without-clothing"), args) == {"people", "jpeg", "clothing"}
+    assert synthetic_plan.levers_of(stage, args) == {"people", "jpeg"}
+    assert synthetic_plan.levers_of(replace(stage, name="without-clothing"), args) == {"people", "jpeg", "clothing"}
     assert synthetic_crops.lessened(early, {"people", "jpeg"}) == replace(early, people=False, jpeg=False)
     assert synthetic_crops.lessened(early, {"clothing", "backgrounds"}) == early
 
@@ -90,9 +92,9 @@ def test_phases_and_levers():
 @pytest.mark.parametrize("extra", [[], ["--ablation"], ["--students", "dwpose-t"], ["--teacher", "none"]])
 def test_stages_fit_into_the_minutes(extra, device):
     args = synthetic_run.parse(["--assets", "a", "--out", "b", "--minutes", "25", "--device", device, *extra])
-    stages = synthetic_run.plan(args)
+    stages = synthetic_plan.plan(args)
     planned = sum(stage.seconds for stage in stages) / 60
-    assert 25 * 0.9 < planned + 25 * synthetic_run.shares(args)[0] < 25 * 0.95
+    assert 25 * 0.9 < planned + 25 * synthetic_plan.shares(args)[0] < 25 * 0.95
     assert len({stage.name for stage in stages}) == len(stages)
 
 
@@ -146,19 +148,19 @@ def test_the_same_network_goes_on_with_all_it_knows(tmp_path):
     command = ["--assets", "a", "--out", "b", "--minutes", "1", "--teacher", "none", "--students", "debug"]
     official = tmp_path / "debug.pth"
     torch.save({"state_dict": create_model("debug").state_dict()}, official)
-    assert synthetic_run.read_start(official).name == "debug"
+    assert synthetic_plan.read_start(official).name == "debug"
     for path in (start, scaled):
         args = synthetic_run.parse([*command, "--start", str(path)])
-        (stage,) = synthetic_run.plan(args)
-        assert (stage.name, stage.fresh, stage.lr) == ("debug-labels", False, Stage.lr * synthetic_run.GOING_ON_LR)
-        torch.testing.assert_close(synthetic_run.beginning(stage, args).head.cls_x.weight, trained)
-    (stage,) = synthetic_run.plan(synthetic_run.parse([*command[:-1], "dwpose-t", "--start", str(start)]))
+        (stage,) = synthetic_plan.plan(args)
+        assert (stage.name, stage.fresh, stage.lr) == ("debug-labels", False, Stage.lr * synthetic_plan.GOING_ON_LR)
+        torch.testing.assert_close(synthetic_plan.beginning(stage, args).head.cls_x.weight, trained)
+    (stage,) = synthetic_plan.plan(synthetic_run.parse([*command[:-1], "dwpose-t", "--start", str(start)]))
     assert stage.fresh and stage.lr == Stage.lr
     taught = ["debug" if word == "none" else word for word in command]
-    teacher, *others = synthetic_run.plan(synthetic_run.parse([*taught, "--start", str(start)]))
+    teacher, *others = synthetic_plan.plan(synthetic_run.parse([*taught, "--start", str(start)]))
     assert not teacher.fresh and [stage.fresh for stage in others] == [False, False]  # the student is in the file too
-    torch.testing.assert_close(synthetic_run.beginning(others[0], args).head.cls_x.weight, trained)
-    teacher, *others = synthetic_run.plan(synthetic_run.parse([*taught[:-1], "dwpose-t", "--start", str(start)]))
+    torch.testing.assert_close(synthetic_plan.beginning(others[0], args).head.cls_x.weight, trained)
+    teacher, *others = synthetic_plan.plan(synthetic_run.parse([*taught[:-1], "dwpose-t", "--start", str(start)]))
     assert not teacher.fresh and all(stage.fresh and stage.lr == Stage.lr for stage in others)
 
 
@@ -171,16 +173,40 @@ def test_a_teacher_grows_from_a_smaller_network(tmp_path):
         checkpoint.save_model(path, nets[name], {"model": name})
     command = ["--assets", "a", "--out", "b", "--minutes", "1", "--teacher", "dwpose-m", "--students", "dwpose-s"]
     args = synthetic_run.parse([*command, "dwpose-t", "--start", str(files["dwpose-s"]), str(files["dwpose-t"])])
-    teacher, *students = synthetic_run.plan(args)
-    assert (teacher.fresh, teacher.lr) == (False, Stage.lr * synthetic_run.GOING_ON_LR)
-    grown = synthetic_run.beginning(teacher, args).backbone.stem[0].conv.weight
+    teacher, *students = synthetic_plan.plan(args)
+    assert (teacher.fresh, teacher.lr) == (False, Stage.lr * synthetic_plan.GOING_ON_LR)
+    grown = synthetic_plan.beginning(teacher, args).backbone.stem[0].conv.weight
     torch.testing.assert_close(grown[:16], nets["dwpose-s"].backbone.stem[0].conv.weight)
     assert [stage.fresh for stage in students] == [False] * 4
     for stage in students[::2]:
         assert stage.lr == teacher.lr
-        begun = synthetic_run.beginning(stage, args)
+        begun = synthetic_plan.beginning(stage, args)
         torch.testing.assert_close(begun.head.cls_y.weight, nets[stage.model].head.cls_y.weight)
-    torch.testing.assert_close(students[1].lr, Stage.lr)
+    assert students[1].lr == Stage.lr
+    turned = synthetic_run.parse([*command, "--start", str(files["dwpose-t"]), str(files["dwpose-s"])])
+    assert synthetic_plan.origin_of("dwpose-m", "labels", turned)[1].name == "dwpose-s"  # the larger, not the first
+    twice = synthetic_run.parse([*command, "--start", str(files["dwpose-s"]), str(files["dwpose-s"])])
+    with pytest.raises(ValueError, match="several files of one network"):
+        synthetic_plan.plan(twice)
+
+
+def test_the_first_stage_knows_hidden_and_absent_points(layers, around):
+    """As large as DWPose's task loss where all points are seen, and with a flat row for one that is outside."""
+    torch.manual_seed(0)
+    net, teacher = create_model("debug"), create_model("debug")
+    crops = as_batch(batched.composite_batch(layers, torch.arange(6), around, (64, 64), generator(0), None))
+    logits = tuple(torch.randn(6, 133, 128, requires_grad=True) for _ in "xy")
+    crops["visible"], crops["flags"] = torch.ones(6, 133), torch.full((6, 133), VISIBLE, dtype=torch.uint8)
+    crops["keypoints"] = torch.rand(6, 133, 2) * 50 + 7
+    alike = KnownStage1(net, teacher, 10, dict.fromkeys(PARTS, 1.0), 0.25)
+    sizes = []
+    for objective in (alike, Stage1Distillation(net, teacher, 10)):
+        loss, _ = objective._task(logits, crops)
+        sizes.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, logits)]))
+    torch.testing.assert_close(*sizes, rtol=0.02, atol=1e-5)
+    crops["flags"][:, 9] = OUTSIDE
+    (gradient,) = torch.autograd.grad(alike._task(logits, crops)[0], logits[:1])
+    assert gradient[:, 9].abs().sum() > 0
 
 
 def test_a_trained_teacher_takes_none_of_the_time(tmp_path):
@@ -192,14 +218,14 @@ def test_a_trained_teacher_takes_none_of_the_time(tmp_path):
     checkpoint.save_model(path, net, {"model": "debug", "score_factor": "2.5"})
     command = ["--assets", "a", "--out", "b", "--minutes", "1", "--students", "dwpose-t", "dwpose-s", "--teacher"]
     args = synthetic_run.parse([*command, str(path)])
-    stages = synthetic_run.plan(args)
+    stages = synthetic_plan.plan(args)
     assert [stage.kind for stage in stages] == ["stage1", "stage2"] * 2
-    own = synthetic_run.plan(synthetic_run.parse([*command, "debug"]))
+    own = synthetic_plan.plan(synthetic_run.parse([*command, "debug"]))
     assert sum(stage.seconds for stage in stages) == pytest.approx(sum(stage.seconds for stage in own))
     assert stages[0].seconds > 1.5 * own[1].seconds
-    torch.testing.assert_close(synthetic_run.teacher_of(stages[0], args, tmp_path).head.cls_x.weight, trained)
+    torch.testing.assert_close(synthetic_plan.teacher_of(stages[0], args, tmp_path).head.cls_x.weight, trained)
     checkpoint.save_model(tmp_path / "dwpose-t-stage1.safetensors", create_model("dwpose-t"), {})
-    assert synthetic_run.teacher_of(stages[1], args, tmp_path).name == "dwpose-t"
+    assert synthetic_plan.teacher_of(stages[1], args, tmp_path).name == "dwpose-t"
     with pytest.raises(SystemExit):
         synthetic_run.parse([*command, str(tmp_path / "missing.pth")])
 
@@ -210,12 +236,12 @@ def test_students_of_a_trained_teacher_begin_as_its_strongest_channels(tmp_path)
     checkpoint.save_model(path, net, {"model": "dwpose-s"})
     command = ["--assets", "a", "--out", "b", "--minutes", "1", "--students", "dwpose-t", "--start", str(path)]
     args = synthetic_run.parse([*command, "--teacher", str(path)])
-    first, second = (synthetic_run.beginning(stage, args) for stage in synthetic_run.plan(args))
+    first, second = (synthetic_plan.beginning(stage, args) for stage in synthetic_plan.plan(args))
     torch.testing.assert_close(first.head.gau.uv.weight, net.head.gau.uv.weight)
     assert not torch.equal(second.head.gau.uv.weight, net.head.gau.uv.weight), "the second stage takes the first's"
     args = synthetic_run.parse([*command, "--teacher", "dwpose-m"])
-    for stage in synthetic_run.plan(args)[1:]:
-        assert not torch.equal(synthetic_run.beginning(stage, args).head.gau.uv.weight, net.head.gau.uv.weight)
+    for stage in synthetic_plan.plan(args)[1:]:
+        assert not torch.equal(synthetic_plan.beginning(stage, args).head.gau.uv.weight, net.head.gau.uv.weight)
 
 
 def test_a_teacher_of_another_size_is_refused_at_once(tmp_path):

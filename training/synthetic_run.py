@@ -36,19 +36,15 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from functools import lru_cache
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from dwpose_core.models.rtmcc import DWPose, create_model
+from dwpose_core.models.rtmcc import DWPose
 
 from . import checkpoint
-from .growth import begin_backbone, grown_as
-from .pruning import pruned
 from .starter_score import calibrate
-from .starter_weights import as_trained
 from .synthetic.body import check_assets
 from .synthetic.composite import STRONG
 from .synthetic.crop_bank import CropBank
@@ -59,118 +55,15 @@ from .synthetic.scene_crops import SceneCropper
 from .synthetic.subjects import SubjectGenerator, stream, texture_files
 from .synthetic.torch_render import TorchRenderer
 from .synthetic_crops import BATCHES_AT_ONCE, LEVERS, Batches, CropSource, Mixture, Scenes, flat, test_pool
+from .synthetic_plan import beginning, beside, levers_of, plan, shares, taught_already, teacher_of
 from .synthetic_stage import OnDevice, OutOfTime, Stage, build_objective, train_stage
 
 LAYER_SIZE = (192, 256)  # (W, H) of drawn people, margin included
-# Shares of the minutes for people and for training, which on a GPU goes on beside the drawing of most people; what is
-# left covers the start of the workers, surroundings, measuring and saving.
-SHARES, SHARES_BESIDE = (0.14, 0.79), (0.04, 0.88)
-TEACHER_SHARE, STAGE1_SHARE, STAGE2_SHARE = 0.45, 0.48, 0.07  # of the training
 LARGEST_FACTOR = 100.0  # of scores
-GOING_ON_LR = 0.5  # of the learning rate, for a network that goes on
 SCENE_SIDE = 400  # longer side of scenes, px; most people in them are smaller than a crop
 CROPS_EACH = 2  # of each person in a scene
 MAY_CHANGE = ("assets", "out", "state", "stop_after", "workers", "device")  # when a run is continued
 SCENE_WORKERS = 0.75  # of the processes, where there are scenes; people are made faster than they are drawn
-
-
-def beside(args: argparse.Namespace) -> bool:
-    """Whether people are drawn and crops composited while a network trains. Levers are compared on the same people."""
-    return args.device.startswith("cuda") and not args.ablation
-
-
-def shares(args: argparse.Namespace) -> tuple[float, float]:
-    return SHARES_BESIDE if beside(args) else SHARES
-
-
-@lru_cache(4)
-def read_start(path: Path) -> DWPose:
-    return as_trained(path)
-
-
-def known_as(model: str, kind: str, args: argparse.Namespace) -> DWPose | None:
-    """What --start has of a network when a stage begins: itself, or what it grows from or is pruned from.
-
-    Raises:
-        ValueError: where a student is larger than what it is to be pruned from.
-    """
-    starts = [read_start(path) for path in args.start]
-    config = create_model(model).config
-    for start in starts:
-        if start.name == model:
-            net = create_model(model)
-            net.load_state_dict(start.state_dict())
-            return net
-    for start in starts:
-        alike = replace(config, widen=start.config.widen, deepen=start.config.deepen) == start.config
-        larger = config.widen >= start.config.widen and config.deepen >= start.config.deepen
-        if kind == "labels" and alike and larger:
-            return grown_as(start, config, model)
-    return pruned(starts[0], config, model) if kind == "stage1" and starts and taught_already(args) else None
-
-
-def beginning(stage: Stage, args: argparse.Namespace) -> DWPose:
-    """The network of a stage before its first step.
-
-    Raises:
-        ValueError: where what begins it is of another width, or smaller than a student that is to be pruned from it.
-    """
-    if stage.kind != "stage2" and (known := known_as(stage.model, stage.kind, args)):
-        return known
-    net = create_model(stage.model)
-    if stage.kind == "labels" and args.start:
-        begin_backbone(net, read_start(args.start[0]))
-    return net
-
-
-def plan(args: argparse.Namespace) -> list[Stage]:
-    """The stages and their seconds."""
-    total = args.minutes * 60 * shares(args)[1]
-
-    def begun(name: str, kind: str, model: str, seconds: float) -> Stage:
-        fresh = known_as(model, kind, args) is None
-        cut_down = kind == "stage1" and model not in {read_start(path).name for path in args.start}
-        rate = Stage.lr if fresh or cut_down else Stage.lr * GOING_ON_LR
-        return Stage(name, kind, model, seconds, args.batch, rate, fresh)
-
-    def from_labels(name: str, model: str, seconds: float) -> Stage:
-        return begun(name, "labels", model, seconds)
-
-    if args.ablation:
-        names = ["everything", *(f"without-{lever}" for lever in LEVERS)]
-        return [from_labels(name, args.students[0], total / len(names)) for name in names]
-    if args.teacher == "none":
-        return [from_labels(f"{student}-labels", student, total / len(args.students)) for student in args.students]
-    if taught_already(args):
-        stages, left = [], total / (STAGE1_SHARE + STAGE2_SHARE) / len(args.students)
-    else:
-        stages, left = [from_labels("teacher", args.teacher, total * TEACHER_SHARE)], total / len(args.students)
-    for student in args.students:
-        first = begun(f"{student}-stage1", "stage1", student, left * STAGE1_SHARE)
-        second = Stage(f"{student}-stage2", "stage2", student, left * STAGE2_SHARE, args.batch, fresh=first.fresh)
-        stages += [first, second]
-    return stages
-
-
-def taught_already(args: argparse.Namespace) -> bool:
-    """Whether the teacher is a file instead of a stage; names of networks have no suffix."""
-    return Path(args.teacher).suffix != ""
-
-
-def teacher_of(stage: Stage, args: argparse.Namespace, state: Path) -> DWPose | None:
-    """The trained network that a stage learns from besides the labels, its scores as they were trained."""
-    if stage.kind == "labels":
-        return None
-    if stage.kind == "stage1" and taught_already(args):
-        return as_trained(Path(args.teacher))
-    source = "teacher" if stage.kind == "stage1" else f"{stage.model}-stage1"
-    return as_trained(state / f"{source}.safetensors")
-
-
-def levers_of(stage: Stage, args: argparse.Namespace) -> set[str]:
-    """What this stage does without."""
-    mine = stage.name.removeprefix("without-")
-    return set(args.without) | ({mine} if mine in LEVERS else set())
 
 
 class Run:
@@ -403,8 +296,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} is a share between 0 and 0.9, not {getattr(args, name)}")
     if args.scenes and (args.ablation or args.without):
         parser.error("whole scenes have all levers of realism in them: leave out --scenes to compare levers")
-    if taught_already(args) and not Path(args.teacher).is_file():
-        parser.error(f"--teacher {args.teacher} is no file")
+    files = [("--teacher", Path(args.teacher))] if taught_already(args) else []
+    for option, path in (*files, *(("--start", path) for path in args.start)):
+        if not path.is_file():
+            parser.error(f"{option} {path} is no file")
     return args
 
 

@@ -89,7 +89,7 @@ def build_objective(kind: str, student: DWPose, teacher: DWPose | None, fresh: b
     if teacher is None:
         raise ValueError(f"{kind} needs a teacher")
     if kind == "stage1":
-        return KnownStage1(student, teacher, TICKS, MORE_HANDS, GOING_ON_ABSENT)
+        return KnownStage1(student, teacher, TICKS, PART_WEIGHTS if fresh else MORE_HANDS, GOING_ON_ABSENT)
     return Stage2Distillation(student, teacher, teacher_batch_stats=False)
 
 
