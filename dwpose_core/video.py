@@ -58,7 +58,10 @@ class Source(Protocol):
 
 
 class VideoReader:
-    """The frames of a video file, decoded one after the other while you iterate.
+    """The frames of a video file, decoded one after the other while you iterate, as a player shows them.
+
+    Turned upright, with square pixels (anamorphic video of DVDs and DV is stretched to its display shape), and all of
+    the size of the first one, as FFmpeg's own tools do where a stream changes its size.
 
     Attributes:
         fps: average frames per second. Frames of a variable-rate video carry their own times.
@@ -89,6 +92,7 @@ class VideoReader:
         self.frame_count: int | None = self._stream.frames or None
         self.has_audio = bool(self._container.streams.audio)
         self.start = Fraction(0)  # presentation time of the first frame; known once it is decoded
+        self._stretch = _pixel_aspect(self._stream.sample_aspect_ratio)
 
     def __enter__(self) -> VideoReader:
         return self
@@ -98,7 +102,7 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         av = _import_av()
-        first = last = None
+        first = last = size = None
         try:
             for picture in self._container.decode(self._stream):
                 pts = picture.pts
@@ -107,8 +111,9 @@ class VideoReader:
                 if first is None:
                     first = pts
                     self.start = first * self.time_base
+                    size = round(picture.width * self._stretch), picture.height
                 last = pts
-                yield Frame(_upright(picture), (pts - first) * self.time_base)
+                yield Frame(_upright(picture, size), (pts - first) * self.time_base)
         except av.error.FFmpegError as error:
             raise ValueError(f"{self.path} is damaged and cannot be decoded to its end: {error.strerror}") from error
         if first is None:
@@ -133,10 +138,16 @@ def _measured_rate(path: Path, frames: int = 100) -> Fraction | None:
     return Fraction(len(times) - 1, 1) / length if length > 0 else None
 
 
-def _upright(picture: Any) -> np.ndarray:
-    """RGB pixels, turned by the display matrix that phones write instead of turning the picture."""
+def _pixel_aspect(ratio: Fraction | None) -> Fraction:
+    """Width of a pixel over its height; 1 where that is unknown, damaged, or only what rounding an even side left."""
+    return ratio if ratio and 1 / 4 <= ratio <= 4 and abs(ratio - 1) > 0.01 else Fraction(1)
+
+
+def _upright(picture: Any, size: tuple[int, int]) -> np.ndarray:
+    """RGB pixels scaled to `size` (W, H), turned by the display matrix that phones write instead of turning them."""
     quarter_turns = round(picture.rotation / 90) % 4  # counter-clockwise, as numpy counts
-    return np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), quarter_turns))
+    pixels = picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 
 
 def check_video_name(path: str | os.PathLike) -> None:

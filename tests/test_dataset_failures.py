@@ -129,7 +129,7 @@ def test_a_list_of_paths_has_no_columns(extract, photos, capsys):
 
 
 @pytest.mark.parametrize("layout", ["files", "imagefolder", "webdataset"])
-def test_what_failed_can_be_tried_again_once_it_is_mended(extract, tmp_path, layout):
+def test_what_failed_can_be_tried_again_once_it_is_mended(extract, tmp_path, capsys, layout):
     photos = make_photos(tmp_path / "photos")
     options = ("--output-format", layout, "--samples-per-shard", 5)
     code, out = extract(photos, *options)
@@ -138,6 +138,10 @@ def test_what_failed_can_be_tried_again_once_it_is_mended(extract, tmp_path, lay
     for path, number in ((photos / "a" / "004x.jpg", 4), (photos / "b" / "empty.png", 5)):
         path.write_bytes(picture(number, "JPEG" if path.suffix == ".jpg" else "PNG"))
     assert extract(photos, *options)[0] == 1  # the same command does finished shards no second time
+    for command, said in (((), "see --retry-failed"), (("--retry-failed",), "which would be done again")):
+        capsys.readouterr()
+        assert extract(photos, *options, "--dry-run", *command)[0] == 0
+        assert f"something failed in 2 of these, {said}" in capsys.readouterr().out
     assert extract(photos, *options, "--retry-failed")[0] == 0
     assert not failed(out)
     again = {path.name for path in (out / "_dwpose" / "shards").glob("*_stats.json")

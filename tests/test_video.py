@@ -25,12 +25,14 @@ def picture(i: int, height: int = 48, width: int = 64) -> np.ndarray:
     return image
 
 
-def make_film(path, count=12, fps=Fraction(25), times=None, audio=None, codec="libx264", size=(48, 64), start=0):
+def make_film(path, count=12, fps=Fraction(25), times=None, audio=None, codec="libx264", size=(48, 64), start=0, aspect=None):
     """A film; `times` in ticks of 1/1000 s makes its frame rate vary; `start` shifts it in time (seconds)."""
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=fps)
         video.height, video.width = size
         video.pix_fmt = "yuv420p"
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
         if codec == "libx264":
             video.options = {"crf": "10"}
         tick = 1 / fps if times is None else Fraction(1, 1000)
@@ -137,6 +139,25 @@ def test_rotation_flags_are_obeyed(tmp_path, angle):
     assert np.abs(image.astype(int) - expected).mean() < 4
     # and what is written is upright, with no flag
     assert all_frames(copy_film(source, tmp_path / "out.mp4"))[0].image.shape == expected.shape
+
+
+@pytest.mark.parametrize(("aspect", "width"), [(Fraction(64, 45), 91), (Fraction(1, 2), 32), (Fraction(404, 405), 64)])
+def test_wide_pixels_become_square_ones(tmp_path, aspect, width):
+    """A DVD's 16:9 is stored as 720 x 576; an aspect near 1 is left by whoever scaled to even sides."""
+    source = make_film(tmp_path / "in.mp4", count=2, aspect=aspect)
+    image = all_frames(source)[0].image
+    assert image.shape == (48, width, 3)
+    red = (image[:24, :, 0] > 130).mean(0)  # the top left quarter
+    assert abs((red > 0.5).sum() - width / 2) <= 1
+
+
+def test_a_stream_that_changes_its_size_keeps_that_of_its_first_frame(tmp_path):
+    parts = [make_film(tmp_path / f"{side}.ts", count=3, size=(side, side)) for side in (48, 96)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert {frame.image.shape for frame in all_frames(tmp_path / "joined.ts")} == {(48, 48, 3)}
+    assert len(all_frames(tmp_path / "joined.ts")) == 6
+    copy = copy_film(tmp_path / "joined.ts", tmp_path / "out.mp4")
+    assert len(all_frames(copy)) == 6
 
 
 @pytest.mark.parametrize(

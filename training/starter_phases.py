@@ -89,8 +89,8 @@ def phases_of(network: str, start: bool, teacher: str | None) -> tuple[Phase, ..
     """What a run goes through; `start`: whether it begins with weights, `teacher`: name of what it learns from."""
     if teacher is None:
         return (MORE if start else PHASES)[network]
-    second = replace(STAGE2, network=network)
-    return (second,) if teacher == network else (replace(STAGE1, network=network), second)
+    first, second = replace(STAGE1, network=network, frozen=start), replace(STAGE2, network=network)
+    return (second,) if teacher == network else (first, second)
 
 
 def objective_of(phase: Phase, net: DWPose, teacher: DWPose | None) -> SimCCObjective:

@@ -176,7 +176,7 @@ def extract(args: argparse.Namespace) -> int:
     machine = Machine(device, args.provider, args.cache_dir, args.offline, decoders, args.streams)
     devices = [f"cuda:{d}" if d.isdecimal() else d for d in args.devices.split(",")] if args.devices else None
     if args.dry_run:
-        return _dry_run(config, args.overwrite, args.log == "line")
+        return _dry_run(config, args.overwrite, args.retry_failed, args.log == "line")
     if world > 1:
         print(f"dwpose: rank {rank} of {world} (from {said_by}): every {world}th shard is done here", file=sys.stderr)
     stopped, seconds = None, 0.0
@@ -240,19 +240,22 @@ def _report(args, storage, plan, rank: int, world: int, stopped: RuntimeError | 
     return 1 if stopped or summary.failed or summary.done < summary.shards else 0
 
 
-def _dry_run(config, overwrite: bool, show: bool) -> int:
+def _dry_run(config, overwrite: bool, retry_failed: bool, show: bool) -> int:
     """Counts the inputs; writes nothing."""
     import itertools
     import json
     import tempfile
 
-    from .plan import check_outputs, describe, is_done, list_inputs, present_plan
+    from .plan import check_outputs, describe, has_failures, is_done, list_inputs, present_plan
     from .storage import Storage
 
     storage = Storage(config.out)
     if not overwrite and (plan := present_plan(config, storage)) is not None:
-        done = sum(is_done(storage, shard) for shard in range(plan.shards))
-        print(f"{plan.items} inputs in {plan.shards} shards, of which {done} are done")
+        done = [shard for shard in range(plan.shards) if is_done(storage, shard)]
+        again = sum(has_failures(storage, shard) for shard in done)
+        retry = "which would be done again" if retry_failed else "see --retry-failed"
+        rest = f"; something failed in {again} of these, {retry}" if again else ""
+        print(f"{plan.items} inputs in {plan.shards} shards, of which {len(done)} are done{rest}")
         return 0
     with tempfile.TemporaryDirectory(prefix="dwpose-") as name:
         folder = Path(name)

@@ -296,14 +296,22 @@ def _number(key: str) -> int | None:
 def reopen_failed(storage: Storage, shards: Iterable[int]) -> None:
     """Finished shards with failures are to be done again, from their first item: what was good comes out the same."""
     for shard in shards:
-        name = f"_dwpose/shards/{shard:05d}_stats.json"
-        if is_done(storage, shard) and json.loads(storage.read(name))["failed"]:
-            storage.delete(name)
+        if is_done(storage, shard) and has_failures(storage, shard):
+            storage.delete(_stats_of(shard))
+
+
+def has_failures(storage: Storage, shard: int) -> bool:
+    """Whether something failed in a finished shard."""
+    return json.loads(storage.read(_stats_of(shard)))["failed"] > 0
+
+
+def _stats_of(shard: int) -> str:
+    return f"_dwpose/shards/{shard:05d}_stats.json"
 
 
 def is_done(storage: Storage, shard: int) -> bool:
     """Whether a shard is finished and nothing of it is missing or cut short."""
-    name = f"_dwpose/shards/{shard:05d}_stats.json"
+    name = _stats_of(shard)
     if storage.size(name) is None:
         return False
     try:
