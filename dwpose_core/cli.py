@@ -20,11 +20,11 @@ examples:
   dwpose image photo.jpg -o pose.png                 one photograph, one pose map
   dwpose image photos/ -o poses/ --json --overlay    a folder, with keypoints and a picture of both
   dwpose render pose.json -o big.png --draw-size 2048
-  dwpose video in.mp4 -o pose.mp4                    a film, its people tracked and steadied
+  dwpose video in.mp4 -o pose.mp4                    a video, its people tracked and smoothed
   dwpose animate dance.mp4 --reference portrait.png -o inputs/    pose and face video for Wan-Animate
   dwpose extract photos/ --out poses/                a million images, resumable
-  dwpose models                                      which weights there are, and where they lie
-  dwpose doctor                                      what runs here, and what to mend
+  dwpose models                                      known weights, and where they are stored
+  dwpose doctor                                      what is installed, what it runs on, what to fix
 """
 
 
@@ -79,9 +79,9 @@ def _add_image(command) -> None:
         dwpose image face.jpg -o pose.png --detector none --no-hand
         """,
     )
-    sub.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders (searched deeply) or globs")
+    sub.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders (searched recursively) or globs")
     sub.add_argument(
-        "-o", "--out", required=True, help="the map, or a folder for <stem>.png, in folders as those searched"
+        "-o", "--out", required=True, help="the map, or a folder for <stem>.png that mirrors the folders searched"
     )
     sub.add_argument("--json", action="store_true", help="write OpenPose JSON beside each map")
     sub.add_argument(
@@ -91,7 +91,9 @@ def _add_image(command) -> None:
         "of the OpenPose program, <stem>_keypoints.json, as pose editors read it. body25: the same with 25 body "
         "points, for try-on networks and body fitting",
     )
-    sub.add_argument("--scores", action="store_true", help="scores in the JSON, where most readers expect 1 or 0")
+    sub.add_argument(
+        "--scores", action="store_true", help="scores as confidences in the JSON (most readers expect 1 or 0)"
+    )
     sub.add_argument("--overlay", action="store_true", help="write <stem>.overlay.png, the pose over the photograph")
     find = _add_networks(sub)
     find.add_argument("--box", action="append", metavar="X1,Y1,X2,Y2", help="own box in pixels, for one input; repeat")
@@ -107,7 +109,7 @@ def _add_networks(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     nets.add_argument("--device", help="cuda, cuda:1, mps, cpu, ... (default: the best one present)")
     nets.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on a GPU")
     nets.add_argument("--backend", choices=("torch", "onnx"), default="torch", help="onnx is ONNX Runtime")
-    nets.add_argument("--provider", choices=PROVIDERS, help="of ONNX Runtime")
+    nets.add_argument("--provider", choices=PROVIDERS, help="of ONNX Runtime: where it runs")
     nets.add_argument("--cache-dir", help="where downloads go (default: the Hugging Face cache)")
     nets.add_argument("--offline", action="store_true", help="never ask the network")
     find = sub.add_argument_group("finding people")
@@ -117,7 +119,8 @@ def _add_networks(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--detector-size",
         type=int,
         metavar="N",
-        help="side of its input, a multiple of 32 pixels; larger finds smaller people, slower (default: as trained)",
+        help="side of the detector's input, a multiple of 32 pixels; larger finds smaller people, and is slower "
+        "(default: as trained)",
     )
     find.add_argument("--nms-threshold", type=float, default=0.45, help="overlap (IoU) up to which two boxes stay two")
     find.add_argument("--refine", action="store_true", help="second pass in boxes made from the first keypoints")
@@ -159,7 +162,7 @@ def _add_render(command) -> None:
     )
     sub.add_argument(
         "keypoints",
-        help="OpenPose JSON of any dialect, .npz written by us, a folder of these, or the output of extract",
+        help="OpenPose JSON of any dialect, .npz written by dwpose, a folder of these, or the output of extract",
     )
     sub.add_argument(
         "-o",
@@ -167,14 +170,14 @@ def _add_render(command) -> None:
         required=True,
         help="the map, or a folder for <stem>.png; with several frames a folder for <frame>.png, or an .mp4",
     )
-    sub.add_argument("--fps", type=float, help="of an .mp4 (default: 25; of extracted videos: as they were)")
+    sub.add_argument("--fps", type=float, help="frame rate of an .mp4 (default: 25; of extracted videos: as they were)")
     sub.add_argument("--image-size", metavar="WxH", help="size the keypoints refer to, where the JSON does not say")
     _add_drawing(sub)
     sub.set_defaults(run="render")
 
 
 def _add_weights(command) -> None:
-    sub = command("models", "known weights: licence, and where they lie", "dwpose models")
+    sub = command("models", "known weights: licence, and where they are stored", "dwpose models")
     sub.add_argument("--cache-dir", help="where downloads go (default: the Hugging Face cache)")
     sub.set_defaults(run="models")
 

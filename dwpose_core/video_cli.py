@@ -27,9 +27,7 @@ def add_command(command, add_networks, add_drawing) -> None:
     sub.add_argument("-o", "--out", required=True, metavar="FILE.mp4", help="the pose maps")
     sub.add_argument("--overlay", metavar="FILE.mp4", help="also the poses over the pictures, with the sound")
     sub.add_argument("--keypoints", metavar="FILE", help="also the keypoints of all frames: .npz, or .json (OpenPose)")
-    sub.add_argument(
-        "--fps", type=float, help="of a folder of frames (default: 25); a video is brought to it (default: its own)"
-    )
+    sub.add_argument("--fps", type=float, help="rate of a folder of frames (default: 25); videos are resampled to it")
     add_networks(sub).add_argument(
         "--detect-every", type=int, default=1, metavar="N", help="look for people in every Nth frame only: faster"
     )
@@ -42,9 +40,11 @@ def add_steady(sub: argparse.ArgumentParser) -> None:
     calm = sub.add_argument_group(
         "from frame to frame", "The people that --max-people keeps are the same ones as long as they are there."
     )
-    calm.add_argument("--max-gap", type=int, default=5, help="fill people and points missing for so many frames")
-    calm.add_argument("--min-cutoff", type=float, default=1.0, help="Hz; less holds still points stiller")
-    calm.add_argument("--beta", type=float, default=20.0, help="more follows fast points more closely")
+    calm.add_argument(
+        "--max-gap", type=int, default=5, metavar="N", help="fill people and points missing for up to N frames"
+    )
+    calm.add_argument("--min-cutoff", type=float, default=1.0, help="Hz; lower: points at rest jitter less")
+    calm.add_argument("--beta", type=float, default=20.0, help="higher: fast points lag less")
     calm.add_argument("--no-smooth", action="store_true", help="ids and gaps only")
     calm.add_argument("--raw", action="store_true", help="every frame by itself: no ids, no filling, no smoothing")
 

@@ -27,7 +27,7 @@ class DWPoseMerge(io.ComfyNode):
                     options=list(HOW),
                     default=HOW[0],
                     tooltip="together: everyone in the same frames; the last frame of the shorter clip goes on. one "
-                    "after another: the frames of the second behind those of the first.",
+                    "after another: the frames of the second after those of the first.",
                 ),
             ],
             outputs=[Keypoints.Output("merged", display_name="keypoints", tooltip="Keypoints of both.")],

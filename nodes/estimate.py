@@ -59,7 +59,7 @@ class DWPoseEstimate(io.ComfyNode):
                     options=["detector", "whole image"],
                     default="detector",
                     tooltip="detector: everyone. whole image: one person, found without the detector; for drawings "
-                    "and close-ups it does not know.",
+                    "and close-ups that the detector misses.",
                 ),
                 io.Int.Input(
                     "max_people", default=0, min=0, max=1000, tooltip="Keep the surest people of each frame. 0: all."
@@ -94,7 +94,7 @@ class DWPoseEstimate(io.ComfyNode):
                     default=1,
                     min=1,
                     max=100,
-                    tooltip="Videos: run the detector on every so many frames only; boxes in between are interpolated.",
+                    tooltip="Videos: run the detector on every Nth frame only; boxes in between are interpolated.",
                 ),
                 io.Float.Input(
                     "nms_threshold",
@@ -109,7 +109,7 @@ class DWPoseEstimate(io.ComfyNode):
                     default=0,
                     min=0,
                     max=16384,
-                    tooltip="Leave out people whose box is smaller than so many pixels on its longer side.",
+                    tooltip="Leave out people whose box is smaller than this many pixels on its longer side.",
                 ),
                 fit_input(),
                 io.Int.Input(

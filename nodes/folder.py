@@ -23,12 +23,14 @@ class DWPoseLoadFolder(io.ComfyNode):
             description="The pictures of a folder as a list, of any sizes: the nodes that follow run once for each.",
             search_aliases=["load images from folder", "batch images", "image folder"],
             inputs=[
-                io.String.Input("folder", default="", tooltip="Folder in ComfyUI's input folder; empty: that itself."),
+                io.String.Input(
+                    "folder", default="", tooltip="Folder in ComfyUI's input folder; empty: the input folder itself."
+                ),
                 io.String.Input(
                     "prefix", default="dwpose", tooltip="Folder in ComfyUI's output folder, put before the names."
                 ),
-                io.Int.Input("first", default=0, min=0, max=1000000, tooltip="Skip so many pictures."),
-                io.Int.Input("limit", default=0, min=0, max=1000000, tooltip="Load at most so many. 0: all."),
+                io.Int.Input("first", default=0, min=0, max=1000000, tooltip="Skip this many pictures."),
+                io.Int.Input("limit", default=0, min=0, max=1000000, tooltip="Load at most this many. 0: all."),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", is_output_list=True, tooltip="One by one, by name."),

@@ -35,7 +35,8 @@ def antialias_input():
     return io.Boolean.Input(
         "antialias",
         default=False,
-        tooltip="Smooth edges and movements, for videos to look at. Off: the very pixels ControlNets were trained on.",
+        tooltip="Smooth edges and movements, for videos to look at. Off: exactly the pixels ControlNets were "
+        "trained on.",
     )
 
 

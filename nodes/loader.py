@@ -24,14 +24,14 @@ class DWPoseLoader(io.ComfyNode):
                     "pose",
                     options=files.choices("pose"),
                     default=files.AUTO,
-                    tooltip="Pose network. auto: dwpose-l-384 if it is there or can be downloaded, else another file "
-                    "that is there, else the small starter model of this pack. Files go into models/dwpose.",
+                    tooltip="Pose network. auto: dwpose-l-384 if present or downloadable, else another file found "
+                    "there, else the small starter model of this pack. Files go into models/dwpose.",
                 ),
                 io.Combo.Input(
                     "detector",
                     options=files.choices("detector"),
                     default=files.AUTO,
-                    tooltip="Person detector. auto: yolox-l if it is there or can be downloaded, else another YOLOX "
+                    tooltip="Person detector. auto: yolox-l if present or downloadable, else another YOLOX "
                     "file, else the small one of this pack. none: the whole image is searched for one person. Files go "
                     "into models/detection.",
                 ),

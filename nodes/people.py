@@ -106,7 +106,11 @@ class DWPoseSmooth(io.ComfyNode):
                     tooltip="Raise it where fast movements lag behind.",
                 ),
                 io.Int.Input(
-                    "max_gap", default=5, min=0, max=300, tooltip="Fill people and points missing for so many frames."
+                    "max_gap",
+                    default=5,
+                    min=0,
+                    max=300,
+                    tooltip="Fill people and points missing for up to this many frames.",
                 ),
                 io.Int.Input(
                     "max_age",
@@ -131,8 +135,8 @@ class DWPoseSmooth(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.1,
-                    tooltip="Drop the end of a limb that is for a moment more than so many times as long as usual, as "
-                    "1.6, and fill the gap. 0: off.",
+                    tooltip="Drop the end of a limb that is for a moment more than this many times its usual length "
+                    "(1.6, say), and fill the gap. 0: off.",
                 ),
             ],
             outputs=[Keypoints.Output("smoothed", display_name="keypoints", tooltip="With person_id for everyone.")],

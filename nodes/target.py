@@ -58,7 +58,7 @@ def size_from_input(what: str = "pose map"):
         "size_from",
         [io.Image, io.Latent],
         optional=True,
-        tooltip=f"An image or latent whose size the {what} gets. Wins over the size widgets. For Stable Cascade, whose "
+        tooltip=f"An image or latent whose size the {what} gets. Overrides the size widgets. For Stable Cascade, whose "
         "latents do not tell their size, connect an image.",
     )
 

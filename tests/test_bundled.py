@@ -94,7 +94,7 @@ def test_beats_the_mean_pose_on_photographs(runner, scorer, people):
         predictions.append({"image": entry["image"], "bbox": entry["bbox"], "keypoints": keypoints.tolist()})
     result = scorer.score([entry for entry, _, _ in people], predictions)
     assert result["matched"] == len(people)
-    assert result["body_pck_torso02"] > 0.55 > 3.4 * MEAN_POSE  # asked of a bundled model; the card says 0.71
+    assert result["body_pck_torso02"] > 0.55 > 3.4 * MEAN_POSE  # asked of a bundled model; the card says 0.70
     assert result["face_nme_median"] < 0.08 and result["hand_nme_median"] < 0.27
 
 

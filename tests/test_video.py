@@ -25,7 +25,9 @@ def picture(i: int, height: int = 48, width: int = 64) -> np.ndarray:
     return image
 
 
-def make_film(path, count=12, fps=Fraction(25), times=None, audio=None, codec="libx264", size=(48, 64), start=0, aspect=None):
+def make_film(
+    path, count=12, fps=Fraction(25), times=None, audio=None, codec="libx264", size=(48, 64), start=0, aspect=None
+):
     """A film; `times` in ticks of 1/1000 s makes its frame rate vary; `start` shifts it in time (seconds)."""
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=fps)

@@ -39,8 +39,10 @@ def add_commands(command, add_networks, add_drawing) -> None:
     )
     what.add_argument("--map-format", choices=("png", "webp"), default="png", help="webp is lossless")
     what.add_argument("--overlay", action="store_true", help="videos: also the poses over the pictures, with the sound")
-    what.add_argument("--image-column", default="image", help="of lists and tables")
-    what.add_argument("--text-column", default="text", help="of lists and tables")
+    what.add_argument("--image-column", default="image", metavar="NAME", help="pictures or paths in lists and tables")
+    what.add_argument(
+        "--text-column", default="text", metavar="NAME", help="captions; text also finds caption and prompt"
+    )
     what.add_argument("--samples-per-shard", type=int, help="default: 10000 images, or one video")
     what.add_argument(
         "--detect-resolution", type=int, metavar="N", help="shrink to this short side before the networks"
@@ -56,7 +58,7 @@ def add_commands(command, add_networks, add_drawing) -> None:
     runs = sub.add_argument_group("the run")
     runs.add_argument("--overwrite", action="store_true", help="start over; default is to go on where a run stopped")
     runs.add_argument("--retry-failed", action="store_true", help="do shards again in which something failed")
-    runs.add_argument("--limit", type=int, help="only the first so many inputs")
+    runs.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
     runs.add_argument("--dry-run", action="store_true", help="say what would be done")
     runs.add_argument("--max-failures", type=int, help="stop when more items than this failed")
     runs.add_argument("--log", choices=("line", "json", "none"), default="line", help="json: one object per line")
@@ -68,9 +70,9 @@ def add_commands(command, add_networks, add_drawing) -> None:
         "--decoders", type=int, help="processes that decode and encode, per device (default: cores, max 8)"
     )
     hosts.add_argument("--streams", type=int, help="chunks in the networks at once (default: cores; 2 on a GPU)")
-    hosts.add_argument("--engine", choices=("native", "ray"), default="native", help="what spreads the work")
+    hosts.add_argument("--engine", choices=("native", "ray"), default="native", help="how the work is distributed")
     hosts.add_argument("--ray-workers", type=int, default=1, help="workers on the Ray cluster")
-    hosts.add_argument("--ray-address", help="of a running cluster; 'auto' finds one")
+    hosts.add_argument("--ray-address", help="address of a running cluster; 'auto' finds one")
     add_networks(sub)
     from ..video_cli import add_steady
 
@@ -80,7 +82,7 @@ def add_commands(command, add_networks, add_drawing) -> None:
 
     sub = command(
         "stats",
-        "what an extraction gave: counts, failures, people per image, scores, and a page with pictures",
+        "report on an extraction: counts, failures, people per image, scores, and a page with pictures",
         "dwpose stats poses/",
     )
     sub.add_argument("folder", help="the --out of `dwpose extract`")
@@ -236,7 +238,7 @@ def _report(args, storage, plan, rank: int, world: int, stopped: RuntimeError | 
                 f"{whole.done} of {whole.shards} shards"
             )
         again = " of finished shards" if isinstance(stopped, TooManyFailures) else ""
-        print(f"wrote {args.out}; every failure{again} is in {args.out}/_dwpose/shards/*_report.jsonl")
+        print(f"wrote {args.out}; every failure{again} is in {args.out.rstrip('/')}/_dwpose/shards/*_report.jsonl")
     return 1 if stopped or summary.failed or summary.done < summary.shards else 0
 
 
