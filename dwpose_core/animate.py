@@ -153,7 +153,8 @@ def prepare_animation(
     actors = edit.select_tracks(frames, select, count=people or most)
 
     # Keypoints before the filter that follows: its lag is little for a pose, but much for a small face that moves fast.
-    faces = [_face_box(person[:1], threshold) for person in actors]
+    first = zip(actors, edit.follow(actors), strict=True)
+    faces = [_face_box(people[:0] if p is None else people[p], threshold) for people, p in first]
     if any(np.isfinite(face).all() for face in faces):
         paths = steady_boxes(np.stack(faces), _FACE_PADDING, steadiness * clip.fps)
         pictures = zip(_bar(clip, len(frames), "cropping faces", progress), paths, strict=True)

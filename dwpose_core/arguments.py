@@ -60,6 +60,8 @@ def drawing_from(args: argparse.Namespace) -> dict:
         raise ValueError(f"unknown style {args.style!r}; choose one of {', '.join(STYLES)}")
     if args.draw_size:
         parse_size(args.draw_size)
+    if args.feet and args.no_body:
+        raise ValueError("--feet are drawn with the body: leave out --no-body")
     return {
         "style": args.style,
         "parts": [part for part in ("body", "hand", "face") if not getattr(args, f"no_{part}")],

@@ -92,7 +92,7 @@ def _add_image(command) -> None:
         "points, for try-on networks and body fitting",
     )
     sub.add_argument(
-        "--scores", action="store_true", help="scores as confidences in the JSON (most readers expect 1 or 0)"
+        "--scores", action="store_true", help="implies --json: confidences are scores (most readers expect 1 or 0)"
     )
     sub.add_argument("--overlay", action="store_true", help="write <stem>.overlay.png, the pose over the photograph")
     find = _add_networks(sub)

@@ -20,7 +20,7 @@ from .arguments import describe, draw_size, drawing_from, load_networks, parse_s
 from .clips import FOLDER_FPS, Rate
 from .dataset.cli import extract, stats  # noqa: F401
 from .dataset.redraw import redraw
-from .images import IMAGE_SUFFIXES, atomic_write, check_picture_name, place_of, read_image, write_image
+from .images import IMAGE_SUFFIXES, atomic_write, check_picture_name, in_order, place_of, read_image, write_image
 from .people import People
 from .video import WRITTEN_SUFFIXES, VideoWriter
 from .video_cli import video  # noqa: F401
@@ -30,7 +30,7 @@ def image(args: argparse.Namespace) -> int:
     named = find_inputs(args.inputs, args.out)
     inputs = list(named)
     several = len(inputs) > 1 or any(Path(name).is_dir() for name in args.inputs)
-    layout = args.json_layout or ("list" if args.json else None)
+    layout = args.json_layout or ("list" if args.json or args.scores else None)
     outputs = _output_paths(named, args.out, several, layout, args.overlay)
     boxes = _parse_boxes(args.box)
     if boxes is not None and several:
@@ -78,16 +78,16 @@ def render(args: argparse.Namespace) -> int:
     size = args.image_size and parse_size(args.image_size)
     if isinstance(size, int):
         raise ValueError(f"--image-size is WIDTHxHEIGHT in pixels, got {args.image_size}")
-    if source.is_dir():
-        return _render_folder(source, Path(args.out), size, args.draw_size, drawing)
-    if not source.is_file():
-        raise ValueError(f"no keypoint file at {source}")
-    frames = _read_frames(source, size)
     out = Path(args.out)
-    if out.suffix.lower() in WRITTEN_SUFFIXES:
-        _draw_film(frames, out, args.draw_size, drawing, FOLDER_FPS if args.fps is None else args.fps)
-    elif args.fps is not None:
+    film = out.suffix.lower() in WRITTEN_SUFFIXES
+    if args.fps is not None and not film:
         raise ValueError("--fps is for films: let -o end in .mp4, or leave --fps out")
+    if source.is_dir() and not film:
+        return _render_folder(source, out, size, args.draw_size, drawing)
+    # A folder of files with a frame each, as OpenPose and many nodes write them, is a film.
+    frames = [frame for file in _keypoint_files(source) for frame in _read_frames(file, size)]
+    if film:
+        _draw_film(frames, out, args.draw_size, drawing, FOLDER_FPS if args.fps is None else args.fps)
     elif len(frames) == 1:
         out = _single_output(args.out, source.stem)
         _draw_frames(frames, out, args.draw_size, drawing)
@@ -108,9 +108,7 @@ def _counted(count: int, one: str, many: str = "") -> str:
 
 def _render_folder(source: Path, out: Path, size: tuple[int, int] | None, size_drawn: str | None, drawing: dict) -> int:
     """Every .json and .npz of a folder: one frame to OUT/<stem>.png, several to OUT/<stem>/<frame>.png."""
-    files = sorted(p for p in source.iterdir() if p.suffix in (".json", ".npz"))
-    if not files:
-        raise ValueError(f"no .json or .npz in {source}, nor what `dwpose extract --keypoints jsonl` writes")
+    files = _keypoint_files(source)
     failures: list[str] = []
     for file in tqdm(files, unit="file"):
         try:
@@ -122,6 +120,21 @@ def _render_folder(source: Path, out: Path, size: tuple[int, int] | None, size_d
         print(f"failed: {line}", file=sys.stderr)
     print(f"{len(files) - len(failures)} of {len(files)} files; wrote {out}")
     return 1 if failures else 0
+
+
+def _keypoint_files(source: Path) -> list[Path]:
+    """A file, or those of a folder in their order, f_2 before f_10."""
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise ValueError(f"no keypoint file at {source}")
+    files = in_order(source, (".json", ".npz"))
+    if not files:
+        raise ValueError(f"no .json or .npz in {source}, nor what `dwpose extract --keypoints jsonl` writes")
+    stems = [file.stem for file in files]
+    if twice := {stem for stem in stems if stems.count(stem) > 1}:
+        raise ValueError(f"{source} holds {min(twice)} as .json and as .npz: both would become one map")
+    return files
 
 
 def _draw_frames(frames: list[People], out: Path, size: str | None, drawing: dict, bar: bool = False) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .edit import follow
 from .openpose import extent, openpose_body, openpose_face
 from .people import People
 from .skeleton import NUM_KEYPOINTS, OPENPOSE_BODY, PARTS
@@ -46,13 +47,13 @@ class PoseMeta:
 
 
 def to_posedata(frames: Sequence[People]) -> dict:
-    """POSEDATA of the first person of each frame; where nobody is, everything scores 0."""
+    """POSEDATA of the first person of the clip (`edit.follow`); where they are away, everything scores 0."""
     originals, metas = [], []
-    for people in frames:
+    for people, p in zip(frames, follow(frames), strict=True):
         height, width = people.image_size
-        if len(people):
-            xy, score = people.xy[0], people.score[0]
-            body_xy, body_score, _ = (part[0] for part in openpose_body(people[0]))
+        if p is not None:
+            xy, score = people.xy[p], people.score[p]
+            body_xy, body_score, _ = (part[0] for part in openpose_body(people[p]))
         else:
             xy, score = np.zeros((NUM_KEYPOINTS, 2), np.float32), np.zeros(NUM_KEYPOINTS, np.float32)
             body_xy, body_score = np.zeros((18, 2), np.float32), np.zeros(18, np.float32)

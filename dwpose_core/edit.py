@@ -114,7 +114,7 @@ def align(frames: Sequence[People], reference: People) -> list[People]:
     Raises:
         ValueError: when the reference or every frame is empty.
     """
-    frames, goal = list(frames), _first_person([reference], "reference")
+    frames, goal = list(frames), _first(reference)
     (root, size), (goal_root, goal_size) = _common_anchor(_actor(frames), goal)
     factor, result = goal_size / size, []
     for people in frames:
@@ -144,8 +144,8 @@ def retarget(frames: Sequence[People], reference: People) -> list[People]:
     Raises:
         ValueError: when the reference or every frame is empty.
     """
-    frames, goal = list(frames), _first_person([reference], "reference")
-    picks = _picks(frames)
+    frames, goal = list(frames), _first(reference)
+    picks = follow(frames)
     own = np.stack([_limb_lengths(person) for person in _actor(frames)])  # (frames, 2, limbs)
     own = np.array([[_robust(limb) for limb in unit.T] for unit in own.transpose(1, 0, 2)])
     theirs = _limb_lengths(goal)
@@ -163,32 +163,38 @@ def retarget(frames: Sequence[People], reference: People) -> list[People]:
     return result
 
 
-def _first_person(frames: Sequence[People], what: str) -> People:
-    for people in frames:
-        if len(people):
-            return people[0]
-    raise ValueError(f"there is nobody in the {what}")
+def _first(reference: People) -> People:
+    if not len(reference):
+        raise ValueError("there is nobody in the reference")
+    return reference[0]
 
 
-def _picks(frames: Sequence[People]) -> list[int | None]:
-    """Where in each frame the first person of the clip is; None where not."""
-    start = _first_person(frames, "clip")
-    key = None if start.id is None else int(start.id[0])
-    return [_pick(people, key) for people in frames]
+def follow(frames: Sequence[People], person: int = 0) -> list[int | None]:
+    """The row in each frame of one person of a clip, None where they are away.
+
+    It is who stands in row `person` of the first frame that has so many people, found again by id. People without ids
+    are told apart by their row alone.
+    """
+    start = next((people for people in frames if len(people) > person), None)
+    if start is None:
+        return [None] * len(frames)
+    key = None if start.id is None else int(start.id[person])
+    return [_row(people, person, key) for people in frames]
 
 
-def _pick(people: People, key: int | None) -> int | None:
-    if not len(people):
-        return None
+def _row(people: People, person: int, key: int | None) -> int | None:
     if key is None or people.id is None:
-        return 0
+        return person if person < len(people) else None
     found = np.flatnonzero(people.id == key)
     return int(found[0]) if len(found) else None
 
 
 def _actor(frames: Sequence[People]) -> list[People]:
-    """The first person of the clip, as often as they are in it."""
-    return [people[p] for people, p in zip(frames, _picks(frames), strict=True) if p is not None]
+    """The first person of the clip, as often as they are in it. Raises ValueError where nobody ever is."""
+    found = [people[p] for people, p in zip(frames, follow(frames), strict=True) if p is not None]
+    if not found:
+        raise ValueError("there is nobody in the clip")
+    return found
 
 
 def _middle(xy: np.ndarray, score: np.ndarray, a: int, b: int) -> np.ndarray | None:

@@ -42,15 +42,15 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
             return from_pil(file)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is not an image, or of a format Pillow cannot read") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise anything, RuntimeError for AVIF, say
         raise ValueError(f"{path} cannot be decoded: {error}") from error
 
 
 def from_pil(image: PILImage.Image) -> np.ndarray:
     """PIL image of any mode -> (H, W, 3) uint8 RGB, upright, transparency over white, 16 bit scaled down to 8."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float64)
         top = 65535 if image.mode.startswith("I") else 1.0
@@ -68,6 +68,24 @@ def from_pil(image: PILImage.Image) -> np.ndarray:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return np.array(image.convert("RGB"))
+
+
+def _upright(image: PILImage.Image) -> PILImage.Image:
+    """Turned by its EXIF orientation alone: Pillow's exif_transpose also writes the other tags anew, and fails at
+    damaged ones."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(image.getexif().get(0x0112))  # EXIF 2.32, 4.6.4: tag Orientation
+    return image if turn is None else image.transpose(turn)
 
 
 def as_images(image: Any) -> list[np.ndarray | torch.Tensor]:
@@ -96,7 +114,7 @@ def as_images(image: Any) -> list[np.ndarray | torch.Tensor]:
     if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
         try:
             return [from_pil(image)]
-        except OSError as error:  # PIL decodes when pixels are asked for, here
+        except (OSError, SyntaxError, RuntimeError) as error:  # PIL decodes when pixels are asked for, here
             raise ValueError(f"the PIL image cannot be decoded: {error}") from error
     raise ValueError(f"cannot read an image from {type(image).__name__}; give a path, PIL image, array or tensor")
 
@@ -118,7 +136,8 @@ def _split(pixels: torch.Tensor) -> list[torch.Tensor]:
         low, high = (float(v) for v in pixels.aminmax())
         # NaN fails both comparisons. A little overshoot is what interpolation leaves behind.
         if not (low >= -0.01 and high <= 1.01):
-            raise ValueError(f"float image must be finite and in 0..1, got {low:g} to {high:g}; divide by 255 first?")
+            hint = "take (x + 1) / 2" if -1.01 <= low < -0.01 and high <= 1.01 else "divide by 255"
+            raise ValueError(f"float image must be finite and in 0..1, got {low:g} to {high:g}; {hint} first?")
         pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
     if pixels.shape[-1] == 4:
         alpha = pixels[..., 3:].float() / 255

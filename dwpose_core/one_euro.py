@@ -19,7 +19,8 @@ class OneEuro:
     default.
 
     Points with a low score pull less: their cutoffs are multiplied by half of score / threshold (at most 1). A point
-    not seen for `memory` seconds starts afresh instead of sliding over from where it was. Scores do not change.
+    seen neither in the frame before nor in the last `memory` seconds starts afresh instead of sliding over from where
+    it was. Scores do not change.
 
     Args:
         min_cutoff: Hz, 1 in the paper's recipe: lower it against jitter of still points.
@@ -62,7 +63,9 @@ class OneEuro:
         if (step <= 0).any():
             raise ValueError(f"times of frames must rise, got {time} after {self._time[rows].max()}")
         seen = people.score >= self.threshold
-        fresh = time - self._seen[rows] > self.memory  # (P, K)
+        last = self._time[rows][:, None]
+        unseen = (self._seen[rows] < last) | np.isinf(last)  # in the frame before, or there was none
+        fresh = unseen & (time - self._seen[rows] > self.memory)  # (P, K)
         sides = (people.box[:, 2:] - people.box[:, :2]).astype(np.float64).clip(min=1)
         size = np.sqrt(sides.prod(-1))[:, None, None]
         old, old_speed = self._xy[rows], self._speed[rows]

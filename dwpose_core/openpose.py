@@ -42,10 +42,12 @@ _FRACTION = 2.0
 def is_visible(xy: np.ndarray, score: np.ndarray, threshold: float, strict: bool = False) -> np.ndarray:
     """Whether points (..., 2) have finite coordinates and a score (...) >= threshold, or > if strict, in float32.
 
+    A score of 0 or less is a point that is not there, whatever the threshold.
+
     Comparing in float32 makes a score of exactly float32(0.3) the same on every NumPy: seen, and not seen if strict.
     """
     threshold = np.float32(threshold)
-    return (score > threshold if strict else score >= threshold) & np.isfinite(xy).all(-1)
+    return (score > threshold if strict else score >= threshold) & (score > 0) & np.isfinite(xy).all(-1)
 
 
 def openpose_body(
@@ -285,7 +287,8 @@ def _read_frame(persons: Any, size: Sequence[int], normalized: bool | None, wher
             box_score[index] = value[0]
         value = _read_numbers(person.get("person_id"), (0, 1), f"{here}: person_id")
         ids.append(int(value[0]) if value.size else -1)
-    return People(xy, score, box, box_score, tuple(size), id=np.array(ids) if ids and min(ids) >= 0 else None)
+    known = ids and min(ids) >= 0 and len(set(ids)) == len(ids)  # OpenPose itself writes [-1] for everybody
+    return People(xy, score, box, box_score, tuple(size), id=np.array(ids) if known else None)
 
 
 def _read_points(value: Any, layouts: Mapping[int, list], where: str) -> np.ndarray:

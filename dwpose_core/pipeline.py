@@ -149,7 +149,7 @@ def detector_input(detector: Runner, options: Options) -> tuple[int, int]:
         height, width = detector.input_size
         raise ValueError(
             f"detector_size {options.detector_size}: {detector.name} takes {width} x {height} pixels only. Leave "
-            f"detector_size out, or use backend 'torch', which runs the same file at any size."
+            f"detector_size out, or use PyTorch weights, which run at any size."
         )
     return size
 

@@ -118,8 +118,8 @@ class DWposeDetector(
             pose: a catalogue name (`dwpose models`); a .safetensors, .pth or .onnx file; a folder; or `owner/name` of a
                 hub repository, which brings its person detector along. "auto" takes dwpose-l-384 if it is cached or
                 can be downloaded, else the model that ships with the package, with a warning that says so.
-            detector: likewise. "auto" takes the detector of the folder or repository, else yolox-l if it can be had,
-                else the small one in the package, with a warning. None: no detector, the whole image is the first box.
+            detector: a catalogue name or a file. "auto" takes that of the folder or repository, else yolox-l if it can
+                be had, else the small one in the package, with a warning. None: the whole image is the first box.
             device: "cuda", "cuda:1", "mps", "cpu", ...; None takes the best one present.
             dtype: of the arithmetic, torch backend only; None is float32 on the CPU and float16 on a GPU.
             backend: "torch", or "onnx" for ONNX Runtime (needs .onnx weights).

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from .openpose import openpose_body
+from .openpose import is_visible, openpose_body
 from .people import SEEN, People
 from .skeleton import OPENPOSE_LIMBS, PARTS
 
@@ -21,7 +21,7 @@ def part_boxes(people: People, part: str, threshold: float = SEEN) -> np.ndarray
     """Boxes (P, 4) xyxy around the seen points of "face", "left_hand" or "right_hand"; NaN where too few are seen."""
     xy, score = people.part(part)
     boxes = np.full((len(people), 4), np.nan, np.float32)
-    for row, points, seen in zip(boxes, xy, (score >= threshold) & np.isfinite(xy).all(-1), strict=True):
+    for row, points, seen in zip(boxes, xy, is_visible(xy, score, threshold), strict=True):
         if seen.sum() >= _MIN_POINTS:
             row[:2], row[2:] = points[seen].min(axis=0), points[seen].max(axis=0)
     return boxes
@@ -37,7 +37,7 @@ def steady_boxes(boxes: np.ndarray, padding: float, steadiness: float) -> np.nda
     Args:
         boxes: (F, 4) xyxy, NaN where the part was not seen.
         padding: share of the side added on each side.
-        steadiness: standard deviation of the average in frames; 0 averages nothing.
+        steadiness: standard deviation of the average in frames; below a tenth nothing is averaged.
 
     Raises:
         ValueError: when the part was seen in no frame.
@@ -48,7 +48,7 @@ def steady_boxes(boxes: np.ndarray, padding: float, steadiness: float) -> np.nda
     frames = np.arange(len(boxes))
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     centers = np.stack([np.interp(frames, frames[known], centers[known, axis]) for axis in (0, 1)], axis=1)
-    if steadiness > 0 and len(boxes) > 1:
+    if steadiness >= 0.1 and len(boxes) > 1:  # far below that all weights underflow to 0
         distance = frames - frames[:, None]
         weights = np.exp(-0.5 * np.square(distance / steadiness))
         # A line is fitted to the neighbours, not a constant: else the ends of a moving path would be drawn inwards.
@@ -124,7 +124,7 @@ def _fill_hull(
     canvas: np.ndarray, people: People, p: int, part: str, threshold: float, margin: float, forehead: float = 0.0
 ) -> None:
     points = people.xy[p, PARTS[part]]
-    points = points[(people.score[p, PARTS[part]] >= threshold) & np.isfinite(points).all(-1)]
+    points = points[is_visible(points, people.score[p, PARTS[part]], threshold)]
     if len(points) < _MIN_POINTS:
         return
     if forehead:

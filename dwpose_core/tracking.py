@@ -88,7 +88,8 @@ class Tracker:
         max_age: frames a track may be missing before it is forgotten.
         min_similarity: below this, a person is somebody new.
         max_people: give out no more than so many people, the same ones as long as they are there. A place is free once
-            its owner has been missing for 10 frames; the surest of the others gets it. None: everybody.
+            its owner has been missing for `patience` frames; the surest of the others gets it. None: everybody.
+        patience: frames; `Steady` makes it no less than what its `GapFiller` fills, which would put the owner back.
         threshold: score from which a point counts as seen.
     """
 
@@ -98,6 +99,7 @@ class Tracker:
         max_age: int = 30,
         min_similarity: float = 0.2,
         max_people: int | None = None,
+        patience: int = _PATIENCE,
         threshold: float = SEEN,
     ):
         if max_age < 0 or not 0 < min_similarity < 1:
@@ -105,7 +107,7 @@ class Tracker:
         if max_people is not None and max_people < 1:
             raise ValueError(f"max_people must be at least 1, or None for everybody, got {max_people}")
         self.max_age, self.min_similarity, self.threshold = max_age, min_similarity, threshold
-        self.max_people = max_people
+        self.max_people, self.patience = max_people, patience
         self._followed: set[int] = set()  # ids, at most max_people
         self._next_id = 0
         self._tracks: list[_Track] = []
@@ -136,7 +138,7 @@ class Tracker:
 
     def _follow(self, people: People) -> People:
         """Those of `people` who have one of the `max_people` places."""
-        self._followed &= {known.id for known in self._tracks if known.age <= _PATIENCE}
+        self._followed &= {known.id for known in self._tracks if known.age <= self.patience}
         for p in np.argsort(-people.box_score, kind="stable"):
             if len(self._followed) < self.max_people:
                 self._followed.add(int(people.id[p]))
@@ -311,6 +313,7 @@ class Steady:
 
     def __init__(self, tracker: Tracker | None = None, filler: GapFiller | None = None, euro: OneEuro | None = None):
         self.tracker, self.filler, self.euro = tracker or Tracker(), filler or GapFiller(), euro
+        self.tracker.patience = max(self.tracker.patience, self.filler.max_gap)
         self._times: deque[float] = deque()
 
     def push(self, people: People, time: float) -> list[People]:

@@ -10,6 +10,7 @@ PyAV (FFmpeg) does the work: pip install "dwpose-torch[video]".
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +35,11 @@ WRITTEN_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")
 # Audio that an mp4 may carry as it is (registered for ISO base media, known to FFmpeg's muxer); other becomes AAC.
 # Names are those of FFmpeg's decoders.
 _MP4_AUDIO = ("aac", "mp3", "mp3float", "ac3", "eac3", "opus", "libopus", "alac", "flac")
+
+# ISO/IEC 14496-3, table 1.18. Old cameras and old games have others.
+_AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+_LARGEST = 16384  # x264's own limit, MAX_RESOLUTION
+_AHEAD = 16  # decoded frames that wait for the networks: they are the largest thing in memory
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ class VideoReader:
 
     Attributes:
         fps: average frames per second. Frames of a variable-rate video carry their own times.
-        frame_count: as the file says, or None where it does not. For progress bars, not to be relied on: of a file that
-            was cut short FFmpeg reads what is there, without a word.
+        frame_count: as the file says, without what it hides at its ends, or None where it does not say. For progress
+            bars, not to be relied on: of a file that was cut short FFmpeg reads what is there, without a word.
 
     Raises:
         ImportError: without PyAV. FileNotFoundError, ValueError: when there is no video in the file, and while
@@ -90,6 +96,10 @@ class VideoReader:
         self.time_base = Fraction(self._stream.time_base)
         self.fps = Fraction(self._stream.average_rate or _measured_rate(self.path) or 25)
         self.frame_count: int | None = self._stream.frames or None
+        if self.frame_count and self._stream.duration and "mp4" in self._container.format.name:
+            # One that was trimmed without encoding still holds the other frames; its duration leaves them out.
+            shown = round(self._stream.duration * self.time_base * self.fps)
+            self.frame_count = min(self.frame_count, max(1, shown))
         self.has_audio = bool(self._container.streams.audio)
         self.start = Fraction(0)  # presentation time of the first frame; known once it is decoded
         self._stretch = _pixel_aspect(self._stream.sample_aspect_ratio)
@@ -219,6 +229,8 @@ class VideoWriter:
             self._audio.copy_until(time)
 
     def _open(self, av: Any, size: tuple[int, int]) -> None:
+        if max(size) > _LARGEST:
+            raise ValueError(f"an H.264 video has at most {_LARGEST} pixels a side, got {size[1]} x {size[0]}")
         self._container = av.open(_whole(self._temporary), "w")
         video = self._container.add_stream("libx264", rate=self._source.fps)
         video.height, video.width = size
@@ -270,7 +282,8 @@ class _AudioCopy:
             self._out = target.add_stream_from_template(stream, opaque=True)
         else:
             layout = "mono" if stream.layout.nb_channels == 1 else "stereo"
-            self._out = target.add_stream("aac", rate=stream.rate, layout=layout)
+            rate = min(_AAC_RATES, key=lambda rate: abs(math.log(rate / stream.rate)))  # PyAV resamples
+            self._out = target.add_stream("aac", rate=rate, layout=layout)
         self._tick = Fraction(stream.time_base)
         self._shift = round(source.start / self._tick)  # the pictures start at 0 now
         self._packets = self._in.demux(stream)
@@ -357,9 +370,9 @@ def pose_video(
         maps = stack.enter_context(VideoWriter(map_path, video)) if map_path else None
         overlays = stack.enter_context(VideoWriter(overlay_path, video, audio=True)) if overlay_path else None
         # Closed in reverse: no thread reads the file any more when the file is closed.
-        frames = stack.enter_context(contextlib.closing(prefetch(video, 2 * batch_size)))
+        frames = stack.enter_context(contextlib.closing(prefetch(video, min(2 * batch_size, _AHEAD))))
         found = people_of(frames, detect, steady, batch_size)
-        for frame, people in stack.enter_context(contextlib.closing(prefetch(found, 2 * batch_size))):
+        for frame, people in stack.enter_context(contextlib.closing(prefetch(found, max(batch_size, _AHEAD)))):
             if maps is not None:
                 maps.write(render(people, draw_size and draw_size(people), **drawing), frame.time)
             if overlays is not None:

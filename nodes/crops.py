@@ -73,17 +73,17 @@ class DWPoseFaceHandCrop(io.ComfyNode):
     ) -> io.NodeOutput:
         import numpy as np
 
-        from ..dwpose_core import regions
+        from ..dwpose_core import edit, regions
 
         source = tuple(image.shape[1:3])
         frames = sockets.to_people(keypoints, source)
         if len(frames) != len(image):
             raise ValueError(f"{len(image)} images but keypoints of {len(frames)} frames")
         boxes = np.full((len(frames), 4), np.nan)
-        for row, people in zip(boxes, frames, strict=True):
-            if person < len(people):
+        for row, people, p in zip(boxes, frames, edit.follow(frames, person), strict=True):
+            if p is not None:
                 scale = np.float32([source[1] / people.image_size[1], source[0] / people.image_size[0]] * 2)
-                row[:] = regions.part_boxes(people[person], part.replace(" ", "_"), threshold)[0] * scale
+                row[:] = regions.part_boxes(people[p], part.replace(" ", "_"), threshold)[0] * scale
         crops = sockets.new_image(len(frames), (crop_size, crop_size))
         if not np.isfinite(boxes).all(axis=1).any():
             text = f"No {part} of person {person} is seen in any of {len(frames)} frames."

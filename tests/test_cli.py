@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -299,3 +300,43 @@ def test_importing_the_package_loads_nothing():
     code = "import sys, dwpose_core; print([m for m in ('torch', 'cv2', 'PIL', 'onnxruntime') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_with_a_frame_in_each_file_is_a_film(tmp_path, photos, weights, capsys):
+    av = pytest.importorskip("av")
+    flags = ("--pose", weights, "--detector", "none", "--device", "cpu", "--json", "--draw-size", "64x64")
+    for number in (2, 10, 9):
+        assert run("image", photos / "a.png", "-o", tmp_path / "seq" / f"f_{number}.png", *flags) == 0
+    film = tmp_path / "film.mp4"
+    assert run("render", tmp_path / "seq", "-o", film, "--fps", "24") == 0
+    with av.open(str(film)) as container:
+        assert container.streams.video[0].average_rate == 24
+        assert sum(1 for _ in container.decode(video=0)) == 3
+    assert run("render", tmp_path / "seq", "-o", tmp_path / "maps", "--fps", "24") == 2
+    assert "--fps is for films" in capsys.readouterr().err
+    (tmp_path / "seq" / "f_9.npz").write_bytes(b"")
+    assert run("render", tmp_path / "seq", "-o", tmp_path / "maps") == 2
+    assert "holds f_9 as .json and as .npz" in capsys.readouterr().err
+
+
+def test_scores_write_the_json_they_are_for(tmp_path, photos, weights):
+    flags = ("--pose", weights, "--detector", "none", "--device", "cpu")
+    assert run("image", photos / "a.png", "-o", tmp_path / "a.png", *flags, "--scores") == 0
+    assert (tmp_path / "a.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "args", "message"),
+    [
+        ("k.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], (), "k.jsonl.gz: the file is cut short or damaged"),
+        ("k.jsonl", b"", ("-o", "film.mp4"), "-o must be a folder for the keypoints of an extraction"),
+        ("k.jsonl", b"", ("--fps", "24"), "is not the folder of an extraction of videos"),
+        ("k.json", b"[]", ("--feet", "--no-body"), "--feet are drawn with the body"),
+    ],
+)
+def test_what_render_cannot_do_is_said(tmp_path, capsys, name, data, args, message):
+    (tmp_path / name).write_bytes(data)
+    out = () if "-o" in args else ("-o", tmp_path / "out")
+    assert run("render", tmp_path / name, *out, *args) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

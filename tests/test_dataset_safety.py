@@ -42,7 +42,8 @@ def test_a_finished_run_does_nothing_again_and_overwrite_starts_over(extract, ph
 def test_other_options_are_refused_for_a_run_that_was_begun(extract, photos, capsys):
     extract(photos)
     assert extract(photos, "--threshold", "0.5")[0] == 2
-    assert "other options (options, style)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "other options (keypoint_threshold: 0.3 before, 0.5 now; threshold: 0.3 before, 0.5 now)" in told
 
 
 def test_a_run_from_before_an_option_existed_is_continued(extract, photos):
@@ -330,3 +331,11 @@ if __name__ == "__main__":
     summary = run(config, Machine("cpu", decoders=0, streams=1), log="none")
     assert (summary.ok, summary.done) == (60, 2)
     assert not list(shards.iterdir())
+
+
+def test_a_dict_of_splits_names_them(extract, tmp_path, capsys):
+    datasets = pytest.importorskip("datasets")
+    splits = {name: datasets.Dataset.from_dict({"image": [picture(0)]}) for name in ("train", "test")}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    assert extract(tmp_path / "saved")[0] == 2
+    assert f"give one: {tmp_path / 'saved'}/train, {tmp_path / 'saved'}/test" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dwpose_core.dataset import sources
 from dwpose_core.dataset.containers import TableReader, tar_items
@@ -94,3 +95,13 @@ def test_listing_that_takes_long_is_counted_on_the_screen(extract, photos, monke
     monkeypatch.setattr("tqdm.std.time", itertools.count().__next__)  # a second for each look at the clock
     assert extract(photos, "--dry-run", "--log", log)[0] == 0
     assert ("listing: " in capsys.readouterr().err) == (log == "line")
+
+
+@pytest.mark.parametrize("layout", ["files", "imagefolder", "webdataset", "parquet"])
+def test_a_picture_with_nobody_in_it_is_a_row_like_any_other(extract, tmp_path, layout):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 48), (255, 255, 255)).save(tmp_path / "photos" / "a.png")
+    detector = ("--detector", "yolox-cspnext-s")
+    assert extract(tmp_path / "photos", "--output-format", layout, *detector)[0] == 0
+    (row,) = reports(tmp_path / "out")
+    assert (row["status"], row["people"]) == ("ok", 0)

@@ -144,3 +144,12 @@ def test_posedata_has_the_left_toes_before_the_right_ones():
     np.testing.assert_allclose(fractions * (640, 480), [left, right], rtol=1e-6)
     (again,) = from_posedata(data)
     np.testing.assert_allclose(again.xy[0, [17, 18, 20, 21]], [left, left, right, right])
+
+
+def test_an_id_that_everybody_has_is_nobodys():
+    """OpenPose without tracking writes person_id [-1], others [0], for all."""
+    frame = to_openpose(some_people(2))
+    for number, known in ((-1, None), (0, None)):
+        for somebody in frame[0]["people"]:
+            somebody["person_id"] = [number]
+        assert from_openpose(frame)[0].id is known

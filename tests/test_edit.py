@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dwpose_core import edit
+from dwpose_core.dialects import to_posedata
 from dwpose_core.openpose import extent
 from dwpose_core.people import People
 
@@ -160,3 +161,16 @@ def test_a_mask_of_another_shape_covers_the_same_part_of_the_image():
     lower = replace(person(), xy=person().xy * (1, 0.5) + (0, 240))
     ranks = [edit.people_rank(people, "mask", mask).tolist() for people in (upper, lower)]
     assert ranks == [[-1], [0]]
+
+
+def test_the_first_person_of_a_clip_is_followed_by_id():
+    actor, other = person(id=4), person(id=7)
+    arrays = (np.concatenate((getattr(actor, n), getattr(other, n))) for n in ("xy", "score", "box", "box_score"))
+    both = People(*arrays, actor.image_size, id=np.array((4, 7)))
+    clip = [both[:0], both, other, both[[1, 0]], actor]
+    assert edit.follow(clip) == [None, 0, None, 1, 0]
+    assert edit.follow(clip, 1) == [None, 1, 0, 0, None]
+    assert edit.follow(clip, 2) == [None] * 5
+    assert edit.follow([replace(people, id=None) for people in clip]) == [None, 0, 0, 0, 0]
+    metas = to_posedata(clip)["pose_metas"]
+    assert [meta.kps_body_p.max() > 0 for meta in metas] == [False, True, False, True, True]

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from dwpose_core.images import as_images, atomic_write, read_image, write_image
 
@@ -197,3 +197,40 @@ def test_an_array_that_may_not_be_written_to_is_read_without_a_warning(recwarn):
     (image,) = as_images(frozen)
     assert (image == frozen).all()
     assert not recwarn.list
+
+
+def test_a_damaged_exif_tag_beside_the_orientation_costs_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    image = Image.fromarray(gradient())
+    image.save(tmp_path / "a.jpg", quality=100, exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    # XResolution claims to be ASCII text: Pillow reads that and cannot write it.
+    entry = data.index(b"\x01\x1a\x00\x05") if b"\x01\x1a\x00\x05" in data else data.index(b"\x1a\x01\x05\x00")
+    damaged = data[entry : entry + 4].replace(b"\x05", b"\x02")
+    (tmp_path / "b.jpg").write_bytes(data[:entry] + damaged + data[entry + 4 :])
+    np.testing.assert_array_equal(read_image(tmp_path / "b.jpg"), read_image(tmp_path / "a.jpg"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_pillows_own(orientation):
+    image = Image.fromarray(gradient(6, 9))
+    image.getexif()[0x0112] = orientation
+    (turned,) = as_images(image)
+    np.testing.assert_array_equal(turned, np.asarray(ImageOps.exif_transpose(image)))
+
+
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
+    path = save(tmp_path / "x.png", Image.fromarray(gradient()))
+
+    def fail(self):
+        raise RuntimeError("Failed to decode frame 0")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+    with pytest.raises(ValueError, match=r"x\.png cannot be decoded: Failed to decode frame 0"):
+        read_image(path)
+
+
+def test_a_tensor_from_minus_one_to_one_is_told_how():
+    with pytest.raises(ValueError, match=r"take \(x \+ 1\) / 2 first"):
+        as_images(torch.linspace(-1, 1, 48).reshape(4, 4, 3))

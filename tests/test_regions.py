@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from dwpose_core.people import People
-from dwpose_core.regions import part_mask
+from dwpose_core.regions import part_boxes, part_mask, steady_boxes
+from dwpose_core.render import render
 from dwpose_core.skeleton import PARTS
 
 
@@ -30,3 +32,18 @@ def test_the_trunk_is_filled():
     """Between shoulders so far apart that no limb is as thick as what lies between them."""
     trunk = person({5: (250, 100), 6: (50, 100), 11: (250, 150), 12: (50, 150)})
     assert part_mask(trunk, ["body"], grow=0.1)[100:151, 50:251].all()
+
+
+def test_missing_points_stay_missing_at_threshold_0():
+    hand = {i: (200 + i, 200 + i % 3) for i in range(PARTS["left_hand"].start, PARTS["left_hand"].start + 9)}
+    somebody = person(hand)
+    (box,) = part_boxes(somebody, "left_hand", 0.0)
+    assert box[:2].min() > 150
+    assert not part_mask(somebody, ["hands"], threshold=0.0)[:100, :100].any()
+    assert not render(somebody, threshold=0.0)[:100, :100].any()
+
+
+@pytest.mark.parametrize("steadiness", [1e-6, 0.02, 0.09, 0.1])
+def test_an_average_over_next_to_no_frames_is_the_frame_itself(steadiness):
+    boxes = np.array([[10, 10, 50, 50], [20, 12, 60, 52], [15, 30, 55, 70]], float)
+    np.testing.assert_array_equal(steady_boxes(boxes, 0.0, steadiness), steady_boxes(boxes, 0.0, 0.0))

@@ -305,3 +305,19 @@ def test_memory_does_not_grow_with_the_number_of_tracks():
 def test_what_makes_no_sense_is_refused(call):
     with pytest.raises(ValueError):
         call()
+
+
+def test_max_people_holds_when_long_gaps_are_filled():
+    shapes = [figure(1), figure(2)]
+    both = surer(people_at([(100, 100), (600, 100)], shapes), 0.9, 0.5)
+    clip = [both, *[both[[1]]] * 14, both[[0]], both]
+    steady = Steady(Tracker(max_people=1), GapFiller(40))
+    done = [people for i, frame in enumerate(clip) for people in steady.push(frame, i / FPS)] + steady.flush()
+    assert len(done) == len(clip)
+    assert [len(people) for people in done] == [1] * len(clip)
+
+
+@pytest.mark.parametrize("fps", [1, 3, 3.9, 25])
+def test_slow_clips_are_smoothed_too(fps):
+    noisy = shake(walk(60, speed=0), 1.0)
+    assert jitter(smooth(noisy, fps)) < 0.9 * jitter(noisy)

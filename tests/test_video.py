@@ -26,7 +26,16 @@ def picture(i: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def make_film(
-    path, count=12, fps=Fraction(25), times=None, audio=None, codec="libx264", size=(48, 64), start=0, aspect=None
+    path,
+    count=12,
+    fps=Fraction(25),
+    times=None,
+    audio=None,
+    codec="libx264",
+    size=(48, 64),
+    start=0,
+    aspect=None,
+    rate=16000,
 ):
     """A film; `times` in ticks of 1/1000 s makes its frame rate vary; `start` shifts it in time (seconds)."""
     with av.open(str(path), "w") as container:
@@ -39,7 +48,7 @@ def make_film(
             video.options = {"crf": "10"}
         tick = 1 / fps if times is None else Fraction(1, 1000)
         video.codec_context.time_base = tick
-        sound = container.add_stream(audio, rate=16000, layout="mono") if audio else None
+        sound = container.add_stream(audio, rate=rate, layout="mono") if audio else None
         for i in range(count):
             frame = av.VideoFrame.from_ndarray(picture(i, *size), format="rgb24")
             frame.time_base, frame.pts = tick, (i if times is None else times[i]) + round(start / tick)
@@ -49,7 +58,7 @@ def make_film(
             for i in range(0, 16000 * count // 25, 1024):
                 tone = (8000 * np.sin(np.arange(i, i + 1024) * 0.2)).astype(np.int16)[None]
                 frame = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
-                frame.rate, frame.pts = 16000, i + round(start * 16000)
+                frame.rate, frame.pts = rate, i + round(start * 16000)
                 container.mux(sound.encode(frame))
             container.mux(sound.encode(None))
     return path
@@ -377,3 +386,36 @@ def test_the_command_says_that_its_input_was_cut_short(tmp_path, monkeypatch, ca
     assert main(["video", str(source), "-o", str(tmp_path / "pose.mp4")]) == 1
     assert re.search(r"in\.avi ends after \d+ of the 50 frames", capsys.readouterr().err)
     assert 5 < len(all_frames(tmp_path / "pose.mp4")) < 50  # what there is is not lost
+
+
+def test_what_a_trimmed_clip_hides_is_not_announced(tmp_path):
+    """Cut without encoding: all packets from a key frame on are kept, an edit list hides those before the cut."""
+    whole = make_film(tmp_path / "whole.mp4", count=50)
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mp4"), "w") as target:
+        stream = source.streams.video[0]
+        out = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                cut = round(Fraction(30, 25) / stream.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - cut, packet.dts - cut, out
+                target.mux(packet)
+    with VideoReader(tmp_path / "cut.mp4") as video:
+        assert video.frame_count == len(list(video)) == 20
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(11024, 11025), (37800, 44100), (192000, 96000), (16000, 16000)])
+def test_sound_of_any_rate_becomes_aac(tmp_path, rate, kept):
+    source = make_film(tmp_path / "in.mkv", count=25, audio="pcm_s16le", rate=rate)
+    copy_film(source, tmp_path / "out.mp4", audio=True)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        sound = container.streams.audio[0]
+        assert sound.rate == kept
+        seconds = sum(frame.samples for frame in container.decode(sound)) / kept
+    assert seconds == pytest.approx(16000 / rate, rel=0.1, abs=0.05)
+
+
+def test_frames_that_the_encoder_refuses_are_said(tmp_path):
+    with pytest.raises(ValueError, match="at most 16384 pixels a side, got 16386 x 4"):
+        with VideoReader(make_film(tmp_path / "in.mp4", count=1)) as video:
+            with VideoWriter(tmp_path / "out.mp4", video) as out:
+                out.write(np.zeros((4, 16385, 3), np.uint8), Fraction(0))

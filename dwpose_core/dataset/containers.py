@@ -103,12 +103,21 @@ def _check_columns(source: str, columns: list[str], image_column: str, text_colu
 
 
 def open_dataset(source: str) -> Any:
-    """A dataset saved by `datasets.Dataset.save_to_disk`."""
+    """A dataset saved by `datasets.Dataset.save_to_disk`.
+
+    Raises:
+        ValueError: for a `DatasetDict`.
+    """
     try:
         import datasets
     except ImportError as error:
         raise ImportError(f'{source} needs the datasets package: pip install "dwpose-torch[datasets]"') from error
-    return datasets.load_from_disk(source)
+    dataset = datasets.load_from_disk(source)
+    if isinstance(dataset, datasets.DatasetDict):
+        raise ValueError(
+            f"{source} holds several splits; give one: {', '.join(f'{source}/{name}' for name in dataset)}"
+        )
+    return dataset
 
 
 def _parquet() -> Any:

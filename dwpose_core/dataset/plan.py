@@ -201,10 +201,10 @@ def present_plan(config: Config, storage: Storage) -> Plan | None:
     # An option that did not exist when the run was begun had its default's effect.
     defaults, new = asdict(Options()), {item.name: item.default for item in fields(Config)}
     found, asked = ({**new, **one, "options": defaults | one.get("options", {})} for one in (found, config.to_json()))
-    changed = [name for name, value in asked.items() if value != found[name] and name != "out"]
+    changed = _changes({**found, "out": None}, {**asked, "out": None})
     if changed and not free:
         raise ValueError(
-            f"{config.out} was begun with other options ({', '.join(changed)}); "
+            f"{config.out} was begun with other options ({'; '.join(changed)}); "
             f"continue with the same ones, or {_INSTEAD}"
         )
     if changed or storage.size("_dwpose/plan.json") is None:
@@ -215,6 +215,18 @@ def present_plan(config: Config, storage: Storage) -> Plan | None:
             return None
         raise ValueError(f"{config.out} was begun by another version of dwpose; finish it with that one, or {_INSTEAD}")
     return plan
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs, in words; groups of options are told option by option."""
+    changes = []
+    for name, value in now.items():
+        old = before.get(name)
+        if isinstance(old, dict) and isinstance(value, dict):
+            changes += _changes(old, value)
+        elif old != value:
+            changes.append(f"{name}: {old} before, {value} now")
+    return changes
 
 
 _INSTEAD = "start over with --overwrite, or choose another --out"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..clips import FOLDER_FPS, Rate
 from ..images import atomic_write
 from ..people import People
+from ..video import WRITTEN_SUFFIXES
 from .decode import Drawing
 from .sinks import read_keypoint_rows
 
@@ -28,12 +29,16 @@ def redraw(source: Path, out: Path, size: int | tuple[int, int] | None, style: d
     files = [source] if source.is_file() else sorted((source / "keypoints").rglob("*.jsonl.gz"))
     if not files:
         raise ValueError(f"no keypoints .jsonl.gz in {source}; `dwpose extract --keypoints jsonl` writes them")
+    if out.suffix.lower() in WRITTEN_SUFFIXES:
+        raise ValueError(f"-o must be a folder for the keypoints of an extraction, not a file like {out.name}")
     if fps is not None:
         Rate.of(fps)
     drawing, count = Drawing(style, size), 0
     rates = _rates_of_videos(source)
+    if fps is not None and rates is None:
+        raise ValueError(f"--fps is for videos, and {source} is not the folder of an extraction of videos")
     for file in tqdm(files, unit="file", disable=len(files) == 1):
-        rows = read_keypoint_rows(file.read_bytes())
+        rows = _rows(file)
         if rates is None:
             for key, people in rows:
                 with atomic_write(out / f"{key}.png") as temporary:
@@ -45,6 +50,13 @@ def redraw(source: Path, out: Path, size: int | tuple[int, int] | None, style: d
             count += 1
     print(f"{count} {'maps' if rates is None else 'films'}; wrote {out}")
     return 0
+
+
+def _rows(file: Path) -> Iterator[tuple[str, People]]:
+    try:
+        yield from read_keypoint_rows(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _rates_of_videos(source: Path) -> dict[str, float] | None:

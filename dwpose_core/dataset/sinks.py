@@ -17,6 +17,7 @@ import gzip
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,10 @@ def read_keypoint_rows(data: bytes) -> Iterator[tuple[str, People]]:
         ValueError: naming the line that is not one of ours.
     """
     if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"the file is cut short or damaged: {error}") from error
     for number, line in enumerate(data.splitlines(), 1):
         try:
             row = json.loads(line)
@@ -245,7 +249,7 @@ class ParquetSink:
         if row.people is None:
             return
         height, width = row.people.image_size
-        points = np.concatenate((row.people.xy, row.people.score[..., None]), axis=2).reshape(len(row.people), -1)
+        points = np.concatenate((row.people.xy, row.people.score[..., None]), axis=2).reshape(-1, 3 * NUM_KEYPOINTS)
         self._rows.append(
             {
                 "image": {"bytes": row.file, "path": f"{row.key}{row.suffix}"},

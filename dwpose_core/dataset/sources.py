@@ -42,8 +42,8 @@ def detect_format(source: str) -> str:
         ):
             if suffix in suffixes:
                 return "video" if name == "list" and _first_suffix(source) in _FILMS else name
-    if not is_url(source) and (Path(source) / "state.json").is_file():
-        return "dataset"  # what `datasets.Dataset.save_to_disk` writes
+    if not is_url(source) and any((Path(source) / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return "dataset"  # what `save_to_disk` of `datasets.Dataset` and of `datasets.DatasetDict` writes
     found = set()
     paths = _matches(source) if _is_pattern(source) else _walk(source, "", Counter())
     for path in itertools.islice(paths, 10_000):
