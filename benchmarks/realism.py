@@ -61,7 +61,7 @@ def one_variant(name: str, args: argparse.Namespace) -> dict:
     (folder / "rendezvous").unlink(missing_ok=True)
     schedule = Schedule(1.0, warmup=50, cosine_start=args.steps // 2, cosine_end=args.steps, final=0.01)
     phase = Phase(NARROW, CROP_SIZE, (("train", 1.0),), args.steps, int(0.7 * args.steps), schedule)
-    train(0, 1, phase, (), folder, folder.resolve(), SEED)
+    train(0, 1, phase, (), None, folder, folder.resolve(), SEED)
     figures = json.loads((folder / "metrics.json").read_text())[-1]
     if args.labels:
         network = read_weights(folder / f"{NARROW}.safetensors", NARROW, CROP_SIZE).eval()

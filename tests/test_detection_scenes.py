@@ -265,6 +265,7 @@ def test_labelled_pictures_as_scenes(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(entries))
     for k in (1, 2):
         cv2.imwrite(str(tmp_path / f"{k}.png"), image)
+    (tmp_path / "3.png").write_bytes(b"not a picture")
     pictures = LabelledPictures((DataSource(str(tmp_path / "labels.json"), str(tmp_path)),))
     assert len(pictures) == 2  # the one with a crowd is gone, the one with nobody stays
     scene = pictures.scene(0, 80)
@@ -290,3 +291,23 @@ def test_input_is_bgr():
     images = np.zeros((1, 2, 2, 3), np.uint8)
     images[..., 0] = 7  # red
     assert to_input(images)[0, :, 0, 0].tolist() == [0.0, 0.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 5}, "has nobody of category 1"),
+        ({"segmentation": []}, "annotation 7 of .* has no segmentation"),
+        ({"segmentation": None}, "annotation 7 of .* has no segmentation"),
+        (None, "a.png of .* is not there"),
+    ],
+)
+def test_labelled_pictures_that_would_fail_late_are_refused(tmp_path, change, message):
+    person = {"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": [[1, 1, 6, 1, 6, 6]]}
+    entries = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [person | (change or {})]}
+    entries["categories"] = [{"id": 1, "name": "person"}, {"id": 5, "name": "dog"}]
+    (tmp_path / "labels.json").write_text(json.dumps(entries))
+    if change is not None:
+        (tmp_path / "a.png").touch()
+    with pytest.raises(ValueError, match=message):
+        LabelledPictures((DataSource(str(tmp_path / "labels.json"), str(tmp_path)),))

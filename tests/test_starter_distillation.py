@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 import torch
 
+from benchmarks import realism
 from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
 from tests.synthetic_tools import noise_pool, write_pool
@@ -128,3 +132,30 @@ def test_what_cannot_teach_is_refused_before_anything_is_drawn(tmp_path):
     save(create_model("dwpose-t"), tiny)
     with pytest.raises(ValueError, match="choose another --out"):
         check_start("dwpose-t", [tiny], out, 0.5)
+
+
+def test_names_of_the_catalogue_are_no_files(tmp_path, monkeypatch, capsys):
+    command = ["starter", "--assets", "a", "--out", str(tmp_path), "--teacher", "dwpose-s-synthetic"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        starter.main()
+    assert "dwpose-s-synthetic is no file" in capsys.readouterr().err
+
+
+def test_the_table_of_levers_calls_the_training_as_it_is(tmp_path, monkeypatch):
+    """benchmarks/realism.py takes hours: here its training is a stand-in that takes the same arguments."""
+
+    def trained(rank, workers, phase, *others):
+        (tmp_path / "all").mkdir(exist_ok=True)
+        save(build_network(phase.network, phase.size), tmp_path / "all" / f"{phase.network}.safetensors")
+        for name, text in (("metrics.json", '[{"plain": {}}]'), ("train.npy", ""), ("state.pt", "")):
+            (tmp_path / "all" / name).write_text(text)
+
+    (tmp_path / "all").mkdir()
+    monkeypatch.setattr(realism, "LEVERS", {"all": {}})
+    monkeypatch.setattr(realism, "build_pool", create_autospec(realism.build_pool))
+    monkeypatch.setattr(realism, "train", create_autospec(train, side_effect=trained))
+    paths = {name: tmp_path for name in ("out", "layers", "objects", "assets")}
+    args = argparse.Namespace(**paths, crops=64, steps=4, labels=None)
+    assert realism.one_variant("all", args) == {"plain": {}}
+    assert realism.train.call_args.args[2].steps == 4

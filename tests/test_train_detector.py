@@ -381,3 +381,17 @@ def test_the_backbone_moves_by_what_the_pose_network_has_learnt_since(tmp_path):
             begin(dataclasses.replace(config, pose_before=str(before), **wrong))
     with pytest.raises(ValueError, match=r"--pose-before .* holds dwpose-nano"):
         begin(dataclasses.replace(config, pose_before="dwpose-nano"))
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ({"side": 200}, "--side must be a multiple of 32 pixels"),
+        ({"smallest": 100}, "--smallest must be a multiple of 32"),
+        ({"largest": 0}, "--largest must be a multiple of 32"),
+        ({"smallest": 320, "largest": 288}, "--smallest 320 is larger than --largest 288"),
+    ],
+)
+def test_sides_that_no_pyramid_has_are_refused(sides, message):
+    with pytest.raises(ValueError, match=message):
+        DetectorConfig(**sides)

@@ -9,7 +9,7 @@ import torch
 
 from dwpose_core.models import create_model
 from dwpose_core.models.weights import load_pose, read_metadata
-from training import checkpoint, export, train_pose
+from training import checkpoint, evaluate, export, train_pose
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +121,13 @@ def test_mistakes(tmp_path):
     (tmp_path / "stats.json").write_text("[]")
     with pytest.raises(ValueError, match="not the record of one model"):
         export.main([str(tmp_path), str(tmp_path / "a.safetensors"), "--stats", str(tmp_path / "stats.json")])
+
+
+def test_a_part_without_labels_has_no_figure(run, tmp_path):
+    stats = {f"{part}/{kind}": -1.0 if part == "foot" else 0.25 for part in export_parts() for kind in ("AP", "AR")}
+    record = {"stats": stats, "flip_test": True, "annotations": "v.json", "boxes": "b.json", "hands": "mean"}
+    (tmp_path / "stats.json").write_text(json.dumps(record))
+    export.main([str(run), str(tmp_path / "out.safetensors"), "--stats", str(tmp_path / "stats.json")])
+    assert "| AP | 0.250 | - | 0.250 |" in (tmp_path / "out.md").read_text()
+    row = evaluate.table("mine", stats, None).splitlines()[1]
+    assert row.split()[:4] == ["mine", "AP", "25.0", "-"]

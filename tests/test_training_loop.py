@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -326,3 +327,63 @@ def test_start_from_given_weights(toy, tmp_path):
     checkpoint.save_model(tmp_path / "nano.safetensors", create_model("dwpose-nano"), {})
     with pytest.raises(ValueError, match="does not start a debug"):
         train_pose.main(arguments(toy, tmp_path, "--name", "x", "--init", str(tmp_path / "nano.safetensors")))
+
+
+def test_the_best_weights_are_those_that_were_stored(toy, tmp_path, monkeypatch):
+    """The disk is full at the second best of three: the third, better than the first alone, is kept then."""
+    pytest.importorskip("pycocotools")
+    scores, save_model = iter((0.1, 0.5, 0.3, 0.2)), checkpoint.save_model
+    monkeypatch.setattr(train_pose, "make_evaluate", lambda *_: lambda network: {"whole/AP": next(scores)})
+
+    def full_once(path, network, note):
+        if note.get("whole_body_ap") == "0.5000":
+            raise checkpoint.CheckpointError("no space")
+        save_model(path, network, note)
+
+    monkeypatch.setattr(checkpoint, "save_model", full_once)
+    more = ["--val-annotations", toy.annotations, "--val-images", toy.images, "--val-boxes", "", "--val-every", "1"]
+    train_pose.main(arguments(toy, tmp_path, *more, "--max-steps", "8"))
+    assert read_metadata(tmp_path / "debug" / "best.safetensors")["whole_body_ap"] == "0.3000"
+
+
+def test_a_disk_that_is_full_at_the_end_costs_no_weights(toy, tmp_path, monkeypatch):
+    """Started again once there is space, the run writes the weights of its last step."""
+    save_model = checkpoint.save_model
+
+    def full(path, network, note):
+        raise checkpoint.CheckpointError("no space")
+
+    train_pose.main(arguments(toy, tmp_path / "whole", "--max-steps", "3"))
+    monkeypatch.setattr(checkpoint, "save_model", full)
+    with pytest.raises(checkpoint.CheckpointError):
+        train_pose.main(arguments(toy, tmp_path, "--max-steps", "3"))
+    monkeypatch.setattr(checkpoint, "save_model", save_model)
+    train_pose.main(arguments(toy, tmp_path, "--max-steps", "3"))
+    assert_same_run(tmp_path / "debug", tmp_path / "whole" / "debug")
+    assert read_metadata(tmp_path / "debug" / "last.safetensors")["step"] == "3"
+
+
+def test_tensorboard_keeps_what_it_had_when_the_run_goes_on(toy, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps in ("2", "4"):
+        train_pose.main(arguments(toy, tmp_path, "--tensorboard", "true", "--max-steps", steps))
+    events = EventAccumulator(str(tmp_path / "debug")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_annotations_that_cannot_be_judged_are_refused_before_the_work(toy, tmp_path, command):
+    pytest.importorskip("pycocotools")
+    content = json.loads(Path(toy.annotations).read_text())
+    for annotation in content["annotations"]:
+        del annotation["foot_kpts"]
+    (tmp_path / "plain.json").write_text(json.dumps(content))
+    validation = ("--val-annotations", str(tmp_path / "plain.json"), "--val-images", toy.images, "--val-boxes", "")
+    with pytest.raises(ValueError, match="has no foot_kpts"):
+        if command == "train":
+            train_pose.main(arguments(toy, tmp_path, *validation))
+        else:
+            evaluate.main(["none", "--annotations", str(tmp_path / "plain.json"), "--images", toy.images])
+    assert not (tmp_path / "debug" / "log.jsonl").exists()

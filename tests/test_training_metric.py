@@ -228,3 +228,14 @@ def test_command_line_mistakes(argv, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate"])
     with pytest.raises(SystemExit):
         evaluate.main([*argv, "--annotations", "a.json"])
+
+
+def test_crowds_without_points_and_other_categories_change_nothing(golden, truth):
+    people = metric.oks_nms(people_of(golden))
+    first = truth["annotations"][0]
+    crowd = {"id": 10**9, "image_id": first["image_id"], "category_id": 1, "iscrowd": 1, "area": 1.0}
+    dog = {"id": 10**9 + 1, "image_id": first["image_id"], "category_id": 18, "area": 1.0}
+    more = [crowd | {"bbox": [0, 0, 1, 1]}, dog | {"bbox": first["bbox"]}]
+    larger = {**truth, "annotations": [*truth["annotations"], *more]}
+    metric.check_judging(larger)
+    assert metric.coco_stats(larger, people) == metric.coco_stats(truth, people)

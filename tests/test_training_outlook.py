@@ -33,7 +33,8 @@ CASES = [
     ("pose", "rtmpose-m --epochs 100 --late-epoch 90 --schedule constant", 400, []),
     ("pose", "debug --epochs 60", 1, ["cosine"]),
     ("pose", "rtmpose-m --epochs 40 --cosine-epoch 20", 10, ["late augmentation", "warm-up"]),
-    ("pose", "rtmpose-m --epochs 40 --cosine-epoch 20 --late-epoch 35 --warmup-steps 399", 10, []),
+    ("pose", "rtmpose-m --epochs 40 --cosine-epoch 20 --late-epoch 35 --warmup-steps 200", 10, []),
+    ("pose", "rtmpose-m --epochs 40 --cosine-epoch 20 --late-epoch 35 --warmup-steps 399", 10, ["cosine"]),
     ("stage1", "dwpose-m --epochs 30", 400, ["cosine", "late augmentation"]),
     # As released, and as documented: 60 epochs that end before the schedule of 270 changes anything.
     ("stage2", "dwpose-m", 400, []),
@@ -78,7 +79,7 @@ def test_outlook_has_steps_top_rate_and_switches():
     settings = replace(POSE["rtmpose-m"](), lr=5e-4, epochs=40, cosine_epoch=20, late_epoch=30, max_steps=7)
     steps, rate, late = outlook(settings, schedule_of(settings, 10), 10, 64)
     assert steps == "rtmpose-m: 40 epochs x 10 steps of 64 = 400 steps, stopped after 7"
-    assert "1000 steps to 6.25e-05 (0.0005 is for 512 samples" in rate
+    assert "1000 steps to 1.37e-05 (0.0005 is for 512 samples" in rate
     assert "cosine from epoch 20 (step 200) down to 3.13e-06" in rate
     assert late.endswith("from epoch 30 (step 300)")
     settings = config.stage2("dwpose-m")
@@ -113,3 +114,12 @@ def test_a_log_has_every_step_once(toy, tmp_path):
     (folder / "last.pt").unlink()  # killed before its first checkpoint: it starts again
     train_pose.main(arguments(toy, tmp_path, "--max-steps", "2"))
     assert list(losses(folder)) == [1, 2]
+
+
+def test_the_highest_rate_that_is_told_is_the_one_that_is_reached():
+    line = "rtmpose-m --epochs 40 --cosine-epoch 20 --late-epoch 35 --warmup-steps 399"
+    settings = parse(POSE, line.split(), "")
+    schedule = schedule_of(settings, 10)
+    highest = max(schedule.at(step) for step in range(400))
+    assert highest < 0.8 * schedule.lr
+    assert f"warm-up of 399 steps to {highest:.3g} " in outlook(settings, schedule, 10, 64)[1]

@@ -165,14 +165,18 @@ def evaluate_model(
     process: Process,
     use_area: bool = True,
     fast: bool = False,
+    results: str | Path | None = None,
     **options,
 ) -> tuple[dict[str, float], metric.Detections]:
-    """Stats of `metric.coco_stats`, on every process, and the people that were judged. `options` as in `predict`."""
+    """Stats of `metric.coco_stats`, on every process, and the people that were judged, who are written to `results`
+    before that. `options` as in `predict`."""
     names = {image["id"]: str(Path(images) / image["file_name"]) for image in truth["images"]}
     people, box_score = predict(runner, BoxCrops(names, boxes, runner.input_size), process, **options)
     kept = metric.oks_nms(
         metric.Detections(**{**vars(people), "person_score": metric.rescore(box_score, people.scores)})
     )
+    if results and process.is_first:
+        Path(results).write_text(json.dumps(metric.results_json(kept)))
     stats = metric.coco_stats(truth, kept, use_area, fast) if process.is_first else None
     return gather(stats, process)[0], kept
 
@@ -203,7 +207,7 @@ def table(name: str, stats: dict[str, float], published: str | None) -> str:
     width = max(18, len(name) + 2)
     lines = [" " * (width + 6) + "".join(f"{column.replace('_', ' '):>13}" for column in COLUMNS)]
     for kind in ("AP", "AR"):
-        cells = "".join(f"{100 * stats[f'{c}/{kind}']:13.1f}" for c in COLUMNS)
+        cells = "".join(f"{metric.shown(100 * stats[f'{c}/{kind}'], 1):>13}" for c in COLUMNS)
         lines.append(f"{name:{width}}{kind:6}{cells}")
     if published:
         row = PUBLISHED[published]
@@ -258,8 +262,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in filter(None, (args.json, args.save_results)):
         output(path)
     truth = read_coco(args.annotations)
-    if not args.no_area:
-        metric.check_areas(truth)
+    metric.check_judging(truth, not args.no_area, args.fast)
     if args.results:
         stats = metric.coco_stats(truth, read_shards(args.results, truth), not args.no_area, args.fast)
         weights = network = Path(args.results[0]).stem
@@ -270,7 +273,8 @@ def main(argv: list[str] | None = None) -> None:
         runner = load_runner(args.model, process.device, args.provider)
         boxes = detector_boxes(args.boxes) if args.boxes else ground_truth_boxes(args.annotations)
         options = {"flip_test": not args.no_flip, "batch_size": args.batch_size, "workers": args.workers}
-        stats, kept = evaluate_model(runner, truth, args.images, boxes, process, not args.no_area, args.fast, **options)
+        options |= {"use_area": not args.no_area, "fast": args.fast, "results": args.save_results}
+        stats, _ = evaluate_model(runner, truth, args.images, boxes, process, **options)
         weights, network = weights_of(runner, args.model), runner.name
         published = args.paper or published_row(weights)
     if process.is_first:
@@ -287,8 +291,6 @@ def main(argv: list[str] | None = None) -> None:
                 "stats": stats,
             }
             Path(args.json).write_text(json.dumps(record, indent=2) + "\n")
-        if args.save_results:
-            Path(args.save_results).write_text(json.dumps(metric.results_json(kept)))
     stop()
 
 

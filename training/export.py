@@ -22,6 +22,7 @@ from dwpose_core.models.weights import load_pose, read_metadata
 from . import checkpoint
 from .command import output, run
 from .data.wholebody import read_json
+from .metric import shown
 
 # What the files of a run say about themselves, see `loop._metadata`.
 FACTS = ("recipe", "step", "seed", "whole_body_ap")
@@ -136,7 +137,7 @@ def model_card(
             "|---|" + "---|" * len(parts),
         ]
         for kind in ("AP", "AR"):
-            lines.append(f"| {kind} | " + " | ".join(f"{stats['stats'][f'{p}/{kind}']:.3f}" for p in parts) + " |")
+            lines.append(f"| {kind} | " + " | ".join(shown(stats["stats"][f"{p}/{kind}"], 3) for p in parts) + " |")
     elif "whole_body_ap" in metadata:
         lines.append(f"Whole-body AP {metadata['whole_body_ap']} in the validation of its own run, not measured since.")
     else:

@@ -157,11 +157,13 @@ def fit(objective: SimCCObjective, config: TrainConfig, process: Process, evalua
                 result = evaluate(average.module)
                 log.write(step, {"epoch": epoch, **result})
                 if result["whole/AP"] > best:
-                    best = result["whole/AP"]
-                    note = {**_metadata(config, step), "whole_body_ap": f"{best:.4f}"}
-                    _save(
-                        log, process, partial(checkpoint.save_model, folder / "best.safetensors", average.module, note)
-                    )
+                    note = {**_metadata(config, step), "whole_body_ap": f"{result['whole/AP']:.4f}"}
+                    file = folder / "best.safetensors"
+                    written = _save(log, process, partial(checkpoint.save_model, file, average.module, note))
+                    if gather(written, process)[0]:  # else the next one that is better than the stored one is tried
+                        best = result["whole/AP"]
+                    elif last:
+                        raise checkpoint.CheckpointError(f"{file} cannot be written: free disk space, start again")
             if saving:
                 state = {
                     "step": step,
@@ -175,28 +177,30 @@ def fit(objective: SimCCObjective, config: TrainConfig, process: Process, evalua
                 }
                 final = last or statistics.stop_requested
                 note = _metadata(config, step)
-                _save(log, process, partial(checkpoint.save_state, folder / "last.pt", state), final)
-                _save(
-                    log,
-                    process,
+                # The state goes last: a run that is started again begins there, and would not write the weights again.
+                for write in (
                     partial(checkpoint.save_model, folder / "last.safetensors", average.module, note),
-                    final,
-                )
+                    partial(checkpoint.save_state, folder / "last.pt", state),
+                ):
+                    _save(log, process, write, final)
     if statistics.stop_requested:
         raise SystemExit(143)  # 128 + SIGTERM
     return average.module
 
 
-def _save(log: Log, process: Process, write: Callable[[], None], must_succeed: bool = False) -> None:
-    """Only the first process writes. A full disk costs a warning: hours of training are worth more than one file."""
+def _save(log: Log, process: Process, write: Callable[[], None], must_succeed: bool = False) -> bool:
+    """Only the first process writes, and knows whether it did. A full disk costs a warning: hours of training are worth
+    more than one file."""
     if not process.is_first:
-        return
+        return False
     try:
         write()
     except checkpoint.CheckpointError as error:
         if must_succeed:
             raise
         log.warn(str(error))
+        return False
+    return True
 
 
 def _loader(data: WholeBodyDataset, batches: StepBatches, config: TrainConfig, process: Process) -> DataLoader:

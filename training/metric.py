@@ -93,14 +93,38 @@ def oks_nms(people: Detections, threshold: float = NMS_THRESHOLD) -> Detections:
     return people[np.array(kept, np.int64)]
 
 
-def check_areas(truth: dict) -> None:
-    """Raises ValueError when somebody has no annotated area, which every OKS is measured by."""
-    for annotation in truth["annotations"]:
-        if "area" not in annotation:
+def check_judging(truth: dict, use_area: bool = True, fast: bool = False) -> None:
+    """What `coco_stats` would fail at, before the hours that come first.
+
+    Raises:
+        ValueError: when somebody has no whole-body keypoints, or no annotated area, which every OKS is measured by.
+        ImportError: without the package that judges.
+    """
+    _judge_classes(fast)
+    for annotation in people_of(truth):
+        true_keypoints(annotation)
+        if use_area and "area" not in annotation:
             raise ValueError(
                 f"annotation {annotation['id']} has no area: add it, or take 0.53 x the box with `python -m "
                 "training.evaluate --no-area`, as UBody's evaluation does"
             )
+
+
+def shown(value: float, digits: int) -> str:
+    """A stat as text; "-" where nothing of the part is labelled."""
+    return "-" if value < 0 else f"{value:.{digits}f}"
+
+
+def people_of(truth: dict) -> list[dict]:
+    """The annotations of category 1, COCO's person; those that name no category are people too."""
+    return [annotation for annotation in truth["annotations"] if annotation.get("category_id", 1) == 1]
+
+
+def true_keypoints(annotation: dict) -> np.ndarray:
+    """(133, 3) of `whole_body_keypoints`; a crowd, which is a region and nobody, may have none."""
+    if annotation.get("iscrowd") and "foot_kpts" not in annotation:
+        return np.zeros((NUM_KEYPOINTS, 3), np.float32)
+    return whole_body_keypoints(annotation)
 
 
 def coco_stats(truth: dict, people: Detections, use_area: bool = True, fast: bool = False) -> dict[str, float]:
@@ -142,8 +166,8 @@ def _judge_classes(fast: bool) -> tuple[type, type]:
 def _part_stats(truth: dict, people: Detections, columns: slice, use_area: bool, fast: bool) -> np.ndarray:
     COCO, COCOeval = _judge_classes(fast)
     annotations = []
-    for annotation in truth["annotations"]:
-        points = whole_body_keypoints(annotation)[columns]
+    for annotation in people_of(truth):
+        points = true_keypoints(annotation)[columns]
         x, y, w, h = annotation["bbox"]
         annotations.append(
             {

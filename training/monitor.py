@@ -142,7 +142,9 @@ class Log:
                 raise ImportError(
                     'TensorBoard is missing: pip install "dwpose-torch[train]", or pass --tensorboard false'
                 ) from error
-            self.writer = SummaryWriter(str(folder), purge_step=step)
+            self.writer = SummaryWriter(
+                str(folder), purge_step=step + 1 if step else 0
+            )  # what is newer than the checkpoint
 
     def count(self, seconds: float, waited: float, samples: int) -> None:
         """One step done: its duration, the part of it spent waiting for data, and its samples."""

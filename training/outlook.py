@@ -16,7 +16,7 @@ def outlook(config: TrainConfig, schedule: Schedule, steps_per_epoch: int, sampl
     steps = f"{config.name}: {config.epochs} epochs x {steps_per_epoch} steps of {samples_per_step} = {total} steps"
     if 0 < config.max_steps < total:
         steps += f", stopped after {config.max_steps}"
-    rate = f"learning rate: warm-up of {config.warmup_steps} steps to {schedule.lr:.3g}"
+    rate = f"learning rate: warm-up of {config.warmup_steps} steps to {_highest(schedule, total):.3g}"
     if config.lr_scaling != "none":
         rate += f" ({config.lr:g} is for {config.lr_batch} samples per step, --lr-scaling {config.lr_scaling})"
     if schedule.cosine_end and schedule.cosine_start < total:
@@ -28,6 +28,13 @@ def outlook(config: TrainConfig, schedule: Schedule, steps_per_epoch: int, sampl
     if 0 < config.late_epoch < config.epochs:
         late = f"augmentation: late form from epoch {config.late_epoch} (step {config.late_epoch * steps_per_epoch})"
     return [steps, rate, late]
+
+
+def _highest(schedule: Schedule, total: int) -> float:
+    """What the rate gets to: less than asked for where the cosine begins, or training ends, within the warm-up."""
+    end = min(schedule.warmup, total - 1)
+    begin = min(schedule.cosine_start, end) if schedule.cosine_end else end
+    return max(schedule.at(step) for step in range(begin, end + 1))
 
 
 def doubts(config: TrainConfig, schedule: Schedule, steps_per_epoch: int) -> list[str]:
@@ -51,5 +58,11 @@ def doubts(config: TrainConfig, schedule: Schedule, steps_per_epoch: int) -> lis
             f"the warm-up takes {config.warmup_steps} steps, but the training has {total}: the learning rate gets no "
             f"higher than {schedule.at(total - 1):.2g} of {schedule.lr:.2g}. Add --warmup-steps {total // 20}, or more "
             "--epochs"
+        )
+    elif config.schedule == "cosine" and schedule.cosine_start < config.warmup_steps:
+        found.append(
+            f"the cosine begins at step {schedule.cosine_start}, within the warm-up of {config.warmup_steps} steps: "
+            f"the learning rate gets no higher than {_highest(schedule, total):.2g} of {schedule.lr:.2g}. Add "
+            f"--warmup-steps {total // 20}"
         )
     return found

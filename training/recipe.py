@@ -16,7 +16,7 @@ from .data.wholebody import DataSource, read_coco
 from .distributed import Process, gather
 from .evaluate import detector_boxes, evaluate_model, ground_truth_boxes, images_folder
 from .loop import Evaluate
-from .metric import check_areas
+from .metric import check_judging
 
 
 def load_start(student: DWPose, config: TrainConfig) -> None:
@@ -73,8 +73,8 @@ def make_evaluate(config: TrainConfig, process: Process) -> Evaluate | None:
         return None
     annotations = config.path(config.val_annotations)
     truth = read_coco(annotations)
-    check_areas(truth)
-    images = images_folder(config.path(config.val_images))  # now, not after ten epochs
+    check_judging(truth)  # now, not after ten epochs
+    images = images_folder(config.path(config.val_images))
     boxes = detector_boxes(config.path(config.val_boxes)) if config.val_boxes else ground_truth_boxes(annotations)
 
     def evaluate(network: DWPose) -> dict[str, float]:

@@ -346,6 +346,9 @@ def main() -> None:
     out = args.out.resolve()
     if args.crops < LEAST_CROPS:
         parser.error(f"--crops must be at least {LEAST_CROPS}, or some kinds do not fill a batch; got {args.crops}")
+    for path in (*args.start, *args.mean, *([args.teacher] if args.teacher else [])):
+        if not path.is_file():  # a catalogue name would be found, too, but keep the factor of its scores
+            parser.error(f"{path} is no file")
     options = {name: getattr(args, name) for name in ("people", "scene_people", "crops", "seed", "workers")}
     phases = check_start(args.network, args.start, out, args.length, args.teacher, **options)  # before rendering
     for path in args.mean:

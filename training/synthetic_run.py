@@ -41,9 +41,10 @@ from pathlib import Path
 
 import torch
 
+from dwpose_core.models import create_model
 from dwpose_core.models.rtmcc import DWPose
 
-from . import checkpoint
+from . import checkpoint, command
 from .starter_score import calibrate
 from .synthetic.body import check_assets
 from .synthetic.composite import STRONG
@@ -176,7 +177,7 @@ class Run:
             net, rows = train_stage(stage, objective, batches, tests, self.generator, file, self.deadline, report)
         finally:
             batches.close()
-        self.curves += rows
+        self.curves = [row for row in self.curves if row["stage"] != stage.name] + rows  # it may have ended before
         checkpoint.write_json(self.state / "curves.json", self.curves)
         return net
 
@@ -207,7 +208,7 @@ class Run:
             "stages": [asdict(stage) for stage in plan(self.args)],
             "people": {"grey" if grey else "dressed": filler.drawn for grey, filler in self.fillers.items()},
             "scenes": self.scenes.taken if self.scenes else 0,
-            "rows": [*self.curves, *rows],
+            "rows": [*(row for row in self.curves if row["stage"] != rows[-1]["stage"]), *rows],
         }
         checkpoint.write_json(self.args.out / "curves.json", record)
 
@@ -217,8 +218,9 @@ def run(args: argparse.Namespace) -> bool:
     state = args.state or args.out / "state"
     for stage in plan(args):  # a file that cannot begin or teach them is refused before anything is drawn
         student = beginning(stage, args)
-        if stage.kind == "stage1" and taught_already(args):
-            build_objective(stage.kind, student, teacher_of(stage, args, state))
+        if stage.kind == "stage1":
+            known = teacher_of(stage, args, state) if taught_already(args) else create_model(args.teacher)
+            build_objective(stage.kind, student, known)
     for folder in (args.out, state):
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as leave:
@@ -233,6 +235,7 @@ def run(args: argparse.Namespace) -> bool:
                 print(f"stopped in {stopped}; start the same command again to go on")
                 return False
             checkpoint.save_model(done, net, {"recipe": f"synthetic_run {stage.name}", "seed": str(args.seed)})
+            (state / f"{stage.name}.pt").unlink(missing_ok=True)  # only now is it not needed to go on
         last = {row["stage"]: row for row in job.curves}
         for name, row in last.items():
             scores = "  ".join(f"{test} {row[test]['body_pck']}" for test in ("strong", "plain"))
@@ -318,4 +321,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

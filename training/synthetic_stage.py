@@ -7,7 +7,6 @@ half a minute on a CPU and for ten minutes on a GPU. A stage saves its state and
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -216,6 +215,5 @@ def train_stage(
         if out_of_time:
             raise OutOfTime(f"{stage.name} at {spent:.0f} of {stage.seconds:.0f} s")
     bar.close()
-    with contextlib.suppress(FileNotFoundError):
-        state_file.unlink()  # the finished weights are written by the caller
+    save()
     return average.module, rows

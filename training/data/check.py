@@ -24,7 +24,7 @@ from dwpose_core.skeleton import HAND_EDGES, PARTS
 from ..command import argument, at_least_one, not_negative, output, run
 from .augment import NO_AUGMENT, AugmentConfig, augment, plan
 from .toy import LIMBS
-from .wholebody import Annotations, DataSource, read_annotations, read_image
+from .wholebody import Annotations, DataSource, NoAnnotations, read_annotations, read_image
 
 COLOURS = {  # RGB
     "body": (255, 90, 90),
@@ -138,7 +138,11 @@ def main(argv: list[str] | None = None) -> int:
         check_picture_name(output(args.sheet))
     tables, failed = [], 0
     for source in args.sources:
-        table = read_annotations(source.annotations, source.sample_interval)
+        try:
+            table = read_annotations(source.annotations, source.sample_interval)
+        except NoAnnotations as error:  # training leaves such a file out
+            print(error)
+            continue
         tables.append((source, table))
         print(summary(source, table))
         rows = np.arange(len(table.file_names))
@@ -151,6 +155,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"  bad: {problem}")
         if len(problems) > args.show:
             print(f"  ... and {len(problems) - args.show} more")
+    if not tables:
+        raise ValueError("there is nobody in any of these files")
     if args.sheet:
         write_image(args.sheet, contact_sheet(tables))
         print(f"contact sheet: {args.sheet}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,21 +137,25 @@ def read_coco(path: str | Path) -> dict:
     return content
 
 
+class NoAnnotations(ValueError):
+    """A COCO file without a single annotation."""
+
+
 def read_annotations(path: str | Path, sample_interval: int = 1) -> Annotations:
     """People a top-down network can be trained on, by the rules of mmpose's `CocoWholeBodyDataset`.
 
-    Left out: crowds, people without a labelled *body* keypoint (`num_keypoints` 0), empty boxes, people whose
-    coordinates are all <= 0. A keypoint is visible when its label value is positive: hands and faces carry
-    confidences there.
+    Left out: other categories than person (1), crowds, people without a labelled *body* keypoint (`num_keypoints` 0),
+    empty boxes, people whose coordinates are all <= 0. A keypoint is visible when its label value is positive: hands
+    and faces carry confidences there.
 
     Raises:
-        ValueError: when the file is not COCO-WholeBody json, or nobody is left.
+        NoAnnotations: when the file lists nobody. ValueError: when it is not COCO-WholeBody json, or nobody is left.
     """
     content = read_coco(path)
     by_image: dict[int, list[dict]] = {}
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
-    dropped = dict.fromkeys(("crowd", "no body keypoint", "empty box", "no coordinate"), 0)
+    dropped = dict.fromkeys(("no person", "crowd", "no body keypoint", "empty box", "no coordinate"), 0)
     images, people = [], []
     for image in content["images"]:
         if image["id"] % sample_interval:
@@ -160,12 +165,13 @@ def read_annotations(path: str | Path, sample_interval: int = 1) -> Annotations:
         width, height = image["width"], image["height"]
         kept = len(people)
         for annotation in by_image.get(image["id"], ()):
+            if annotation.get("category_id", 1) != 1 or annotation.get("iscrowd"):
+                dropped["crowd" if annotation.get("iscrowd") else "no person"] += 1
+                continue
             points = whole_body_keypoints(annotation)
             x, y, w, h = annotation["bbox"]
             box = np.clip((x, y, x + w, y + h), 0, (width - 1, height - 1, width - 1, height - 1))
-            if annotation.get("iscrowd"):
-                dropped["crowd"] += 1
-            elif annotation.get("num_keypoints") == 0:
+            if annotation.get("num_keypoints") == 0:
                 dropped["no body keypoint"] += 1
             elif box[2] <= box[0] or box[3] <= box[1]:
                 dropped["empty box"] += 1
@@ -175,6 +181,8 @@ def read_annotations(path: str | Path, sample_interval: int = 1) -> Annotations:
                 people.append((len(images), annotation["id"], box, points))
         if len(people) > kept:
             images.append((image["file_name"], image["id"], (height, width)))
+    if not content["annotations"]:
+        raise NoAnnotations(f"{path} has nobody in it")
     if not people:
         raise ValueError(f"{path} has no person to train on (left out: {dropped})")
     file_names, image_ids, sizes = zip(*images, strict=True)
@@ -245,10 +253,21 @@ class WholeBodyDataset(Dataset):
         for source in sources:
             if not Path(source.images).is_dir():
                 raise ValueError(f"no folder {source.images}: the images of {source.annotations} should be there")
-        self.tables = [read_annotations(source.annotations, source.sample_interval) for source in sources]
-        self.folders = [Path(source.images) for source in sources]
+        filled: list[tuple[DataSource, Annotations]] = []
+        empty: list[NoAnnotations] = []
+        for source in sources:
+            try:
+                filled.append((source, read_annotations(source.annotations, source.sample_interval)))
+            except NoAnnotations as error:  # UBody has such a file for a scene whose videos are missing
+                empty.append(error)
+        if not filled:
+            raise empty[0]
+        for error in empty:
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
+        self.tables = [table for _, table in filled]
+        self.folders = [Path(source.images) for source, _ in filled]
         self.lengths = [len(table) for table in self.tables]
-        self.weights = [source.weight for source in sources]
+        self.weights = [source.weight for source, _ in filled]
         self.starts = np.cumsum([0, *self.lengths])
         self.input_size = input_size
         self.early = early

@@ -217,7 +217,10 @@ def boxes_by_picture(labels: Path, crowds: bool = False) -> dict[str, np.ndarray
 
 
 def photographs(labels: Path, images: Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
-    """Per picture of a label file: image (h, w, 3) uint8 RGB, boxes (P, 4) xyxy px, file name."""
+    """Per picture with labelled people: image (h, w, 3) uint8 RGB, boxes (P, 4) xyxy px, file name.
+
+    Pictures without any are not looked at, so alarms there do not count.
+    """
     rows = []
     for name, labelled in boxes_by_picture(labels).items():
         image = imread(images / name)

@@ -24,7 +24,8 @@ class LabelledPictures:
 
     Raises:
         ImportError: without pycocotools.
-        ValueError: in `scene`, for a picture that cannot be read.
+        ValueError: for a source without people, a picture that is not there, and people without a mask; in `scene`, for
+            a picture that cannot be read.
     """
 
     def __init__(self, sources: tuple[DataSource, ...]):
@@ -37,10 +38,17 @@ class LabelledPictures:
             raise ImportError('labelled pictures need pycocotools: pip install "dwpose-torch[train]"') from error
         for source in sources:
             coco = COCO(source.annotations)
+            if not coco.getAnnIds(catIds=[PERSON]):
+                raise ValueError(f"{source.annotations} has nobody of category {PERSON}, COCO's number for a person")
             for image in coco.loadImgs(sorted(coco.getImgIds())):
-                people = coco.getAnnIds(image["id"], catIds=[PERSON])
-                if not any(person.get("iscrowd") for person in coco.loadAnns(people)):
-                    self._pictures.append((coco, image, Path(source.images)))
+                people = coco.loadAnns(coco.getAnnIds(image["id"], catIds=[PERSON]))
+                if any(person.get("iscrowd") for person in people):
+                    continue
+                if not (Path(source.images) / image["file_name"]).is_file():
+                    raise ValueError(f"{Path(source.images) / image['file_name']} of {source.annotations} is not there")
+                if bare := [person["id"] for person in people if not person.get("segmentation")]:
+                    raise ValueError(f"annotation {bare[0]} of {source.annotations} has no segmentation")
+                self._pictures.append((coco, image, Path(source.images)))
 
     def __len__(self) -> int:
         return len(self._pictures)

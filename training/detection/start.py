@@ -45,6 +45,13 @@ class DetectorConfig:
     tail: float = option(0.12, "share of the run at full size, without mosaic and with the L1 loss")
     seed: int = option(1, "of pictures and training")
 
+    def __post_init__(self) -> None:
+        for name in ("side", "smallest", "largest"):
+            if (value := getattr(self, name)) < 32 or value % 32:
+                raise ValueError(f"--{name} must be a multiple of 32 pixels, the largest stride, got {value}")
+        if self.smallest > self.largest:
+            raise ValueError(f"--smallest {self.smallest} is larger than --largest {self.largest}")
+
     @property
     def tail_start(self) -> int:
         return round(self.steps * (1 - self.tail))

@@ -6,6 +6,7 @@ identity rest rotation, so a local rotation is plain 3x3 in rest-pose axes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,12 @@ def check_assets(assets: Path) -> None:
         raise ValueError(
             f"{assets} holds no base.npz; --assets must name the folder that training.synthetic.build_assets wrote"
         )
+
+
+def assets_digest(assets: Path) -> str:
+    """Tells asset folders apart, by the names and sizes of their files."""
+    files = sorted((path.relative_to(assets).as_posix(), path.stat().st_size) for path in assets.rglob("*.*"))
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 class BodyModel:

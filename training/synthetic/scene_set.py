@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .body import check_assets
+from .body import assets_digest, check_assets
 from .coco import CATEGORY, annotation
 from .render import check_opengl
 from .scenes import SCENES_PER_CAST, SceneGenerator
@@ -89,6 +89,7 @@ def generate_scenes(
     for unfinished in out.rglob("*.part"):  # of a killed run
         unfinished.unlink()
     settings = {"version": VERSION, "seed": seed, "longest": longest, "captured": captured}
+    settings |= {"assets": assets_digest(assets)}
     begun = out / "settings.json"
     if begun.is_file() and (found := json.loads(begun.read_text())) != settings:
         raise ValueError(f"{out} was begun with {found}, this run has {settings}; choose another folder")
