@@ -156,6 +156,7 @@ def _add_render(command) -> None:
         dwpose render pose.json -o pose.png --draw-size 1024x1536 --style xinsir
         dwpose render clip.json -o frames/
         dwpose render clip.npz -o pose.mp4 --fps 24
+        dwpose render frames/ -o pose.mp4                a folder with one file per frame
         dwpose render poses/ -o thick/ --thickness 2     of `dwpose image --json`, or of `dwpose extract`
         dwpose render films/ -o again/                   of `dwpose extract` of videos: videos again
         """,

@@ -14,6 +14,7 @@ from training.detection import evaluate
 from training.detection.start import DetectorConfig
 from training.synthetic import backgrounds, generate, pool
 from training.synthetic.backgrounds import Backgrounds
+from training.synthetic.body import assets_digest
 from training.synthetic.camera import Camera, draw_yaw, frame_photo, random_camera
 from training.synthetic.composite import _loose, similarity, warp
 from training.synthetic.pieces import Pieces
@@ -199,3 +200,12 @@ def test_commands_that_would_do_nothing_are_refused(monkeypatch, capsys, main, a
     with pytest.raises(SystemExit):
         main()
     assert message in capsys.readouterr().err
+
+
+def test_asset_folders_are_told_apart(tmp_path):
+    (tmp_path / "backgrounds").mkdir()
+    (tmp_path / "backgrounds" / "a.jpg").write_bytes(b"1")
+    one = assets_digest(tmp_path)
+    assert assets_digest(tmp_path) == one
+    (tmp_path / "backgrounds" / "b.jpg").write_bytes(b"2")
+    assert assets_digest(tmp_path) != one
