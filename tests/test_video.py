@@ -11,7 +11,6 @@ import pytest
 
 from dwpose_core.people import People
 from dwpose_core.skeleton import NUM_KEYPOINTS
-from dwpose_core.stages import prefetch, run_ahead
 from dwpose_core.tracking import Steady
 from dwpose_core.video import Frame, VideoReader, VideoWriter, people_of
 
@@ -253,42 +252,6 @@ def test_every_frame_comes_back_with_its_own_people(count):
         np.testing.assert_allclose(people.xy, one_person(i).xy, atol=1e-3)
     plain = list(people_of(iter(frames), detect, None, batch_size=3))
     assert [len(people) for _, people in plain] == [int(i != 4) for i in range(count)]
-
-
-def test_prefetch_keeps_order_bounds_and_errors():
-    made = []
-
-    def numbers():
-        for i in range(100):
-            made.append(i)
-            yield i
-        raise ValueError("the end")
-
-    ahead = prefetch(numbers(), 3)
-    assert next(ahead) == 0
-    assert len(made) <= 6
-    with pytest.raises(ValueError, match="the end"):
-        assert list(ahead) == list(range(1, 100))
-    stopped = prefetch(iter(range(10**9)), 2)
-    next(stopped)
-    stopped.close()  # the thread ends: this test would hang otherwise
-
-
-def test_run_ahead_is_an_ordered_map_with_a_window():
-    from concurrent.futures import ThreadPoolExecutor
-
-    taken = []
-
-    def items():
-        for i in range(50):
-            taken.append(i)
-            yield i
-
-    with ThreadPoolExecutor(3) as executor:
-        results = run_ahead(lambda i: i * i, items(), executor, window=5)
-        assert next(results) == 0
-        assert len(taken) == 5
-        assert list(results) == [i * i for i in range(1, 50)]
 
 
 @pytest.fixture
