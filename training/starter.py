@@ -33,6 +33,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,6 +48,7 @@ from tqdm import tqdm
 
 from dwpose_core.models.rtmcc import VARIANTS, DWPose
 
+from .command import run
 from .growth import hold_pixels, mean_weights
 from .label_objective import as_batch
 from .muon import MuonAdamW
@@ -368,4 +370,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

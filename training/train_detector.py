@@ -32,6 +32,7 @@ import datetime
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ from dwpose_core.models.weights import load_detector, save_safetensors
 from dwpose_core.models.yolox import VARIANTS, YOLOX
 
 from . import checkpoint
+from .command import run
 from .data.wholebody import DataSource
 from .detection import aid, simota
 from .detection.batches import to_input
@@ -326,4 +328,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))
