@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from . import edit
-from .clips import even, open_clip
+from .clips import Rate, even, open_clip
 from .images import as_images
 from .people import People
 from .preprocessor import DWposeDetector
@@ -116,15 +116,19 @@ def prepare_animation(
         progress: show bars.
 
     Raises:
-        ValueError: for a video without people, or a reference without a person where one is needed.
+        ValueError: for a video without people, a reference without a person where one is needed, or a setting that
+            makes no sense.
         ImportError: for a path, without PyAV.
     """
     from PIL import Image
 
     if retarget and reference is None:
         raise ValueError("retarget needs a reference: the picture whose person gives the proportions")
-    if fps is not None and not fps > 0:
-        raise ValueError(f"fps must be > 0, got {fps}")
+    for rate in (fps, source_fps):
+        if rate is not None:
+            Rate.of(rate)
+    if not 0 <= steadiness < np.inf:
+        raise ValueError(f"steadiness must be a number of seconds, 0 or more; got {steadiness}")
     if people is not None and people < 1:
         raise ValueError(f"people must be at least 1, or None for everyone; got {people}")
     if select not in SELECTIONS:
@@ -135,7 +139,9 @@ def prepare_animation(
     # All that can be wrong is looked at before the film goes through the networks.
     size, character = fit_size((1, 1), max_pixels), None
     if reference is not None:
-        (picture,) = as_images(reference)
+        picture, *more = as_images(reference)
+        if more:
+            raise ValueError(f"reference must be one picture, got {1 + len(more)}")
         size = fit_size(picture.shape[:2], max_pixels)
         character = _largest(detector.detect(picture)) if retarget else None
     threshold = detector.options.keypoint_threshold

@@ -236,6 +236,8 @@ class OnnxRunner:
             self._check_kind(path, kind)
         (self._input,) = self.session.get_inputs()
         self._outputs = [output.name for output in self.session.get_outputs()]
+        if set(self._outputs) == {"simcc_x", "simcc_y"}:
+            self._outputs.sort()  # x before y, whatever order the file lists them in
         self._dtype = np.float16 if self._input.type == "tensor(float16)" else np.float32
         batch, _, height, width = self._input.shape
         self._fixed_batch = batch if isinstance(batch, int) else None

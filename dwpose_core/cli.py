@@ -96,7 +96,12 @@ def _add_image(command) -> None:
     )
     sub.add_argument("--overlay", action="store_true", help="write <stem>.overlay.png, the pose over the photograph")
     find = _add_networks(sub)
-    find.add_argument("--box", action="append", metavar="X1,Y1,X2,Y2", help="own box in pixels, for one input; repeat")
+    find.add_argument(
+        "--box",
+        action="append",
+        metavar="X1,Y1,X2,Y2",
+        help="own box in pixels, for one input; repeat. One that begins left of the picture is --box=-5,0,80,90",
+    )
     _add_drawing(sub)
     sub.set_defaults(run="image")
 
@@ -210,7 +215,7 @@ def _add_weights(command) -> None:
     )
     sub.add_argument("source", help="name from `dwpose models`, or a weight file")
     sub.add_argument("target", help="the .onnx file to write")
-    sub.add_argument("--opset", type=int, default=17, help="ONNX operator set")
+    sub.add_argument("--opset", type=int, default=17, help="ONNX operator set, 7 to 20")
     sub.add_argument("--cache-dir", help="where downloads go (default: the Hugging Face cache)")
     sub.add_argument("--offline", action="store_true", help="never ask the network")
     sub.set_defaults(run="export")

@@ -32,9 +32,10 @@ class Rate:
     @classmethod
     def of(cls, fps: float | Fraction) -> Rate:
         """Raises ValueError for what is no rate."""
-        if not 0 < fps <= 1000:
+        rate = Fraction(fps).limit_denominator(_FINEST) if 0 < fps <= 1000 else Fraction(0)
+        if not rate:  # also what comes out as 0 of _FINEST
             raise ValueError(f"fps must be above 0 and at most 1000 frames per second, got {fps}")
-        return cls(Fraction(fps).limit_denominator(_FINEST))
+        return cls(rate)
 
     @property
     def time_base(self) -> Fraction:

@@ -91,7 +91,7 @@ def render(args: argparse.Namespace) -> int:
     elif len(frames) == 1:
         out = _single_output(args.out, source.stem)
         _draw_frames(frames, out, args.draw_size, drawing)
-    elif out.suffix:
+    elif out.suffix and not _names_folder(args.out):
         raise ValueError(
             f"{source} holds {len(frames)} frames: -o must be a folder or an .mp4, not a file like {out.name}"
         )
@@ -108,6 +108,8 @@ def _counted(count: int, one: str, many: str = "") -> str:
 
 def _render_folder(source: Path, out: Path, size: tuple[int, int] | None, size_drawn: str | None, drawing: dict) -> int:
     """Every .json and .npz of a folder: one frame to OUT/<stem>.png, several to OUT/<stem>/<frame>.png."""
+    if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
+        raise ValueError(f"{source} is a folder: -o must be a folder or an .mp4, not a file like {out.name}")
     files = _keypoint_files(source)
     failures: list[str] = []
     for file in tqdm(files, unit="file"):
@@ -161,9 +163,9 @@ def _read_frames(source: Path, size: tuple[int, int] | None) -> list[People]:
     from .formats import from_openpose, load_npz
 
     try:
-        frames = load_npz(source) if source.suffix == ".npz" else from_openpose(source.read_bytes(), size)
+        frames = load_npz(source) if source.suffix.lower() == ".npz" else from_openpose(source.read_bytes(), size)
     except ValueError as error:
-        hint = "; give one with --image-size WIDTHxHEIGHT" if "no image_size" in str(error) else ""
+        hint = ", or give one with --image-size WIDTHxHEIGHT" if "no image_size" in str(error) else ""
         raise ValueError(f"{source}: {error}{hint}") from error
     if not frames:
         raise ValueError(f"{source} holds no frames: there is nothing to draw")
@@ -215,7 +217,7 @@ def find_inputs(names: list[str], out: str) -> dict[Path, Path]:
     target = Path(out).resolve()
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if name and path.is_dir():  # "", a variable of the shell that is not set, is not the folder we are in
             earlier = target if path.resolve() in target.parents else None
             matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             matches = [p for p in matches if not any(part.startswith(".") for part in p.relative_to(path).parts)]
@@ -237,10 +239,15 @@ def find_inputs(names: list[str], out: str) -> dict[Path, Path]:
 def _single_output(out: str, stem: str) -> Path:
     """The file `out`, or `stem`.png in the folder `out`: one that exists, ends in a slash, or has no suffix."""
     path = Path(out)
-    if path.is_dir() or out.endswith(("/", os.sep)) or not path.suffix:
+    if _names_folder(out) or not path.suffix:
         return path / f"{stem}.png"
     check_picture_name(path)
     return path
+
+
+def _names_folder(out: str) -> bool:
+    """Whether `out` is a folder even though it may have a suffix, as in poses.v2/."""
+    return Path(out).is_dir() or out.endswith(("/", os.sep))
 
 
 def _output_paths(
@@ -324,6 +331,6 @@ def _parse_boxes(texts: list[str] | None) -> np.ndarray | None:
     if not texts:
         return None
     try:
-        return np.array([[float(v) for v in text.split(",")] for text in texts], np.float32).reshape(-1, 4)
+        return np.array([[float(v) for v in text.split(",")] for text in texts], np.float32).reshape(len(texts), 4)
     except ValueError as error:
         raise ValueError(f"--box takes four numbers, X1,Y1,X2,Y2 in pixels; got {', '.join(texts)}") from error

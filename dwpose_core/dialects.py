@@ -92,7 +92,13 @@ def from_posedata(data: Mapping) -> list[People]:
     metas = data.get("pose_metas") or data.get("pose_metas_original")
     if not metas:
         raise ValueError("POSEDATA has no pose_metas")
-    return [_from_meta(meta, number) for number, meta in enumerate(metas)]
+    frames = []
+    for number, meta in enumerate(metas):
+        try:
+            frames.append(_from_meta(meta, number))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"POSEDATA, frame {number}: not as this type has it ({_told(error)})") from None
+    return frames
 
 
 def _from_meta(meta: Any, number: int) -> People:
@@ -159,28 +165,36 @@ def from_dwposes(data: Mapping, image_size: Sequence[int]) -> list[People]:
     scale = np.float32(image_size[::-1])
     frames = []
     for number, pose in enumerate(data["poses"]):
-        where = f"frame {number}"
-        candidate = np.float32(pose["bodies"]["candidate"])
-        count = len(candidate) if candidate.size else 0
-        subset = np.float32(pose["bodies"]["subset"]).reshape(count, -1) if count else np.zeros((0, 18))
-        people = []
-        for p in range(count):
-            xy, score = np.zeros((NUM_KEYPOINTS, 2), np.float32), np.zeros(NUM_KEYPOINTS, np.float32)
-            body = _array(candidate[p], 2, f"{where}: bodies.candidate")[:18]
-            values = _score(pose, "body_score", p, 18) if "body_score" in pose else (subset[p, :18] >= 0)
-            xy[_BODY_18[_HAS_SOURCE]], score[_BODY_18[_HAS_SOURCE]] = body[_HAS_SOURCE], values[_HAS_SOURCE]
-            order = ("right_hand", "left_hand") if data.get("swap_hands") else ("left_hand", "right_hand")
-            parts = [(part, "hands", "hand_score", 2 * p + side, 21) for side, part in enumerate(order)]
-            for part, key, score_key, row, points in [*parts, ("face", "faces", "face_score", p, 68)]:
-                values_xy = np.float32(pose.get(key, []))
-                if row < len(values_xy):
-                    xy[PARTS[part]] = values_xy[row][:points]
-                    score[PARTS[part]] = _score(pose, score_key, row, points)
-            # A part that was not found is at the origin or, in the original DWPose, at -1.
-            score[(xy <= 0).all(axis=1)] = 0
-            people.append((xy * scale, score))
-        frames.append(_person_frame(people, tuple(image_size)))
+        try:
+            frames.append(_from_pose(pose, scale, bool(data.get("swap_hands")), number))
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"DWPOSES, frame {number}: not as this type has it ({_told(error)})") from None
     return frames
+
+
+def _from_pose(pose: Mapping, scale: np.ndarray, swap_hands: bool, number: int) -> People:
+    where = f"frame {number}"
+    candidate = np.float32(pose["bodies"]["candidate"])
+    count = len(candidate) if candidate.size else 0
+    subset = np.float32(pose["bodies"]["subset"]).reshape(count, -1) if count else np.zeros((0, 18))
+    people = []
+    for p in range(count):
+        xy, score = np.zeros((NUM_KEYPOINTS, 2), np.float32), np.zeros(NUM_KEYPOINTS, np.float32)
+        body = _array(candidate[p], 2, f"{where}: bodies.candidate")[:18]
+        values = _score(pose, "body_score", p, 18) if "body_score" in pose else (subset[p, :18] >= 0)
+        xy[_BODY_18[_HAS_SOURCE]], score[_BODY_18[_HAS_SOURCE]] = body[_HAS_SOURCE], values[_HAS_SOURCE]
+        order = ("right_hand", "left_hand") if swap_hands else ("left_hand", "right_hand")
+        parts = [(part, "hands", "hand_score", 2 * p + side, 21) for side, part in enumerate(order)]
+        for part, key, score_key, row, points in [*parts, ("face", "faces", "face_score", p, 68)]:
+            values_xy = np.float32(pose.get(key, []))
+            if row < len(values_xy):
+                xy[PARTS[part]] = values_xy[row][:points]
+                score[PARTS[part]] = _score(pose, score_key, row, points)
+        # A part that was not found is at the origin or, in the original DWPose, at -1.
+        score[(xy <= 0).all(axis=1)] = 0
+        people.append((xy * scale, score))
+    width, height = scale.astype(int).tolist()
+    return _person_frame(people, (height, width))
 
 
 def to_body25(frame: dict) -> dict:
@@ -234,6 +248,11 @@ def _person_frame(people: list[tuple[np.ndarray, np.ndarray]], image_size: tuple
         box_score=np.ones(len(people), np.float32),
         image_size=image_size,
     )
+
+
+def _told(error: Exception) -> str:
+    """What is missing or odd: a KeyError has the name alone."""
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _array(value: Any, columns: int, where: str) -> np.ndarray:

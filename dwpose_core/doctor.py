@@ -91,7 +91,11 @@ def _onnxruntime(problems: list[str]) -> str:
         problems.append(
             f"{' and '.join(owners)} overwrite each other; GPU providers get lost. Uninstall all, then install one"
         )
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ImportError as error:  # a library it needs is missing, or NumPy is of another age
+        problems.append(f"onnxruntime is installed but cannot be imported ({error}); install {owners[0]} again")
+        return f"{_version(owners[0])} ({', '.join(owners)}), cannot be imported"
 
     available = onnxruntime.get_available_providers()
     if torch.cuda.is_available() and PROVIDERS["cuda"] not in available:
@@ -107,7 +111,9 @@ def _weights(cache_dir: str | os.PathLike | None, problems: list[str]) -> list[s
     folder = download.cache_folder(cache_dir)
     lines = [f"cache            {folder}"]
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not os.access(existing, os.W_OK):
+    if not existing.is_dir():
+        problems.append(f"{existing} is a file, not a folder: set HF_HOME or pass --cache-dir to download weights")
+    elif not os.access(existing, os.W_OK):
         problems.append(f"{existing} is not writable: set HF_HOME or pass --cache-dir to download weights")
     for name in ("DWPOSE_MODELS", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
         if name in os.environ:

@@ -349,7 +349,14 @@ def select_ids(frames: Sequence[People], ids: Sequence[int]) -> list[People]:
 
 
 def people_rank(people: People, by: str, mask: np.ndarray | None = None) -> np.ndarray:
-    """A number per person (P,), lower is better; see `select_per_frame`."""
+    """A number per person (P,), lower is better; see `select_per_frame`. Who has no point is last, but in "index"."""
+    if by == "index":
+        return np.arange(len(people), dtype=np.float32)
+    # Files list such people, too, with zeros, as if they stood in the corner.
+    return np.where((people.score > 0).any(axis=1), _rank(people, by, mask), np.inf)
+
+
+def _rank(people: People, by: str, mask: np.ndarray | None) -> np.ndarray:
     size = people.box[:, 2:] - people.box[:, :2]
     middle = (people.box[:, 2:] + people.box[:, :2]) / 2
     height, width = people.image_size
@@ -361,8 +368,6 @@ def people_rank(people: People, by: str, mask: np.ndarray | None = None) -> np.n
         return -people.box_score
     if by == "left":
         return middle[:, 0]
-    if by == "index":
-        return np.arange(len(people), dtype=np.float32)
     if by == "mask":
         if mask is None:
             raise ValueError("to select by mask, give a mask")

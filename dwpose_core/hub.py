@@ -171,7 +171,8 @@ def save(pose: Runner, detector: Runner | None, options: Options, folder: Path) 
         if runner:
             save_safetensors(unfuse_batchnorm(runner.net), folder / config[part], {"weights": runner.weights})
     config["options"] = dataclasses.asdict(options)
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    text = json.dumps(config, indent=2, default=lambda number: number.item())  # options may be NumPy's numbers
+    (folder / CONFIG_NAME).write_text(text + "\n")
 
 
 def unfuse_batchnorm(net: nn.Module) -> nn.Module:

@@ -207,7 +207,10 @@ def from_openpose(obj: Any, image_size: Sequence[int] | None = None, *, normaliz
     for number, (frame, canvas) in enumerate(zip(frames, canvases, strict=True)):
         size = canvas or image_size
         if size is None:
-            raise ValueError(f"frame {number}: has no canvas_height and canvas_width, and no image_size was given")
+            raise ValueError(
+                f"frame {number}: has no canvas_height and canvas_width, and no image_size was given: add the two to the "
+                "JSON"
+            )
         result.append(_read_frame(frame["people"], size, normalized, f"frame {number}"))
     return result
 
@@ -281,11 +284,15 @@ def _read_frame(persons: Any, size: Sequence[int], normalized: bool | None, wher
             new = (target >= 0) & (score[index, target] <= 0)
             xy[index, target[new]], score[index, target[new]] = points[new, :2], points[new, 2]
         box[index] = extent(xy[index], score[index])
-        if (corner := _read_numbers(person.get("bbox"), (0, 4), f"{here}: bbox")).size:
+        corner = _read_numbers(person.get("bbox"), (0, 4), f"{here}: bbox")
+        if corner.size and np.isfinite(corner).all():
             box[index] = [*corner[:2], *(corner[:2] + corner[2:])]
-        if (value := _read_numbers(person.get("score"), (0, 1), f"{here}: score")).size:
+        value = _read_numbers(person.get("score"), (0, 1), f"{here}: score")
+        if value.size and np.isfinite(value).all():
             box_score[index] = value[0]
         value = _read_numbers(person.get("person_id"), (0, 1), f"{here}: person_id")
+        if not (np.abs(value) < 2**63).all():  # NaN, too
+            raise ValueError(f"{here}: person_id: expected a whole number, got {value[0]:g}")
         ids.append(int(value[0]) if value.size else -1)
     known = ids and min(ids) >= 0 and len(set(ids)) == len(ids)  # OpenPose itself writes [-1] for everybody
     return People(xy, score, box, box_score, tuple(size), id=np.array(ids) if known else None)

@@ -27,6 +27,7 @@ PARTS = ("body", "hand", "face")
 
 # Further away than this (pixels of the map), a point counts as invisible: OpenCV rasterises with 16 fractional bits.
 _FAR = 2.0**20
+_THICKEST = 32767  # OpenCV draws no thicker line; wider than any map
 # Fractional bits of coordinates drawn with smooth edges: a sixteenth of a pixel is finer than 256 shades can show.
 _FINE = 4
 # OpenCV's smooth fill blends in a rim outside of the shape. With this much (in pixels / 2^4) off the radius, discs of
@@ -273,7 +274,9 @@ def _pen(style: Style, thickness: float, longer_side: int) -> Style:
     lengths = {"stick": stick} | {
         name: getattr(style, name) for name in ("joint", "hand_line", "hand_joint", "face_point")
     }
-    return replace(style, **{name: max(1, round(length * thickness)) for name, length in lengths.items()})
+    return replace(
+        style, **{name: max(1, round(min(length * thickness, _THICKEST))) for name, length in lengths.items()}
+    )
 
 
 def _bones(

@@ -56,7 +56,13 @@ def read_boxes(boxes: Any, count: int, size: tuple[int, int]) -> list[Found]:
 
 
 def mask_boxes(mask: torch.Tensor, count: int, size: tuple[int, int]) -> list[Found]:
-    """MASK (B, h, w) -> for each frame the box around what is selected, or none, in pixels of `size`."""
+    """MASK (B, h, w) -> for each frame the box around what is selected, or none, in pixels of `size`.
+
+    Raises:
+        ValueError: where there are no masks.
+    """
+    if not len(mask):
+        raise ValueError("There are no masks in this batch; look at the node that made it.")
     height, width = size
     found = []
     for frame in mask.reshape(-1, *mask.shape[-2:])[:count].cpu().numpy() > 0.5:
@@ -66,7 +72,7 @@ def mask_boxes(mask: torch.Tensor, count: int, size: tuple[int, int]) -> list[Fo
             box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
             box *= np.float32([width / frame.shape[1], height / frame.shape[0]] * 2)
         found.append((box, np.ones(len(box), np.float32)))
-    return found + [found[-1]] * (count - len(found))
+    return found + found[-1:] * (count - len(found))
 
 
 def keep(found: Found, min_size: float, max_people: int) -> Found:
@@ -101,7 +107,7 @@ def _is_segs(value: Any) -> bool:
 def _segs_boxes(segs: Sequence, size: tuple[int, int]) -> list[dict]:
     """BOUNDING_BOX of SEGS in pixels of an image of `size` (H, W)."""
     (height, width), found = segs
-    sx, sy = size[1] / width, size[0] / height
+    sx, sy = size[1] / (width or 1), size[0] / (height or 1)  # EmptySEGS, which is nobody, has a size of 0 x 0
     result = []
     for seg in found:
         # SEG is a named tuple: cropped_image, cropped_mask, confidence, crop_region, bbox, label, control_net_wrapper
@@ -115,11 +121,13 @@ def _segs_boxes(segs: Sequence, size: tuple[int, int]) -> list[dict]:
 def _read_frame(frame: Any, number: int, size: tuple[int, int]) -> Found:
     height, width = size
     rows, scores = [], []
-    for box in [] if frame is None else frame:
+    frame = [] if frame is None else frame
+    for box in frame if isinstance(frame, (list, tuple)) else [frame]:
         box = _listed(box)
         score = None
-        if isinstance(box, dict) and {"x", "y", "width", "height"} <= set(box):
-            corners = [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]]
+        sides = [_listed(box.get(key)) for key in ("x", "y", "width", "height")] if isinstance(box, dict) else None
+        if _is_numbers(sides):
+            corners = [*sides[:2], sides[0] + sides[2], sides[1] + sides[3]]
             score = box.get("score")
         elif _is_numbers(box):
             corners = list(box[:4])
@@ -133,5 +141,6 @@ def _read_frame(frame: Any, number: int, size: tuple[int, int]) -> Found:
         cut = (max(x1, 0), max(y1, 0), min(x2, width), min(y2, height))
         if cut[2] > cut[0] and cut[3] > cut[1]:  # what lies outside the image shows nobody
             rows.append(cut)
-            scores.append(1.0 if score is None else float(score))
+            # Ultralytics detectors of the Impact Pack give it as an array of one.
+            scores.append(1.0 if score is None else float(np.ravel(_listed(score))[0]))
     return np.array(rows, np.float32).reshape(-1, 4), np.array(scores, np.float32)

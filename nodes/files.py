@@ -26,9 +26,14 @@ def home_of(kind: str) -> str:
 
 def register_folders() -> None:
     """models/dwpose and models/detection, also as keys of extra_model_paths.yaml, and the older pack's. Folders that
-    other packs share are only added to."""
+    ComfyUI or other packs share are only added to."""
     for key in (POSE_FOLDER, DETECTOR_FOLDER):
         folder_paths.add_model_folder_path(key, os.path.join(folder_paths.models_dir, key))
+        paths, suffixes = folder_paths.folder_names_and_paths[key]
+        if suffixes and not SUFFIXES <= set(suffixes):
+            # Newer cores have models/detection themselves, without .onnx. The set is that of all their folders: a copy.
+            folder_paths.folder_names_and_paths[key] = paths, SUFFIXES.union(suffixes)
+            folder_paths.filename_list_cache.pop(key, None)
     for root in folder_paths.get_folder_paths("custom_nodes"):
         folder_paths.add_model_folder_path(OTHERS_FOLDER, os.path.join(root, "comfyui_controlnet_aux", "ckpts"))
 

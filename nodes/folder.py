@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _pictures(folder: str) -> list[Path]:
     from ..dwpose_core.images import IMAGE_SUFFIXES, in_order
 
     found = inside(folder_paths.get_input_directory(), folder)
-    if found is None or not found.is_dir():
+    if found is None or not os.path.isdir(found):  # Path.is_dir raises OSError for a name that is too long
         raise ValueError(f"There is no folder {folder!r} in ComfyUI's input folder.")
     files = in_order(found, IMAGE_SUFFIXES)
     if not files:

@@ -78,6 +78,7 @@ def _free_place(prefix: str, frames: list[dict]) -> Path:
     # The size is for %width% and %height% in the prefix.
     size = (frames[0]["canvas_width"], frames[0]["canvas_height"]) if frames else (0, 0)
     folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), *size)
+    name = name.lstrip(".")  # ComfyUI makes "." of an empty prefix, and a folder is read without its hidden files
     number = 1
     while any(os.path.lexists(os.path.join(folder, f"{name}_{number:05}{suffix}")) for suffix in ("", ".json")):
         number += 1
@@ -155,8 +156,10 @@ def _find(path: str) -> list[Path]:
     if not places:
         raise ValueError(f"{path} is not inside ComfyUI's input or output folder; copy it there.")
     for found in places:
-        if found.is_file():
+        # Not the methods of Path: they raise OSError for a name that is too long, such as JSON text.
+        if os.path.isfile(found):
             return [found]
-        if found.is_dir() and (files := in_order(found, {".json"})):
+        if os.path.isdir(found) and (files := in_order(found, {".json"})):
             return files
-    raise ValueError(f"There is no JSON file or folder {path!r} in ComfyUI's input or output folder.")
+    hint = " JSON text goes into text; leave path empty." if path.lstrip().startswith(("[", "{")) else ""
+    raise ValueError(f"There is no JSON file or folder {path[:80]!r} in ComfyUI's input or output folder.{hint}")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io
 
 from . import inputs, sockets
 from .boxes import to_bounding_boxes
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
+
+if TYPE_CHECKING:
+    from ..dwpose_core.people import People
 
 _KEYPOINTS = "Keypoints of one image or a clip, in any dialect."
 
@@ -69,7 +73,7 @@ class DWPoseSelect(io.ComfyNode):
                 raise ValueError(f"ids must be whole numbers separated by commas, got {ids!r}") from None
             chosen = edit.select_ids(frames, wanted)
         else:
-            masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu().numpy() > 0.5
+            masks = None if mask is None or not len(mask) else mask.reshape(-1, *mask.shape[-2:]).cpu().numpy() > 0.5
             select = edit.select_tracks if whole_clip and len(frames) > 1 else edit.select_per_frame
             chosen = select(frames, by, index=start, count=count, masks=masks)
         selected = sockets.to_keypoints(chosen, max(threshold, sockets.PRESENT))
@@ -217,7 +221,7 @@ class DWPoseTransform(io.ComfyNode):
         if fit != "none":
             if reference is None:
                 raise ValueError(f"fit {fit!r} needs a pose at the reference input")
-            goal = next((people for people in sockets.to_people(reference) if len(people)), None)
+            goal = next((people for people in map(_seen, sockets.to_people(reference)) if len(people)), None)
             if goal is None:
                 raise ValueError("there is nobody in the reference pose")
             if "retarget" in fit:
@@ -227,11 +231,17 @@ class DWPoseTransform(io.ComfyNode):
         if mirror:
             frames = [edit.mirror(people) for people in frames]
         center = None
-        if pivot == "people" and any(map(len, frames)):
-            boxes = np.concatenate([people.box for people in frames])
+        seen = list(map(_seen, frames))
+        if pivot == "people" and any(map(len, seen)):
+            boxes = np.concatenate([people.box for people in seen])
             middle = (boxes[:, :2].min(0) + boxes[:, 2:].max(0)) / 2
             center = tuple((middle - 0.5).tolist())  # of points, whose whole numbers are pixel centres
         frames = [
             edit.affine(people, scale=scale, rotate=rotate, move=(move_x, move_y), center=center) for people in frames
         ]
         return io.NodeOutput(sockets.to_keypoints(frames))
+
+
+def _seen(people: People) -> People:
+    """Those who have a point. The older pack lists the others, too, with zeros, as if they stood in the corner."""
+    return people[(people.score > 0).any(axis=1)]

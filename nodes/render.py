@@ -106,6 +106,8 @@ class DWPoseRender(io.ComfyNode):
             raise ValueError("There are no frames in these keypoints.")
         source = frames[0].image_size
         if image is not None:
+            if not len(image):
+                raise ValueError("There are no images in this batch; look at the node that made it.")
             source = tuple(image.shape[1:3])
             if len(frames) != len(image) and 1 not in (len(frames), len(image)):
                 raise ValueError(f"{len(image)} images but keypoints of {len(frames)} frames")
@@ -127,7 +129,10 @@ class DWPoseRender(io.ComfyNode):
             "thickness": thickness,
             "color_by_person": color_by_person,
         }
-        color = ImageColor.getrgb(background)[:3]
+        try:
+            color = ImageColor.getrgb(background)[:3]
+        except ValueError:
+            raise ValueError(f"background must be a colour, as #rrggbb or a name, got {background!r}") from None
         beside = image is not None and arrange == ARRANGEMENTS[1]
         maps = sockets.new_image(len(frames), (goal.size[0], goal.size[1] * (2 if beside else 1)))
         for number, people in enumerate(sockets.in_turn(frames)):

@@ -276,11 +276,17 @@ def test_other_styles():
         ([], {}, "no frames"),
         (film(2), {"retarget": True}, "reference"),
         (film(2), {"fps": 0}, "fps"),
+        (film(2), {"fps": 1e-6}, "fps"),
+        (film(2), {"fps": 1e9}, "fps"),
+        (film(2), {"source_fps": -3}, "fps"),
+        (film(2), {"source_fps": float("inf")}, "fps"),
+        (film(2), {"steadiness": float("nan")}, "steadiness"),
         (film(2), {"people": 0}, "people"),
         (film(2), {"select": "prettiest"}, "largest"),
         (film(2), {"style": "cubist"}, "dwpose"),
         (film(2), {"max_pixels": 10}, "max_pixels"),
         (film(2), {"reference": "nowhere.png"}, "nowhere.png"),
+        (film(2), {"reference": film(2)}, "reference must be one picture, got 2"),
     ],
 )
 def test_mistakes_are_named_before_the_film_is_looked_at(video, options, message):

@@ -72,6 +72,16 @@ def test_fixed_batch_is_padded_and_split(exported, tmp_path, count):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
 
 
+def test_a_file_may_list_its_outputs_the_other_way_round(exported, tmp_path):
+    _, path = exported
+    model = onnx.load(path)
+    model.graph.output.extend([model.graph.output.pop(0)])
+    onnx.save(model, tmp_path / "yx.onnx")
+    crops = torch.randn(1, 3, 64, 64)
+    for a, b in zip(OnnxRunner(tmp_path / "yx.onnx", "cpu")(crops), OnnxRunner(path, "cpu")(crops), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda runner: pickle.loads(pickle.dumps(runner))])
 def test_copies_for_other_processes(exported, copied, monkeypatch):
     _, path = exported

@@ -14,9 +14,10 @@ from PIL import Image
 
 from dwpose_core import commands, images
 from dwpose_core.cli import build_parser, main
-from dwpose_core.formats import from_openpose
+from dwpose_core.formats import from_openpose, save_npz
 from dwpose_core.models import create_model
 from dwpose_core.models.weights import save_safetensors
+from dwpose_core.people import People
 
 
 @pytest.fixture(scope="module")
@@ -230,12 +231,14 @@ def test_interrupt_leaves_whole_files(tmp_path, photos, weights, monkeypatch, ca
     ("args", "message"),
     [
         (["image", "absent.jpg", "-o", "x.png"], "no file, folder or pattern matches"),
+        (["image", "", "-o", "x"], "no file, folder or pattern matches ''"),
         (["image", "PHOTOS", "-o", "x.png"], "-o is a folder"),
         (["image", "PHOTOS/a.png", "-o", "x.png", "--pose", "dwpose-xxl"], "dwpose-xxl"),
         (["image", "PHOTOS/a.png", "-o", "x.png", "--pose", "absent.safetensors"], "absent.safetensors"),
         (["image", "PHOTOS/a.png", "-o", "x.png", "--style", "cubist"], "openpose, dwpose, xinsir"),
         (["image", "PHOTOS/a.png", "-o", "x.png", "--draw-size", "big"], "WIDTHxHEIGHT"),
         (["image", "PHOTOS/a.png", "-o", "x.png", "--box", "1,2,3"], "four numbers"),
+        (["image", "PHOTOS/a.png", "-o", "x.png", "--box", "1,2", "--box", "30,40"], "four numbers"),
         (["image", "PHOTOS/a.png", "-o", "x.png", "--device", "cuda:99"], "cuda:99"),
         (["image", "PHOTOS/a.png", "-o", "x.png", "--detector-size", "500"], "multiple of 32"),
         (["image", "PHOTOS/a.png", "PHOTOS/a2/a.png", "-o", "x"], "would both be written"),
@@ -244,6 +247,7 @@ def test_interrupt_leaves_whole_files(tmp_path, photos, weights, monkeypatch, ca
         (["render", "PHOTOS/bare.json", "-o", "x.png"], "--image-size WIDTHxHEIGHT"),
         (["render", "PHOTOS/bare.json", "-o", "x.png", "--image-size", "512"], "WIDTHxHEIGHT"),
         (["render", "PHOTOS/none.json", "-o", "x.png"], "no frames"),
+        (["render", "PHOTOS", "-o", "x.png"], "-o must be a folder"),
         (["convert", "absent.pth", "x.safetensors"], "absent.pth"),
     ],
 )
@@ -267,6 +271,9 @@ def test_models_and_doctor(capsys, tmp_path):
     for word in ("torch", "opencv", "device", "cache"):
         assert word in text
     assert "dwpose-l-384 and yolox-l will be downloaded at first use" in text
+    (tmp_path / "file").touch()
+    assert run("doctor", "--cache-dir", tmp_path / "file") == 1
+    assert f"! {tmp_path / 'file'} is a file, not a folder" in capsys.readouterr().out
 
 
 def test_convert_and_export(tmp_path, weights, capsys):
@@ -317,6 +324,17 @@ def test_a_folder_with_a_frame_in_each_file_is_a_film(tmp_path, photos, weights,
     (tmp_path / "seq" / "f_9.npz").write_bytes(b"")
     assert run("render", tmp_path / "seq", "-o", tmp_path / "maps") == 2
     assert "holds f_9 as .json and as .npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["maps.v2", "maps.v2/"])
+def test_a_folder_with_a_dot_in_its_name(tmp_path, out):
+    """One that is there, or ends in a slash; and suffixes in capitals, as cameras and Windows write them."""
+    if not out.endswith("/"):
+        (tmp_path / out).mkdir()
+    save_npz(tmp_path / "clip.npz", [People.empty((48, 64))] * 2)
+    (tmp_path / "clip.npz").rename(tmp_path / "CLIP.NPZ")
+    assert run("render", tmp_path / "CLIP.NPZ", "-o", f"{tmp_path}/{out}") == 0
+    assert sorted(p.name for p in (tmp_path / "maps.v2").iterdir()) == ["000000.png", "000001.png"]
 
 
 def test_scores_write_the_json_they_are_for(tmp_path, photos, weights):

@@ -44,7 +44,9 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(frames):
     assert FrameFolder(frames).fps == 25
 
 
-@pytest.mark.parametrize(("fps", "message"), [(0, "fps must be above 0"), (-3, "above 0"), (float("nan"), "above 0")])
+@pytest.mark.parametrize(
+    ("fps", "message"), [(0, "fps must be above 0"), (-3, "above 0"), (float("nan"), "above 0"), (1e-4, "above 0")]
+)
 def test_a_rate_that_is_none_is_refused(frames, fps, message):
     with pytest.raises(ValueError, match=message):
         open_clip(frames, fps)

@@ -10,6 +10,7 @@ import torch
 
 from dwpose_core.models import YOLOXConfig, create_model
 from dwpose_core.models.convert import convert
+from dwpose_core.models.export import export_onnx
 from dwpose_core.models.rtmcc import DWPose
 from dwpose_core.models.weights import load_network, load_pose, read_metadata, save_safetensors
 from dwpose_core.models.yolox import YOLOX
@@ -24,6 +25,13 @@ def pose() -> DWPose:
 @pytest.fixture(scope="module")
 def detector() -> YOLOX:
     return filled(YOLOX(YOLOXConfig(depth=0.33, width=0.125, depthwise=True)))
+
+
+@pytest.mark.parametrize("opset", [0, 5, 99])
+def test_an_operator_set_that_cannot_be_written(tmp_path, pose, opset):
+    with pytest.raises(ValueError, match=f"opset must be 7 to 20, got {opset}"):
+        export_onnx(pose, tmp_path / "pose.onnx", opset=opset)
+    assert not list(tmp_path.iterdir())
 
 
 def test_equal_weights_are_equal_bytes(tmp_path, pose):

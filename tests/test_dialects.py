@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from dwpose_core.dialects import from_posedata, to_posedata
+from dwpose_core.dialects import from_dwposes, from_posedata, to_dwposes, to_posedata
 from dwpose_core.formats import from_openpose, openpose_body, to_openpose
 from dwpose_core.people import People
 from tests.people_samples import LENGTHS, some_people
@@ -144,6 +144,21 @@ def test_posedata_has_the_left_toes_before_the_right_ones():
     np.testing.assert_allclose(fractions * (640, 480), [left, right], rtol=1e-6)
     (again,) = from_posedata(data)
     np.testing.assert_allclose(again.xy[0, [17, 18, 20, 21]], [left, left, right, right])
+
+
+def test_what_is_no_pose_type_is_told_by_frame():
+    posedata, dwposes = to_posedata([some_people(1)] * 2), to_dwposes([some_people(1)] * 2)
+    del posedata["pose_metas"], posedata["pose_metas_original"][1]["width"]
+    with pytest.raises(ValueError, match=r"POSEDATA, frame 1.*width"):
+        from_posedata(posedata)
+    with pytest.raises(ValueError, match=r"POSEDATA, frame 0: .*no attribute"):
+        from_posedata({"pose_metas": ["a name"]})
+    dwposes["poses"][1]["body_score"] = dwposes["poses"][1]["body_score"][:0]
+    with pytest.raises(ValueError, match=r"DWPOSES, frame 1: .*out of bounds"):
+        from_dwposes(dwposes, (480, 640))
+    del dwposes["poses"][0]["bodies"]
+    with pytest.raises(ValueError, match=r"DWPOSES, frame 0: .*no 'bodies'"):
+        from_dwposes(dwposes, (480, 640))
 
 
 def test_an_id_that_everybody_has_is_nobodys():

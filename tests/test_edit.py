@@ -163,6 +163,19 @@ def test_a_mask_of_another_shape_covers_the_same_part_of_the_image():
     assert ranks == [[-1], [0]]
 
 
+@pytest.mark.parametrize("by", ["left", "largest", "centre", "score", "mask"])
+def test_somebody_without_points_is_the_last_choice(by):
+    """The older pack lists such people with zeros: further left than anybody, and as sure."""
+    nobody = replace(person(), score=np.zeros((1, 133), np.float32), box=np.zeros((1, 4), np.float32))
+    people = People(
+        *(np.concatenate([getattr(p, name) for p in (nobody, person())]) for name in ("xy", "score", "box")),
+        np.ones(2, np.float32),
+        (480, 400),
+    )
+    (chosen,) = edit.select_per_frame([people], by, masks=[np.ones((4, 4), bool)])
+    assert (chosen.score > 0).any()
+
+
 def test_the_first_person_of_a_clip_is_followed_by_id():
     actor, other = person(id=4), person(id=7)
     arrays = (np.concatenate((getattr(actor, n), getattr(other, n))) for n in ("xy", "score", "box", "box_score"))

@@ -164,6 +164,16 @@ def test_broken_json_is_refused(case):
         from_openpose(obj)
 
 
+def test_a_box_or_score_that_is_no_number_is_as_if_absent():
+    (frame,) = to_openpose(some_people(1))
+    frame["people"][0] |= {"bbox": [float("nan"), 0, 5, 5], "score": float("inf")}
+    (people,) = from_openpose(json.dumps(frame))
+    del frame["people"][0]["bbox"], frame["people"][0]["score"]
+    (without,) = from_openpose(frame)
+    np.testing.assert_array_equal(people.box, without.box)
+    np.testing.assert_array_equal(people.box_score, 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -177,6 +187,9 @@ def test_broken_json_is_refused(case):
         ({"foot_keypoints_2d": 5}, "foot_keypoints_2d: has 1 numbers"),
         ({"bbox": [1, 2, 3]}, "bbox: has 3 numbers"),
         ({"score": "high"}, "score: expected"),
+        ({"person_id": float("nan")}, "person_id: expected a whole number, got nan"),
+        ({"person_id": float("inf")}, "person_id: expected"),
+        ({"person_id": 1e30}, "person_id: expected"),
     ],
 )
 def test_broken_people_are_refused_by_place(changes, message):

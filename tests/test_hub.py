@@ -81,6 +81,12 @@ def test_options_are_options(networks, tmp_path):
         DWposeDetector.from_pretrained(tmp_path, options={"max_people": 1}, device="cpu")
 
 
+def test_options_may_be_numpys_numbers(networks, tmp_path):
+    options = Options(max_people=np.int64(2), detector_threshold=np.float32(0.25))
+    DWposeDetector(networks.pose, None, options).save_pretrained(tmp_path)
+    assert DWposeDetector.from_pretrained(tmp_path, device="cpu").options == options
+
+
 def test_a_compiled_detector_is_saved(networks, tmp_path, offline):
     compiled = copy.deepcopy(networks)
     for runner in (compiled.pose, compiled.detector):

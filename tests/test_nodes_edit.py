@@ -32,6 +32,11 @@ def test_render_options(comfy):
     photo = torch.full((1, 300, 400, 3), 0.5)
     over = run(comfy, "DWPoseRender", keypoints=keypoints, size="source", image=photo)[0]
     assert torch.allclose(over[0, 0, 0], torch.tensor(128 / 255)) and not torch.equal(over, plain)
+    with pytest.raises(ValueError, match="background must be"):
+        run(comfy, "DWPoseRender", keypoints=keypoints, background="ff0000")
+    for size in ("short side", "source"):
+        with pytest.raises(ValueError, match="no images"):
+            run(comfy, "DWPoseRender", keypoints=keypoints, size=size, image=photo[:0])
 
 
 def test_long_clips_show_their_progress_and_can_be_interrupted(comfy):
@@ -109,6 +114,9 @@ def test_select_one_of_a_picture(comfy, by, expected):
     mask[:, :, :50] = 1
     result = run(comfy, "DWPoseSelect", keypoints=keypoints, by=by, mask=mask)
     assert xs(result[0]) == [[expected]] and len(result[1][0]) == 1
+    if by == "mask":
+        with pytest.raises(ValueError, match="give a mask"):
+            run(comfy, "DWPoseSelect", keypoints=keypoints, by=by, mask=mask[:0])
 
 
 def test_select_filters_parts_and_weak_points(comfy):
@@ -178,6 +186,18 @@ def test_transform(comfy):
             assert np.allclose(twice[key], values, atol=1e-3), key
     with pytest.raises(ValueError, match="reference"):
         run(comfy, "DWPoseTransform", keypoints=keypoints, fit="align")
+
+
+def test_transform_goes_by_people_who_have_points(comfy):
+    """The older pack lists people of whom nothing is seen, too: zeros, or null for hands and face."""
+    blank = {"pose_keypoints_2d": [0.0] * 54, "face_keypoints_2d": None}
+    alone, crowd = clip([figure(300)]), clip([blank, figure(300)])
+    for there in (alone, crowd):
+        halved = run(comfy, "DWPoseTransform", keypoints=there, pivot="people", scale=0.5)[0]
+        aligned = run(comfy, "DWPoseTransform", keypoints=clip([figure(100)]), reference=there, fit="align")[0]
+        assert xs(halved)[0][-1] == pytest.approx(299.75) and xs(aligned) == [[300]]
+    with pytest.raises(ValueError, match="nobody in the reference"):
+        run(comfy, "DWPoseTransform", keypoints=alone, reference=clip([blank]), fit="align")
 
 
 def test_retarget_gives_the_limb_lengths_of_the_reference(comfy):

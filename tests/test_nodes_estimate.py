@@ -67,6 +67,10 @@ def test_switches_are_for_the_drawing_only(comfy, model):
 def test_no_images_are_an_error(comfy, model):
     with pytest.raises(ValueError, match="no images"):
         estimated(comfy, model, frames=0)
+    with pytest.raises(ValueError, match="no images"):
+        estimated(comfy, model, frames=0, boxes=None, mask=torch.ones(1, 96, 128))
+    with pytest.raises(ValueError, match="no masks"):
+        estimated(comfy, model, boxes=None, mask=torch.ones(0, 96, 128))
 
 
 def test_nobody_found_is_said(comfy, model):
@@ -185,6 +189,7 @@ def segs(size: tuple[int, int], *boxes: tuple) -> tuple:
         (segs((100, 200), (50, 60, 70, 80)), [[[5, 6, 7, 8]]] * 3),  # found in a larger image
         (segs((100, 40), (10, 50, 14, 70)), [[[5, 5, 7, 7]]] * 3),  # and of another shape
         (segs((10, 20)), [[], [], []]),
+        (segs((0, 0)), [[], [], []]),  # EmptySEGS
     ],
 )  # fmt: skip
 def test_read_boxes(comfy, boxes, expected):
@@ -202,9 +207,17 @@ def test_all_boxes_of_a_single_image_are_its(comfy):
         assert found.tolist() == [[5, 6, 7, 8], [6, 7, 8, 9]] and scores.tolist() == [1, 1]
 
 
+def test_scores_of_ultralytics_detectors_are_arrays(comfy):
+    module = sys.modules[f"{comfy.package.__name__}.nodes.boxes"]
+    size, (seg,) = segs((10, 20), (5, 6, 7, 8))
+    for score in (np.float32([0.75]), np.float32(0.75), torch.tensor([0.75]), 0.75):
+        assert module.read_boxes((size, [seg._replace(confidence=score)]), 1, (10, 20))[0][1].tolist() == [0.75]
+
+
 def test_read_boxes_refuses_nonsense(comfy):
     module = sys.modules[f"{comfy.package.__name__}.nodes.boxes"]
-    for nonsense in ("boxes", [["a"]], [(1, 2, 3)], [(1, 2, float("nan"), 4)]):
+    no_width, text = ({"x": 1, "y": 2, "width": width, "height": 4} for width in (None, "3"))
+    for nonsense in ("boxes", [["a"]], [(1, 2, 3)], [1, 2, 3], no_width, [text], [(1, 2, float("nan"), 4)]):
         with pytest.raises(ValueError, match="box"):
             module.read_boxes(nonsense, 1, (10, 20))
 

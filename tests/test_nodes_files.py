@@ -50,6 +50,13 @@ def test_a_dot_in_the_name_is_no_suffix(comfy, layout):
     assert comfy.texts[-1][1].startswith("Frames written: 1, to dot")
 
 
+@pytest.mark.parametrize("layout", ["one per frame", "OpenPose folder", "one file"])
+def test_an_empty_prefix_hides_no_files(comfy, layout):
+    keypoints = clip([figure(100)], [])
+    path = run(comfy, "DWPoseSaveJSON", keypoints=keypoints, filename_prefix=".", layout=layout)[0]  # as ComfyUI has it
+    assert xs(run(comfy, "DWPoseLoadJSON", path=path)[0]) == [[100], []]
+
+
 def test_files_are_read_in_the_order_people_count(comfy):
     folder = comfy.home / "input" / "seq"
     folder.mkdir()
@@ -89,6 +96,7 @@ def test_load_json_reads_text_and_stays_in_its_folders(comfy):
     assert "not inside" in check(path="../../etc")
     assert "no JSON file" in check(path="missing.json")
     assert check(path="") is True
+    assert "JSON text goes into text" in check(path=json.dumps(keypoints))  # longer than any file name may be
     with pytest.raises(ValueError, match="path"):
         run(comfy, "DWPoseLoadJSON")
 
@@ -102,7 +110,7 @@ def test_load_folder(comfy):
     assert [tuple(image.shape) for image in result[0]] == [(1, 10, 40, 3), (1, 20, 30, 3)]
     assert result[1] == ["out/a", "out/b"] and result[0][0][0, 0, 0].tolist() == [0, 0, 1]
     assert run(comfy, "DWPoseLoadFolder", folder="pictures", first=1)[1] == ["dwpose/b"]
-    for wrong in ("nothing", "../.."):
+    for wrong in ("nothing", "../..", "long" * 100):
         with pytest.raises(ValueError, match="no folder"):
             run(comfy, "DWPoseLoadFolder", folder=wrong)
 

@@ -140,6 +140,21 @@ def test_a_link_to_nowhere_is_no_file(comfy, files):
         link.unlink()
 
 
+def test_onnx_files_are_found_where_comfyui_has_the_folder_itself(comfy, files, monkeypatch):
+    """Newer cores list models/detection with the suffixes of all their folders, and .onnx is none of them."""
+    import folder_paths
+
+    shared, cache = {".safetensors", ".pth", ".pt"}, {"detection": "as listed before"}
+    home = str(comfy.home / "models" / "detection")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "detection", ([home], shared))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", cache, raising=False)
+    files.register_folders()
+    with placed(comfy, "models/detection/yolox_m.onnx"):
+        assert "yolox_m.onnx" in files.choices("detector")
+        assert comfy.nodes["DWPoseLoader"].validate_inputs(pose="auto", detector="yolox_m.onnx") is True
+    assert ".onnx" not in shared and not cache
+
+
 def test_which_files_are_offered(comfy, files):
     others = "custom_nodes/comfyui_controlnet_aux/ckpts/some/repo"
     with placed(

@@ -207,6 +207,14 @@ def test_the_doctor_knows_the_onnxruntime_of_windows(monkeypatch):
     assert doctor._onnxruntime([]) == "1.20 (onnxruntime-directml), providers: cpu"
 
 
+def test_the_doctor_survives_an_onnxruntime_that_does_not_start(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", {"onnxruntime": "1.20"}.get)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    problems: list[str] = []
+    assert doctor._onnxruntime(problems) == "1.20 (onnxruntime), cannot be imported"
+    assert "install onnxruntime again" in problems[0]
+
+
 def test_without_proc_who_works_in_a_folder_is_known_by_what_it_touches(tmp_path, monkeypatch):
     """A run of hours stays known, one that was killed is in nobody's way after some minutes."""
     monkeypatch.setattr(storage, "_started", lambda pid: "")

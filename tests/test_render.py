@@ -96,6 +96,14 @@ def test_thickness_scales_dots(thickness, width):
     assert np.ptp(np.argwhere(dot), axis=0).tolist() == [width - 1, width - 1]
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("thickness", [4e4, 1e9, 1e308])
+def test_any_thickness_can_be_drawn(thickness, antialias):
+    assert pixels(render(figure(), thickness=thickness, antialias=antialias)).all()
+    hand = with_points(figure(), dict.fromkeys(range(91, 112), (90, 90)))
+    assert pixels(render(hand, thickness=thickness, antialias=antialias)).all()
+
+
 @pytest.mark.parametrize(("side", "half_width"), [(499, 4), (500, 8), (999, 8), (1000, 12), (2000, 16), (6000, 28)])
 def test_xinsir_stick_rule(side, half_width):
     people = with_points(figure(size=(64, side)), {5: (10, 32), 7: (210, 32)})

@@ -14,6 +14,8 @@ from ..images import atomic_write
 from .rtmcc import DWPose
 from .yolox import YOLOX
 
+OPSETS = range(7, 21)  # operator sets that PyTorch's TorchScript exporter is made for, whatever its version
+
 
 @dataclasses.dataclass(frozen=True)
 class Export:
@@ -37,11 +39,14 @@ def export_onnx(model: DWPose | YOLOX, path: str | Path, opset: int = 17) -> Exp
 
     Raises:
         ImportError: without the packages of the `onnx` extra.
-        ValueError: a target that is not .onnx, or a file whose outputs differ from PyTorch. Nothing is left behind.
+        ValueError: a target that is not .onnx, an opset not in OPSETS, or a file whose outputs differ from PyTorch.
+            Nothing is left behind.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() != ".onnx":
         raise ValueError(f"the target must end in .onnx, got {path.name}")
+    if opset not in OPSETS:
+        raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
     network = fuse_batchnorm(model).float().cpu()
     pose = isinstance(model, DWPose)
     images = sample_images(model, 3)
