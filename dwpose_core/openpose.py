@@ -208,8 +208,8 @@ def from_openpose(obj: Any, image_size: Sequence[int] | None = None, *, normaliz
         size = canvas or image_size
         if size is None:
             raise ValueError(
-                f"frame {number}: has no canvas_height and canvas_width, and no image_size was given: add the two to the "
-                "JSON"
+                f"frame {number}: has no canvas_height and canvas_width, and no image_size was given: add the two "
+                "to the JSON"
             )
         result.append(_read_frame(frame["people"], size, normalized, f"frame {number}"))
     return result
