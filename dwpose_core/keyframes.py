@@ -89,6 +89,8 @@ class SparseDetection:
 
     def __call__(self, images: Sequence[Image], **changes: Any) -> list[People]:
         """People of the next frames; `changes` as in `DWposeDetector.detect`."""
+        if not len(images):
+            return []
         options = replace(self._detector.options, **changes)
         keys = [*range((len(images) - 1) % self._every, len(images), self._every)]
         if self._last is None and keys[0] > 0:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -72,13 +73,29 @@ def check_targets(source: str, *targets: str | None) -> None:
                 raise ValueError(f"{name} {what}; write to another file")
 
 
+@contextmanager
+def _writable(path: Path) -> Iterator[Path]:
+    """`atomic_write`, begun before a film whose keypoints would be lost where it cannot be.
+
+    Raises:
+        ValueError: where nothing can be written.
+    """
+    from .images import atomic_write
+
+    with atomic_write(path) as temporary:
+        try:
+            temporary.touch()
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written ({error.strerror}); choose another folder") from None
+        yield temporary
+
+
 def video(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .arguments import describe, draw_size, drawing_from, load_networks
     from .clips import open_clip
     from .formats import save_npz, to_openpose
-    from .images import atomic_write
     from .keyframes import SparseDetection
     from .video import check_video_name, pose_video
 
@@ -91,7 +108,9 @@ def video(args: argparse.Namespace) -> int:
     drawing = drawing_from(args)
     steady = steady_from(args)
     stored, frames, seen, ids = [], 0, 0, set()
-    with open_clip(args.input, args.fps) as clip:  # before the networks: a wrong name should not take seconds
+    with ExitStack() as leave:
+        clip = leave.enter_context(open_clip(args.input, args.fps))  # before the networks: a wrong name, told at once
+        kept = keypoints and leave.enter_context(_writable(keypoints))
         detector = load_networks(args)
         detect, batch_size = detector.detect, args.batch_size
         if args.detect_every != 1:
@@ -115,11 +134,10 @@ def video(args: argparse.Namespace) -> int:
                 ids.update([] if people.id is None else people.id.tolist())
                 if keypoints:
                     stored.append(people)
-    if keypoints and keypoints.suffix == ".npz":
-        save_npz(keypoints, stored)
-    elif keypoints:
-        with atomic_write(keypoints) as temporary:
-            temporary.write_text(json.dumps(to_openpose(stored, threshold=args.threshold)))
+        if keypoints and keypoints.suffix == ".npz":
+            save_npz(kept, stored)
+        elif keypoints:
+            kept.write_text(json.dumps(to_openpose(stored, threshold=args.threshold)))
     tracks = "" if args.raw else f", {len(ids)} tracks"
     rate = f"{frames} frames at {float(clip.fps):g} per second"
     print(f"{rate}, {seen / frames:.1f} people each{tracks}; {describe(detector)}")

@@ -71,6 +71,13 @@ def test_every_nth_frame_of_a_film_is_looked_at(looked_at, every, chunk, keys):
     np.testing.assert_allclose([p.box_score[0] for p in people], surest, atol=1e-6)
 
 
+def test_no_frames_have_nobody(looked_at):
+    from dwpose_core.preprocessor import DWposeDetector
+    from tests.stand_ins import FigurePose, Nobody
+
+    assert SparseDetection(DWposeDetector(FigurePose(), Nobody()), 3)([]) == [] and not looked_at
+
+
 def test_so_many_frames_a_call_that_none_is_looked_at_for_the_call_alone():
     assert [SparseDetection(Walker(), 5).chunk(frames) for frames in (1, 5, 8)] == [5, 5, 10]
 

@@ -55,6 +55,11 @@ def photo(height=60, width=90, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
+def test_a_block_without_its_detector_says_how_to_get_it(block_class):
+    with pytest.raises(ValueError, match="load_components"):
+        block_class().init_pipeline()(image=photo())
+
+
 def test_the_folder_loads_as_a_hub_repository_does(block_class, tmp_path):
     """From a copy that shares nothing with the package but its files."""
     from diffusers.modular_pipelines import ModularPipelineBlocks

@@ -333,6 +333,22 @@ def test_max_people_follows_one_of_two_whose_boxes_are_surest_in_turn(tmp_path, 
     assert looked.pictures == 4 and [len(frame) for frame in people] == [2] * 11
 
 
+def test_keypoints_that_cannot_be_written_are_told_before_the_film(tmp_path, monkeypatch, capsys):
+    from dwpose_core import arguments, images
+    from dwpose_core.cli import main
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(arguments, "load_networks", lambda args: pytest.fail("begun"))
+    monkeypatch.setattr(images.Path, "touch", full)
+    source = make_film(tmp_path / "in.mp4", count=3)
+    command = ["video", str(source), "-o", str(tmp_path / "pose.mp4"), "--keypoints", str(tmp_path / "pose.npz")]
+    assert main(command) == 2
+    assert "pose.npz cannot be written (No space left on device)" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4"]
+
+
 def test_the_command_says_that_its_input_was_cut_short(tmp_path, monkeypatch, capsys):
     """As half of a download is: the header of 50 frames comes first, and FFmpeg reads what is there without a word."""
     from dwpose_core import arguments

@@ -132,6 +132,10 @@ class DWPoseBlock(ModularPipelineBlocks):
         block = self.get_block_state(state)
         if bool(block.height) != bool(block.width):  # a user interface says 0 where a script says None
             raise ValueError(f"give both height and width, or none: got {block.height} and {block.width}")
+        if components.pose_detector is None:
+            raise ValueError(
+                "the pose_detector is not loaded: call load_components() first, or give one to update_components()"
+            )
         block.control_image, people = components.pose_detector(
             block.image,
             detect_resolution=block.detect_resolution,
