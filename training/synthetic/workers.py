@@ -105,7 +105,8 @@ class Workers:
                 if deaths == DEATHS:
                     raise RuntimeError(
                         f"worker processes died {DEATHS} times in a row, at {pending[0][1][0]!r} or beside it; "
-                        "is there enough memory for as many workers?"
+                        "is there enough memory for as many workers, and is what calls this in a script of yours "
+                        "under if __name__ == '__main__'?"
                     ) from None
                 warnings.warn("a worker process died; what it was at is done again", RuntimeWarning, stacklevel=3)
                 self.executor.shutdown()
