@@ -39,6 +39,7 @@ from training.data.wholebody import FIELDS, whole_body_keypoints
 HANDS = (PARTS["left_hand"], PARTS["right_hand"])
 Labels = dict[str, list[dict]]  # people by image name
 SEEN = 2  # label value of a point that is seen; 1 is hidden
+ALONE = ("_hand", "_face")  # how the sources of pictures that show no more end
 GIVEN, WHOLE_IMAGE = "given", "whole-image"
 MOVES = ((0.0, 0.0), (0.02, 0.0), (-0.02, 0.0), (0.0, 0.02), (0.0, -0.02))  # of boxes, in their sides; --varied
 
@@ -46,7 +47,7 @@ MOVES = ((0.0, 0.0), (0.02, 0.0), (-0.02, 0.0), (0.0, 0.02), (0.0, -0.02))  # of
 def read_labels(path: Path, least: int = 1, least_height: float = 0.0) -> Labels:
     """Annotations by image name; keypoints as (133, 3) arrays, those of a label value below `least` as not labelled.
 
-    People whose box is lower than `least_height` px are left out.
+    People whose box is lower than `least_height` px are left out; pictures of a hand or a face alone stay.
     """
     by_image: Labels = {}
     content = json.loads(path.read_text())
@@ -59,7 +60,8 @@ def read_labels(path: Path, least: int = 1, least_height: float = 0.0) -> Labels
             continue  # crowds, and people without a labelled body
         else:
             name, points = names[annotation["image_id"]], _points_of(annotation)
-        if annotation["bbox"][3] < least_height:
+        whole = not annotation.get("source", "").endswith(ALONE)
+        if whole and annotation["bbox"][3] < least_height:
             continue
         points[points[:, 2] < least] = 0
         by_image.setdefault(name, []).append(annotation | {"keypoints": points})
@@ -154,12 +156,12 @@ def score_people(people: list[tuple[dict, np.ndarray]]) -> dict[str, float]:
         width, height = annotation["bbox"][2:]
         distance = np.linalg.norm(xy - truth[:, :2], axis=1)
         source = annotation.get("source", "")
-        if source.endswith("_hand"):
+        if source.endswith(ALONE[0]):
             other = np.linalg.norm(xy[HANDS[1]] - truth[HANDS[0], :2], axis=1)
             seen = labelled[HANDS[0]]
             if other[seen].sum() < distance[HANDS[0]][seen].sum():
                 distance[HANDS[0]] = other
-        area = width * height * (1.0 if source.endswith(("_hand", "_face")) else 0.53)  # 0.53: a person in its box
+        area = width * height * (1.0 if source.endswith(ALONE) else 0.53)  # 0.53: a person in its box
         oks = np.exp(-(distance**2) / (2 * area * (2 * OKS_SIGMAS) ** 2))
         body, foot = (np.flatnonzero(labelled[PARTS[name]]) + PARTS[name].start for name in ("body", "foot"))
         torso = 0.3 * np.sqrt(width * height)

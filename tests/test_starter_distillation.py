@@ -152,10 +152,9 @@ def test_the_table_of_levers_calls_the_training_as_it_is(tmp_path, monkeypatch):
             (tmp_path / "all" / name).write_text(text)
 
     (tmp_path / "all").mkdir()
-    monkeypatch.setattr(realism, "LEVERS", {"all": {}})
+    monkeypatch.setattr(realism, "LEVERS", {"all": realism.Lever()})
     monkeypatch.setattr(realism, "build_pool", create_autospec(realism.build_pool))
     monkeypatch.setattr(realism, "train", create_autospec(train, side_effect=trained))
-    paths = {name: tmp_path for name in ("out", "layers", "objects", "assets")}
-    args = argparse.Namespace(**paths, crops=64, steps=4, labels=None)
+    args = argparse.Namespace(out=tmp_path, assets=tmp_path, crops=64, steps=4, photographs=[])
     assert realism.one_variant("all", args) == {"plain": {}}
     assert realism.train.call_args.args[2].steps == 4

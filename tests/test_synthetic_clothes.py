@@ -13,13 +13,13 @@ pytest.importorskip("scipy", reason="the body model needs scipy")
 from training.synthetic import render
 from training.synthetic.body import BodyModel
 from training.synthetic.camera import Camera
-from training.synthetic.clothes import HIDE_FROM, Wardrobe, hides
+from training.synthetic.clothes import GREY, HIDE_FROM, Wardrobe, hides, in_grey
 from training.synthetic.fabrics import printed, random_cloth, random_color
 from training.synthetic.garments import GAP, HEM, SKIRT, TIGHTS, Drape, Fabric, Fit, Tailor
 from training.synthetic.items import Item, Material
 from training.synthetic.light import Light
 from training.synthetic.rotations import Y
-from training.synthetic.subjects import GREY, in_grey, texture_files
+from training.synthetic.subjects import texture_files
 
 SIZE = (60, 80)
 LIGHT = Light(np.ones((9, 3)) * 0.1, np.array((0.0, 0.0, 1.0)), np.ones(3))
@@ -163,6 +163,19 @@ def test_cloth_in_grey(outfits):
             kinds.add(kind)
             assert (in_grey(item).material is GREY) == (kind in (None, "clothes", "print"))
     assert {None, "clothes", "print", "hair", "eye"} <= kinds
+
+
+def test_plain_clothes_are_grey_suits(body_model, assets, outfits, monkeypatch):
+    wardrobe = Wardrobe(body_model, assets, plain=True)
+    for garments in ("_cut_garments", "_coat"):
+        monkeypatch.setattr(wardrobe, garments, None)
+    shape = body_model.random_shape(np.random.default_rng(0))
+    posed = body_model.pose(shape, {}, {})
+    plain = [wardrobe.dress(shape, posed, lambda points: points, np.random.default_rng(k)) for k in range(20)]
+    assert all(in_grey(item) == item for items in plain for item in items[1:])
+    assert all(any(item.material is GREY for item in items) for items in plain)
+    skins = [items[0].material.texture.name for items in plain]
+    assert all(name.startswith("skin_") for name in skins) and len(set(skins)) > 3
 
 
 def test_a_third_of_the_people_are_dark(outfits):

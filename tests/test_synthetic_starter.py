@@ -157,6 +157,20 @@ def test_mirrored_batches_swap_sides(pool, as_stored):
     assert 0 < flipped < len(images)
 
 
+@pytest.mark.parametrize("left_out", ["patches", "drawings", "colours"])
+def test_batches_without_a_kind_of_variation(pool, monkeypatch, left_out):
+    """Where everything else is off and this one always on, leaving it out leaves crops as they are stored."""
+    shares = {"patches": ("PATCHED",), "drawings": ("DRAWN",), "colours": ("GREY", "GAINED", "SHIFTED")}
+    for share in ("ZOOMED", *sum(shares.values(), ())):
+        monkeypatch.setattr(starter_batches, share, float(share in shares[left_out]))
+    without = starter_batches.Variation(**{left_out: False})
+    stored = {image.tobytes() for image in pool.images} | {image[:, ::-1].tobytes() for image in pool.images}
+    size = pool.images.shape[1:3]
+    for variation, kept in ((without, True), (starter_batches.Variation(), False)):
+        pictures = draw_batch(pool, 8, size, np.random.default_rng(1), variation).image.numpy()
+        assert all((picture.tobytes() in stored) == kept for picture in pictures)
+
+
 def dots(count: int = 64) -> CropPool:
     """Crops with one bright dot in the middle of grey, all 133 points on it."""
     images = np.full((count, 96, 72, 3), 40, np.uint8)

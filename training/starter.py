@@ -136,7 +136,7 @@ def train(
         desc=f"{phase.network} {phase.size[0]} x {phase.size[1]}",
         disable=rank > 0,
     ):
-        batch = as_batch(draw_batch(sources[turns[step]], BATCH, phase.size, rng))
+        batch = as_batch(draw_batch(sources[turns[step]], BATCH, phase.size, rng, phase.variation))
         objective.set_epoch(step)
         with autocast(torch.device("cpu")):
             result = objective(batch)

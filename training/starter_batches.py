@@ -6,6 +6,8 @@ window of the crop, a patch of another crop in front, mirroring, brightness, con
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
@@ -22,6 +24,15 @@ from .synthetic.torch_photometric import LUMA
 DRAWN = 0.15  # of all crops
 
 
+@dataclass(frozen=True)
+class Variation:
+    """What a crop undergoes each time it is drawn, beside zoom and mirroring. An ablation leaves out one at a time."""
+
+    patches: bool = True  # of other crops, in front
+    drawings: bool = True
+    colours: bool = True  # grey, contrast, colour, brightness
+
+
 def resized(images: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Crops (n, h, w, 3) and points (n, 133, 2) at `size` (H, W); whole numbers are pixel centres."""
     if images.shape[1:3] == size:
@@ -31,7 +42,9 @@ def resized(images: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> tu
     return np.stack(small), (points + 0.5) * scale - 0.5
 
 
-def draw_batch(pool: CropPool, count: int, size: tuple[int, int], rng: np.random.Generator) -> Crops:
+def draw_batch(
+    pool: CropPool, count: int, size: tuple[int, int], rng: np.random.Generator, variation: Variation = Variation()
+) -> Crops:
     """`count` random crops at `size` (H, W)."""
     chosen = np.sort(rng.choice(len(pool), count, replace=False))
     images = np.empty((count, *size, 3), np.uint8)
@@ -41,15 +54,16 @@ def draw_batch(pool: CropPool, count: int, size: tuple[int, int], rng: np.random
         if rng.random() < ZOOMED:
             image = _zoom(image, points[i], visible[i], rng)
         images[i : i + 1], points[i : i + 1] = resized(image[None], points[i : i + 1], size)
-        if rng.random() < PATCHED:
+        if variation.patches and rng.random() < PATCHED:
             _patch(images[i], points[i], visible[i], pool.images[rng.integers(len(pool))], rng)
-        if rng.random() < DRAWN:
+        if variation.drawings and rng.random() < DRAWN:
             images[i] = drawn(images[i], rng)
     flip = rng.random(count) < 0.5
     images[flip] = images[flip][:, :, ::-1]
     points[flip, :, 0] = size[1] - 1 - points[flip, :, 0]
     points[flip], visible[flip] = points[flip][:, FLIP_INDICES], visible[flip][:, FLIP_INDICES]
-    return Crops(_recolour(images, rng), torch.from_numpy(points), torch.from_numpy(visible))
+    pixels = _recolour(images, rng) if variation.colours else torch.from_numpy(images)
+    return Crops(pixels, torch.from_numpy(points), torch.from_numpy(visible))
 
 
 def _zoom(image: np.ndarray, points: np.ndarray, visible: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -10,6 +10,7 @@ from .label_objective import KnownStage1, LabelObjective
 from .objectives import SimCCObjective, Stage2Distillation
 from .optim import Schedule
 from .small_simcc import MORE_HANDS, PART_WEIGHTS
+from .starter_batches import Variation
 from .starter_weights import LARGEST, NARROW, TINY, WIDE
 
 
@@ -21,6 +22,7 @@ class Phase:
     learning rates; `absent` is the weight of flat rows relative to a seen keypoint of the same part, `parts` those of
     the parts. Where `frozen`, stem and first stage stay as they were at the start, which saves a dwpose-s a quarter of
     its time. `kind` is "labels", or "stage1" or "stage2" of DWPose's distillation, which have no aid.
+    `variation` is what crops undergo each time they are drawn.
     """
 
     network: str
@@ -33,6 +35,7 @@ class Phase:
     frozen: bool = False
     parts: dict[str, float] = field(default_factory=PART_WEIGHTS.copy)
     kind: str = "labels"
+    variation: Variation = field(default_factory=Variation)
 
     def scaled(self, length: float) -> Phase:
         """The same in `length` times as many steps."""

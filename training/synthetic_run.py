@@ -89,7 +89,7 @@ class Run:
             around = painter.submit(self._kept, "surroundings", Surroundings, self._surroundings)
             self.scenes = self._scenes(leave) if args.scenes else None
             self.held_out = self._kept("held_out", Layers, self._held_out)
-            self.fillers = {grey: self._people(grey, len(needed), leave) for grey in sorted(needed)}
+            self.fillers = {plain: self._people(plain, len(needed), leave) for plain in sorted(needed)}
             self.around = around.result()
 
     def _scenes(self, leave: ExitStack) -> Scenes:
@@ -126,13 +126,13 @@ class Run:
                 pool.add(draw_people(self.renderer, [next(subjects) for _ in range(self.args.at_once)]))
         return pool.layers
 
-    def _people(self, grey: bool, kinds: int, leave: ExitStack) -> Filler:
+    def _people(self, plain: bool, kinds: int, leave: ExitStack) -> Filler:
         """A filled pool, and the stream that goes on filling it."""
-        args, folder = self.args, self.state / ("people_grey" if grey else "people")
+        args, folder = self.args, self.state / ("people_plain" if plain else "people")
         folder.mkdir(parents=True, exist_ok=True)
         pool = LayerPool(args.layers, LAYER_SIZE, self.device)
         drawn = restore(pool, folder)
-        arguments = (args.assets, LAYER_SIZE, args.views, grey, args.captured, True, args.close_ups)
+        arguments = (args.assets, LAYER_SIZE, args.views, plain, args.captured, True, args.close_ups)
         workers = max(1, (args.workers - self.scene_workers) // kinds)
         subjects = leave.enter_context(stream(SubjectGenerator, arguments, "subject", args.seed, drawn, 10**9, workers))
         filler = Filler(pool, self.renderer, subjects, args.at_once, drawn)
@@ -206,7 +206,7 @@ class Run:
             "machine": torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores",
             "options": {key: value for key, value in vars(self.args).items() if key not in paths},
             "stages": [asdict(stage) for stage in plan(self.args)],
-            "people": {"grey" if grey else "dressed": filler.drawn for grey, filler in self.fillers.items()},
+            "people": {"plain" if plain else "dressed": filler.drawn for plain, filler in self.fillers.items()},
             "scenes": self.scenes.taken if self.scenes else 0,
             "rows": [*(row for row in self.curves if row["stage"] != rows[-1]["stage"]), *rows],
         }

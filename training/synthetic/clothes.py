@@ -20,6 +20,8 @@ HIDE_FROM = 0.15  # dm inside a tight garment from where on skin is not drawn
 HEAD_COVERED = 0.18  # of people: caps, helmets, hoods, masks, goggles
 GLOVED = 0.06  # of people
 COATED = 0.3  # of people, jackets included
+SUITED = 0.3  # of people: a fitted suit instead of garments cut here
+GREY = Material(plain=(0.3, 0.3, 0.3))
 DARK_SKIN = 1 / 3  # of people; the textures at hand are mostly of light skin
 # Factors on the hair textures, which are medium brown: brown, dark blond, near black, red, grey, blond.
 HAIR_TINTS = ((0.9, 0.85, 0.8), (1.9, 1.4, 0.8), (0.3, 0.28, 0.26), (1.3, 0.6, 0.35), (2.2, 2.2, 2.2), (2.3, 1.8, 1.0))
@@ -39,11 +41,23 @@ def random_fit(close: float, baggy: float, rng: np.random.Generator) -> Fit:
     return Fit(close, loose, flare, belted=bool(rng.random() < 0.35), cuffed=bool(rng.random() < 0.3))
 
 
-class Wardrobe:
-    """Dresses posed bodies with what the asset folder holds."""
+def in_grey(item: Item) -> Item:
+    """Cloth without its colour, pattern and picture."""
+    texture = item.material.texture  # prints are from the folder of backgrounds
+    cloth = texture is None or texture.name.startswith("clothes_") or texture.parent.name == "backgrounds"
+    return replace(item, material=GREY) if cloth else item
 
-    def __init__(self, model: BodyModel, assets: Path):
+
+class Wardrobe:
+    """Dresses posed bodies with what the asset folder holds.
+
+    Args:
+        plain: everybody wears a fitted suit, and cloth is grey: for runs that ask what clothing brings.
+    """
+
+    def __init__(self, model: BodyModel, assets: Path, plain: bool = False):
         self.model = model
+        self.plain = plain
         self.folder = assets / "tex"
         names = list(model.proxies)
         self.suits = [n for n in names if n.startswith("clothes/") and "shoes" not in n and "fedora" not in n]
@@ -124,11 +138,11 @@ class Wardrobe:
             return Item(placed[v], proxy.mesh.normals(placed)[v], proxy.mesh.uv, proxy.mesh.index, material)
 
         fitted = []
-        if rng.random() < 0.3:
+        if rng.random() < SUITED or self.plain:
             fitting = [name for name in self.suits if suits_gender(name) or rng.random() < 0.1]
             fitted.append(fitting[rng.integers(len(fitting))])
             items, hidden = [], np.zeros(len(vertices), bool)
-            if rng.random() < COATED:
+            if rng.random() < COATED and not self.plain:
                 items = self._coat(drapes, self._fabric(0.12, rng), rng)
         else:
             items, hidden = self._cut_garments(drapes, rng)
@@ -160,7 +174,8 @@ class Wardrobe:
         body = Item(vertices[v], skin_mesh.normals(vertices)[v], skin_mesh.uv, skin_mesh.index[shown], skin)
         if rng.random() < GLOVED:
             items += self.gloves.wear(vertices, rng)
-        return [body, *items, *self._head(worn, vertices, rng)]
+        items += self._head(worn, vertices, rng)
+        return [body, *(map(in_grey, items) if self.plain else items)]
 
     def _head(
         self, worn: Callable[[str, Material], Item], vertices: np.ndarray, rng: np.random.Generator

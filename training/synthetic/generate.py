@@ -72,6 +72,7 @@ class PersonGenerator:
         captured: share of poses from motion capture, which is not CC0. The starter model's recipe has none.
         with_accessories: glasses, beards, backpacks, bags.
         framings: which of `camera.SHARES` views are drawn with; "close-ups" are mostly faces and hands.
+        plain_clothes: fitted suits in grey, see Wardrobe.
     """
 
     def __init__(
@@ -83,13 +84,14 @@ class PersonGenerator:
         captured: float = 0.0,
         with_accessories: bool = False,
         framings: str = "usual",
+        plain_clothes: bool = False,
     ):
         self.size = size
         self.framings = cam.SHARES[framings]
         self.model = BodyModel(assets)
         self.with_accessories = with_accessories
         self.poses = PoseSampler(self.model, assets, captured)
-        self.wardrobe = Wardrobe(self.model, assets)
+        self.wardrobe = Wardrobe(self.model, assets, plain_clothes)
         self.rules = KeypointRules(self.model)
         self.beards = Beards(self.model, self.rules)
         self.lights = LightSampler(assets / "hdri")
@@ -137,10 +139,10 @@ class PersonGenerator:
 _generator: PersonGenerator
 
 
-def _start(assets: Path, size: tuple[int, int], captured: float, with_accessories: bool, framings: str) -> None:
+def _start(assets: Path, size: tuple[int, int], options: dict) -> None:
     global _generator
     cv2.setNumThreads(1)
-    _generator = PersonGenerator(assets, size, captured=captured, with_accessories=with_accessories, framings=framings)
+    _generator = PersonGenerator(assets, size, **options)
 
 
 def _draw(task: tuple[Path, int, int]) -> dict[str, np.ndarray]:
@@ -164,13 +166,15 @@ def generate(
     captured: float = 0.0,
     with_accessories: bool = False,
     framings: str = "usual",
+    plain_clothes: bool = False,
 ) -> None:
     """Render `people` layers into `out` with `workers` processes; the rest is `PersonGenerator`'s."""
     check_assets(assets)
     check_opengl()
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(people)]
-    with Workers(workers, _start, (assets, size, captured, with_accessories, framings)) as pool:
+    options = {"captured": captured, "with_accessories": with_accessories, "framings": framings}
+    with Workers(workers, _start, (assets, size, options | {"plain_clothes": plain_clothes})) as pool:
         rows = list(tqdm(pool.imap(_draw, tasks, chunksize=POSES_PER_BODY), total=people, unit="person"))
     table = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     np.savez_compressed(out / f"labels_{seed:04d}.npz", **table)
@@ -191,17 +195,19 @@ def main() -> None:
     kinds.set_defaults(framings="usual")
     for flag, text in (("close-ups", "layers mostly of faces and hands"), ("hands", "layers of one hand alone")):
         kinds.add_argument(f"--{flag}", action="store_const", const=flag, dest="framings", help=text)
+    parser.add_argument("--plain-clothes", action="store_true", help="layers in fitted grey suits, to compare")
     parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
     args = parser.parse_args()
     if not 0 <= args.captured <= 1:
         parser.error(f"--captured is a share, from 0 to 1, not {args.captured}")
     if min(args.size) < 16:
         parser.error(f"--size is WIDTH HEIGHT in pixels, at least 16, not {args.size[0]} {args.size[1]}")
-    if not args.layers and (args.accessories or args.framings != "usual"):
-        parser.error("--accessories, --close-ups and --hands choose what layers show; add --layers, or leave them out")
+    if not args.layers and (args.accessories or args.framings != "usual" or args.plain_clothes):
+        chosen = "--accessories, --close-ups, --hands and --plain-clothes"
+        parser.error(f"{chosen} choose what layers show; add --layers, or leave them out")
     job = (args.assets, args.out, args.people, args.seed, args.workers)
     if args.layers:
-        generate(*job, tuple(args.size), args.captured, args.accessories, args.framings)
+        generate(*job, tuple(args.size), args.captured, args.accessories, args.framings, args.plain_clothes)
     else:
         print(generate_scenes(*job, args.longest, args.captured))
 

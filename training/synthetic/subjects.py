@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -19,14 +19,13 @@ from . import camera as cam
 from .accessories import accessories
 from .fabrics import muted
 from .generate import POSES_PER_BODY, REACHING, PersonGenerator
-from .items import Item, Material
+from .items import Item
 from .light import Light
 from .meshes import Mesh, View, light_row, window_of
 from .objects import ObjectGenerator
 from .workers import Workers
 
 AHEAD = 8  # finished subjects per worker that may wait: 1.5 MB each
-GREY = Material(plain=(0.3, 0.3, 0.3))
 
 
 @dataclass(frozen=True)
@@ -57,20 +56,13 @@ class Recorder:
         return np.full((self.size[1], self.size[0], 4), 255, np.uint8), np.zeros(self.size[::-1], np.float32)
 
 
-def in_grey(item: Item) -> Item:
-    """Cloth without its colour, pattern and picture, for the run that asks what clothing brings."""
-    texture = item.material.texture  # prints are from the folder of backgrounds
-    cloth = texture is None or texture.name.startswith("clothes_") or texture.parent.name == "backgrounds"
-    return replace(item, material=GREY) if cloth else item
-
-
 class SubjectGenerator:
     """Makes person `number` of `seed`, reproducibly.
 
     Args:
         assets, size, captured, with_accessories: as PersonGenerator takes them.
         views: cameras per posed and dressed body.
-        grey: cloth without colour, pattern and picture.
+        plain: of clothes, as PersonGenerator's plain_clothes.
         close_ups: share of the views after the first that are framed by `camera.CLOSE_UPS`.
     """
 
@@ -79,17 +71,21 @@ class SubjectGenerator:
         assets: Path,
         size: tuple[int, int],
         views: int,
-        grey: bool = False,
+        plain: bool = False,
         captured: float = 0.0,
         with_accessories: bool = False,
         close_ups: float = 0.0,
     ):
         self.people = PersonGenerator(
-            assets, size, renderer=Recorder(size), captured=captured, with_accessories=with_accessories
+            assets,
+            size,
+            renderer=Recorder(size),
+            captured=captured,
+            with_accessories=with_accessories,
+            plain_clothes=plain,
         )
         self.textures = {path: number for number, path in enumerate(texture_files(assets))}
         self.views = views
-        self.grey = grey
         self.close_ups = close_ups
         self._body = (None, None)
 
@@ -115,8 +111,6 @@ class SubjectGenerator:
             camera, border = cam.frame_photo(camera, skin, points, framing, aspect, rng)
             if not view:
                 items = people.wardrobe.dress(shape, posed, lambda world: world, rng)
-                if self.grey:
-                    items = [items[0], *(in_grey(item) for item in items[1:])]
             light = light_row(people.lights.sample(rng))
             if not view and people.with_accessories:
                 items += people.beards.grow(shape, posed, rng) + accessories(points, skin, rng)
