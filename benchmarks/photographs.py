@@ -16,9 +16,9 @@ as they are and moved by 2 % of their sides, in the pictures and in their mirror
 a network that knows the same may differ by four points in one view.
 
 Body: PCK@0.2 of the torso (the larger shoulder-hip diagonal; 0.3 sqrt(w h) of the box where one of the four is
-unlabelled) and PCK@0.1 of the longer side of the box; foot: PCK@0.1 of that side; face and hands: the median over
-people of the mean error over the longer side of the labelled part (at least 8 points); OKS with COCO-WholeBody's
-sigmas.
+unlabelled) and PCK@0.1 of the longer side of the box; foot: PCK@0.1 of that side; face and hands, where at least 8
+points are labelled: PCK@0.1 and PCK@0.2 of the longer side of the labelled part, and the median over people of the
+mean error over that side; OKS with COCO-WholeBody's sigmas.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ Labels = dict[str, list[dict]]  # people by image name
 SEEN = 2  # label value of a point that is seen; 1 is hidden
 ALONE = ("_hand", "_face")  # how the sources of pictures that show no more end
 GIVEN, WHOLE_IMAGE = "given", "whole-image"
+PART_PCK = {"face": 0.1, "hand": 0.2}  # of the longer side of the part
 MOVES = ((0.0, 0.0), (0.02, 0.0), (-0.02, 0.0), (0.0, 0.02), (0.0, -0.02))  # of boxes, in their sides; --varied
 
 
@@ -148,7 +149,7 @@ def matches(truth: np.ndarray, found: np.ndarray) -> list[tuple[int, int]]:
 
 def score_people(people: list[tuple[dict, np.ndarray]]) -> dict[str, float]:
     """Figures of (annotation, predicted keypoints (133, 2)) pairs."""
-    hits = {"body_pck_torso": [], "body_pck_box": [], "foot_pck_box": []}
+    hits = {"body_pck_torso": [], "body_pck_box": [], "foot_pck_box": [], "face_pck": [], "hand_pck": []}
     error = {"face_error": [], "hand_error": []}
     similarity = {"body_oks": [], "foot_oks": [], "face_oks": [], "hand_oks": []}
     for annotation, xy in people:
@@ -179,6 +180,7 @@ def score_people(people: list[tuple[dict, np.ndarray]]) -> dict[str, float]:
                 extent = max(np.ptp(truth[rows, :2], axis=0).max(), 1.0)
                 error[f"{name}_error"].append(np.minimum(distance[rows] / extent, 2.0).mean())
                 similarity[f"{name}_oks"].append(oks[rows].mean())
+                hits[f"{name}_pck"] += (distance[rows] < PART_PCK[name] * extent).tolist()
     figures = {name: np.mean(values) if values else np.nan for name, values in (hits | similarity).items()}
     figures |= {name: np.median(values) if values else np.nan for name, values in error.items()}
     return {name: float(value) for name, value in figures.items()}

@@ -61,7 +61,7 @@ LEVERS = {
 }
 CROP_SIZE = (128, 96)  # (H, W) of what the network sees
 LEAST_HEIGHT = 64  # of people, px
-FIGURES = ("body_pck_torso", "body_oks", "foot_oks", "face_oks", "hand_oks", "face_error", "hand_error")
+FIGURES = ("body_pck_torso", "body_oks", "foot_pck_box", "foot_oks", "face_pck", "face_oks", "hand_pck", "hand_oks")
 
 
 def one_variant(name: str, args: argparse.Namespace) -> dict:

@@ -72,6 +72,18 @@ def test_figures_of_a_known_error(points):
     face = points[23:91, :2]
     assert figures["face_error"] == pytest.approx(3 / np.ptp(face, axis=0).max())
     assert 0.9 < figures["body_oks"] < 1
+    assert figures["face_pck"] == figures["hand_pck"] == 1
+
+
+def test_pck_of_face_and_hands_is_of_their_own_size(points):
+    entry = {"bbox": [0, 0, 200, 200], "keypoints": points}
+    for part, name, share in ((slice(23, 91), "face", 0.1), (slice(91, 112), "hand", 0.2)):
+        side = np.ptp(points[part, :2], axis=0).max()
+        found = points[:, :2].copy()
+        found[part][:7] += (1.01 * share * side, 0)
+        found[part][7:] += (0.99 * share * side, 0)
+        right = 1 - 7 / (68 if name == "face" else 42)
+        assert score_people([(entry, found)])[f"{name}_pck"] == pytest.approx(right)
 
 
 def test_a_mirrored_picture_in_the_mirror_is_the_picture(tmp_path):
