@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,6 +61,8 @@ def drawing_from(args: argparse.Namespace) -> dict:
         raise ValueError(f"unknown style {args.style!r}; choose one of {', '.join(STYLES)}")
     if args.draw_size:
         parse_size(args.draw_size)
+    if not 0 < args.thickness < math.inf:  # before the networks: no map of a million could be drawn
+        raise ValueError(f"--thickness must be a positive factor, got {args.thickness:g}")
     if args.feet and args.no_body:
         raise ValueError("--feet are drawn with the body: leave out --no-body")
     return {

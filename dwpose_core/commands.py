@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,8 +134,8 @@ def _keypoint_files(source: Path) -> list[Path]:
     files = in_order(source, (".json", ".npz"))
     if not files:
         raise ValueError(f"no .json or .npz in {source}, nor what `dwpose extract --keypoints jsonl` writes")
-    stems = [file.stem for file in files]
-    if twice := {stem for stem in stems if stems.count(stem) > 1}:
+    stems = Counter(file.stem for file in files)
+    if twice := {stem for stem, count in stems.items() if count > 1}:
         raise ValueError(f"{source} holds {min(twice)} as .json and as .npz: both would become one map")
     return files
 

@@ -98,8 +98,9 @@ def extractor(tmp_path_factory, tmp_path):
 
     def call(source, *options, out="out", decoders="0", pose=weights, log="none"):
         target = out if "://" in str(out) else str(tmp_path / out)
+        device = () if "--devices" in options else ("--device", "cpu")
         code = main(
-            ["extract", str(source), "--out", target, "--pose", str(pose), "--detector", "none", "--device", "cpu",
+            ["extract", str(source), "--out", target, "--pose", str(pose), "--detector", "none", *device,
              "--decoders", decoders, "--log", log, "--offline", *map(str, options)]
         )  # fmt: skip
         return code, tmp_path / out

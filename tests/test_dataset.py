@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dwpose_core.cli import main
+from dwpose_core.dataset.sinks import read_keypoint_rows
 from dwpose_core.formats import load_npz
 from dwpose_core.render import render
 
@@ -311,3 +313,27 @@ def test_every_image_has_an_image_id_of_its_own(extract, tmp_path, names, ids):
     results = [row for file in sorted((out / "keypoints").glob("*.coco.json")) for row in json.loads(file.read_text())]
     assert sorted({row["image_id"] for row in results}) == sorted(ids)
     assert sorted(row["image_id"] for row in reports(out)) == sorted(ids)
+
+
+def test_the_page_shows_paths_in_another_encoding(extract, photos, capsys):
+    os.symlink(b"nowhere", os.fsencode(photos) + b"/caf\xe9.jpg")
+    _, out = extract(photos)
+    assert main(["stats", str(out)]) == 0
+    assert "caf\\udce9.jpg" in (out / "_dwpose" / "stats.html").read_text()
+    assert main(["stats", str(out), "--samples", "-1"]) == 2
+    assert "--samples must be at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["../climbs", "/absolute", "a/../../b", 5, None])
+def test_stored_keypoints_are_drawn_inside_the_folder_only(tmp_path, capsys, key):
+    row = {"key": key, "width": 8, "height": 8, "people": []}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    assert main(["render", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "in" / "out")]) == 2
+    assert "key" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("row", ['{"key":"a","width":Infinity,"height":8,"people":[]}', "[" * 100_000])
+def test_damaged_rows_of_keypoints_are_named(row):
+    with pytest.raises(ValueError, match="line 1 is no row of keypoints"):
+        list(read_keypoint_rows(row.encode()))

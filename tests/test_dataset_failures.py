@@ -149,3 +149,21 @@ def test_what_failed_can_be_tried_again_once_it_is_mended(extract, tmp_path, cap
     assert 0 < len(again) < len(times)
     _, new = extract(photos, *options, out="new")
     assert tree(out, without=("config.json",)) == tree(new, without=("config.json",))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--output-format", "dummy", "--style", "xinsir"), "--style is for maps"),
+        (("--output-format", "dummy", "--map-format", "webp"), "--map-format is for maps"),
+        (("--devices", "cpu,"), "--devices has a comma too many"),
+        (("--devices", "cpu", "--device", "cpu"), "leave one out"),
+        (("--input-format", "folder", "--output-format", "dummy", "--no-hand"), "--no-hand is for maps"),
+        (("--thickness", "nan"), "--thickness must be a positive factor"),
+        (("--thickness", "0"), "--thickness must be a positive factor"),
+    ],
+)
+def test_options_that_no_map_can_be_drawn_with_are_refused(extract, photos, capsys, options, message):
+    code, out = extract(photos, *options)
+    assert code == 2 and not out.exists()
+    assert message in capsys.readouterr().err

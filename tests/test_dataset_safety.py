@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dwpose_core.cli import main
 from dwpose_core.dataset.extract import Machine
 from dwpose_core.dataset.plan import Config
 from dwpose_core.dataset.run import run
@@ -339,3 +340,35 @@ def test_a_dict_of_splits_names_them(extract, tmp_path, capsys):
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
     assert extract(tmp_path / "saved")[0] == 2
     assert f"give one: {tmp_path / 'saved'}/train, {tmp_path / 'saved'}/test" in capsys.readouterr().err
+
+
+def test_a_file_and_a_folder_of_one_name_are_refused_before_the_work(extract, tmp_path, capsys):
+    (tmp_path / "in" / "a.png").mkdir(parents=True)
+    for name in ("in/a.jpg", "in/a.png/b.jpg"):
+        (tmp_path / name).write_bytes(picture(0))
+    code, out = extract(tmp_path / "in")
+    assert code == 2
+    assert "a.png would be a file and a folder" in capsys.readouterr().err
+    assert not (out / "_dwpose").exists()
+    assert extract(tmp_path / "in", "--map-format", "webp")[0] == 0
+
+
+def test_of_two_runs_that_begin_together_none_overlooks_the_other(extract, photos, monkeypatch):
+    seen = []
+    real = Storage.users
+
+    def users(self):
+        seen.append([name.split("-")[0] for name in self.names("_dwpose/tmp")])
+        return real(self)
+
+    monkeypatch.setattr(Storage, "users", users)
+    assert extract(photos)[0] == 1
+    assert "run0of1" in seen[0]  # looks around once others can see it
+
+
+def test_names_that_are_not_given_are_not_this_folder(extract, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(photos)
+    assert extract("", "--input-format", "folder")[0] == 2
+    assert "SOURCE is empty" in capsys.readouterr().err
+    assert main(["extract", str(photos), "--out", ""]) == 2
+    assert "--out is empty" in capsys.readouterr().err

@@ -368,3 +368,57 @@ def test_links_in_tars_are_counted(extract, tmp_path, capsys):
         tar.addfile(link)
     assert extract(file)[0] == 0
     assert "not read: link in a tar (1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pattern", ["", "*.jpg", "**"])
+def test_a_link_to_itself_is_a_failed_row(tmp_path, pattern):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(picture(0))
+    (tmp_path / "in" / "loop.jpg").symlink_to("loop.jpg")
+    found = list(sources.items(f"{tmp_path}/in/{pattern}".rstrip("/"), "folder"))
+    assert [item["key"] for item in found] == ["a", "loop"]
+    assert decode(Task(found[1])).error
+
+
+def test_a_glob_goes_into_no_links_to_folders(tmp_path):
+    (tmp_path / "in" / "b" / ".hidden").mkdir(parents=True)
+    for name in ("a.jpg", "b/c.jpg", "b/.hidden/d.jpg"):
+        (tmp_path / "in" / name).write_bytes(picture(0))
+    (tmp_path / "in" / "back").symlink_to(".")
+    (tmp_path / "in" / "b" / "up").symlink_to("..")
+    wanted = {"**": ["a", "b/c"], "**/*.jpg": ["a", "b/c"], "**/b/*.jpg": ["c"], "back/*.jpg": ["a"]}
+    for pattern, keys in wanted.items():
+        assert [item["key"] for item in sources.items(f"{tmp_path}/in/{pattern}", "folder")] == keys, pattern
+
+
+def test_a_glob_behind_a_url_reads_what_one_on_the_disk_does(tmp_path):
+    pytest.importorskip("fsspec")
+    for name in ("a.jpg", "b/c.jpg", "._a.jpg", ".hidden/d.jpg", "earlier/x.png", "earlier/_dwpose/plan.json"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(picture(0))
+    for pattern in ("**", "**/*.*", "*.jpg", "[ab]*/*.jpg"):
+        there, here = f"file://{tmp_path}/in/{pattern}", f"{tmp_path}/in/{pattern}"
+        assert sources.detect_format(there) == "folder"
+        keys = [[item["key"] for item in sources.items(source, "folder")] for source in (there, here)]
+        assert [key.rpartition("/")[2] for key in keys[0]] == [key.rpartition("/")[2] for key in keys[1]]
+
+
+def test_lines_of_a_list_that_no_system_or_reader_takes(extract, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture(0))
+    nested = "[" * 100_000 + "]" * 100_000
+    (tmp_path / "list.jsonl").write_text(f'{{"image":"a.jpg"}}\n{{"image":"x\\u0000y/b.jpg"}}\n{{"image":{nested}}}\n')
+    code, out = extract(tmp_path / "list.jsonl")
+    assert code == 1
+    messages = failed(out)
+    assert "no path in column 'image'" in messages["line_00000002"]
+    assert "not JSON" in messages["line_00000003"]
+
+
+@pytest.mark.parametrize("ending", ["", "\n"])
+def test_a_quotation_mark_that_is_never_closed_swallows_no_rows(extract, tmp_path, capsys, ending):
+    (tmp_path / "a.jpg").write_bytes(picture(0))
+    (tmp_path / "list.csv").write_text(f'image,text\na.jpg,one\na.jpg,"two\na.jpg,three{ending}')
+    assert extract(tmp_path / "list.csv")[0] == 2
+    assert "after line 2: a quotation mark is never closed" in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text(f'image,text\na.jpg,one\na.jpg,"two\nlines"{ending}')
+    assert len(list(sources.items(str(tmp_path / "list.csv"), "list"))) == 2

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import pytest
 
+from dwpose_core.cli import main
 from dwpose_core.formats import load_npz
 
 from .dataset_tools import extractor, reports, tree
@@ -162,3 +163,12 @@ def test_a_list_of_videos(extract, tmp_path, name):
     assert "no video file" in failed.pop("films/gone")
     reason = {".txt": None, ".csv": "no path in column 'video'", ".jsonl": "not JSON"}[os.path.splitext(name)[1]]
     assert [reason in message for message in failed.values()] == [True] * (reason is not None)
+
+
+def test_the_page_takes_no_video_for_a_shard(extract, tmp_path):
+    from .test_video import make_film
+
+    (tmp_path / "films").mkdir()
+    make_film(tmp_path / "films" / "00000.mp4", count=3)
+    assert extract(tmp_path / "films")[0] == 0
+    assert main(["stats", str(tmp_path / "out")]) == 0

@@ -96,6 +96,9 @@ def config_from(args: argparse.Namespace):
     from .plan import Config
     from .sources import detect_format
 
+    for what, value in (("SOURCE", args.source), ("--out", args.out)):
+        if not value:  # a variable of the shell that is not set is not the folder we are in
+            raise ValueError(f"{what} is empty; give a name, or . for the folder you are in")
     input_format = detect_format(args.source) if args.input_format == "auto" else args.input_format
     steady = {"max_gap": args.max_gap, "min_cutoff": args.min_cutoff, "beta": args.beta, "smooth": not args.no_smooth}
     shard = args.samples_per_shard
@@ -139,6 +142,11 @@ _ONLY_FOR = (
             config.input_format in ("parquet", "dataset") or args.source.lower().endswith((".csv", ".tsv", ".jsonl"))
         ),
     ),
+    (
+        ("map_format", "style", "draw_size", "thickness", "no_body", "no_hand", "no_face", "feet", "color_by_person"),
+        "maps",
+        lambda config, args: config.output_format != "dummy",
+    ),
     (("ray_workers", "ray_address"), "--engine ray", lambda config, args: args.engine == "ray"),
     (("devices", "rank", "world_size"), "--engine native", lambda config, args: args.engine == "native"),
 )
@@ -152,6 +160,10 @@ def check_effect(args: argparse.Namespace, config) -> None:
         said = [name for name in names if getattr(args, name) != args.defaults[name]]
         if said and not has_effect(config, args):
             raise ValueError(f"--{said[0].replace('_', '-')} is for {what}, and has no effect here; leave it out")
+    if args.devices and args.device is not None:
+        raise ValueError("--device and --devices both say where to work; leave one out")
+    if args.devices and not all(args.devices.split(",")):
+        raise ValueError(f"--devices has a comma too many: {args.devices!r}")
     for name, least in (("decoders", 0), ("streams", 1), ("ray_workers", 1), ("max_failures", 0)):
         value = getattr(args, name)
         if value is not None and value < least:

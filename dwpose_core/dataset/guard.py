@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from .names import without_splits
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # Of photographs that are copied; which one it is, is known when the file is read.
 _COPIES = (".jpg", ".png", ".webp", ".bmp", ".tif", ".gif", ".avif")
+# In a line of a plan: a folder that is called as a file might be.
+FILE_LIKE = re.compile(rb"\.(?:jpg|png|webp|bmp|tif|gif|avif|mp4|gz|npz)/")
 
 
 def output_names(config: Config, items: Iterable[Item], shards: int) -> Iterator[str]:
@@ -58,6 +61,21 @@ def check_free(storage: Storage, names: Iterable[str], own: dict[str, int]) -> N
             raise ValueError(
                 f"{storage.root}/{name} is there already and would be replaced: it is an input, or something else that "
                 f"no earlier run wrote; choose another --out"
+            )
+
+
+def check_apart(storage: Storage, names: Callable[[], Iterable[str]]) -> None:
+    """Raises ValueError where a file of the output would have the name of a folder of it, as a.png of a.jpg and
+    a.png/b.png of a folder a.png: such a run could never be finished."""
+    folders: set[str] = set()
+    for name in names():
+        while (name := name.rpartition("/")[0]) and name not in folders:
+            folders.add(name)
+    for name in names():
+        if name in folders:
+            raise ValueError(
+                f"{storage.root}/{name} would be a file and a folder; among the inputs, rename the folder "
+                f"{name.rpartition('/')[2]}"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ IMAGE_COLUMN, TEXT_COLUMN = "image", "text"  # defaults; another name must be th
 # Names a list may give its columns, best first: imagefolder, LAION-style tables, hand-written ones.
 _PATH_COLUMNS = ("file_name", "image", "image_path", "path", "file", "filename", "video", "video_path", "url")
 TEXT_COLUMNS = ("text", "caption", "prompt")
+_END = "</end of the list>"  # a line of its own, unless a quotation mark before it was never closed
 
 
 def list_items(source: str, image_column: str = IMAGE_COLUMN, text_column: str = TEXT_COLUMN) -> Iterator[Item]:
@@ -44,7 +46,8 @@ def list_items(source: str, image_column: str = IMAGE_COLUMN, text_column: str =
                     raise no_column(source, text_column, row, "--text-column")
                 columns = columns or row
                 path = next((row[name] for name in there if row[name]), None)
-                error = "" if isinstance(path, str) else f"no path in column {(there or paths)[0]!r}"
+                named = isinstance(path, str) and "\0" not in path  # no file has such a name, and no system takes it
+                error = "" if named else f"no path in column {(there or paths)[0]!r}"
                 captions = captions or any(name in row for name in texts)
             if error:
                 yield {"key": f"line_{line:08d}", "path": source, "error": f"{source}, line {line}: {error}"}
@@ -83,18 +86,23 @@ def _rows(file: io.TextIOWrapper, source: str, suffix: str) -> Iterator[tuple[in
     elif suffix == ".jsonl":
         yield from ((number, _json_row(line)) for number, line in enumerate(file, 1) if line.strip())
     else:
-        reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
+        reader, line = csv.DictReader(itertools.chain(file, [_END]), delimiter="\t" if suffix == ".tsv" else ","), 1
         try:
             for row in reader:
-                yield reader.line_num, row
+                if any(_END in str(cell) for cell in row.values()):
+                    if next(iter(row.values())) == _END:
+                        return
+                    raise csv.Error("a quotation mark is never closed, and what follows would be taken for one cell")
+                line = reader.line_num
+                yield line, row
         except csv.Error as error:
-            raise ValueError(f"{source}, line {reader.line_num}: {error}; mend the list") from error
+            raise ValueError(f"{source}, after line {line}: {error}; mend the list") from error
 
 
 def _json_row(line: str) -> dict | str:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"not JSON ({error})"
     return row if isinstance(row, dict) else f"expected an object, got {type(row).__name__}"
 

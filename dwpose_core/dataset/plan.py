@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ class Config:
     steady: dict[str, Any] | None = field(default_factory=dict)  # videos only; None is every frame by itself
 
     def __post_init__(self) -> None:
+        if self.input_format not in sources.FORMATS:
+            raise ValueError(f"unknown input format {self.input_format!r}; choose one of {', '.join(sources.FORMATS)}")
         if self.output_format not in sinks.OUTPUT_FORMATS:
             raise ValueError(
                 f"unknown output format {self.output_format!r}; choose one of {', '.join(sinks.OUTPUT_FORMATS)}"
@@ -283,10 +285,17 @@ def check_outputs(config: Config, storage: Storage, folder: Path, shards: int, o
     own = guard.own_files(storage) if overwrite else {}
     # Opened out here: an error would leave a generator's file open, and Windows deletes no folder with an open file.
     with open(folder / "plan.jsonl", "rb") as file:
+
+        def names() -> Iterator[str]:
+            file.seek(0)
+            return guard.output_names(config, map(json.loads, file), shards)
+
+        if any(map(guard.FILE_LIKE.search, file)):
+            guard.check_apart(storage, names)
+        file.seek(0)
         if own:
             guard.keep_inputs(storage, own, map(json.loads, file), config.source)
-            file.seek(0)
-        guard.check_free(storage, guard.output_names(config, map(json.loads, file), shards), own)
+        guard.check_free(storage, names(), own)
 
 
 def _same_folder(source: str, out: str) -> bool:

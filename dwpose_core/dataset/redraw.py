@@ -54,7 +54,11 @@ def redraw(source: Path, out: Path, size: int | tuple[int, int] | None, style: d
 
 def _rows(file: Path) -> Iterator[tuple[str, People]]:
     try:
-        yield from read_keypoint_rows(file.read_bytes())
+        for key, people in read_keypoint_rows(file.read_bytes()):
+            name = Path(key)
+            if name.is_absolute() or name.drive or ".." in name.parts:  # others may have made the file
+                raise ValueError(f"the key {key!r} leads out of the folder")
+            yield key, people
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

@@ -85,6 +85,8 @@ def read_keypoint_rows(data: bytes) -> Iterator[tuple[str, People]]:
     for number, line in enumerate(data.splitlines(), 1):
         try:
             row = json.loads(line)
+            if not isinstance(row["key"], str):
+                raise TypeError(f"its key is no text but {type(row['key']).__name__}")
             persons = row["people"]
             points = np.array([p["keypoints"] for p in persons], np.float32).reshape(-1, NUM_KEYPOINTS, 3)
             people = People(
@@ -96,7 +98,7 @@ def read_keypoint_rows(data: bytes) -> Iterator[tuple[str, People]]:
                 id=np.array([p["id"] for p in persons]) if persons and all("id" in p for p in persons) else None,
             )
             yield row["key"], people
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"line {number} is no row of keypoints: {error}") from error
 
 

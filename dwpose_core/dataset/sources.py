@@ -8,9 +8,11 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..video import VIDEO_SUFFIXES
 from .containers import SIDE_SUFFIXES, dataset_items, parquet_items, tar_items
@@ -23,6 +25,7 @@ TABLES = ("parquet", "dataset")  # their items have numbers, no names
 # A .gif may hold one picture or many: in a folder of images it is an image.
 _FILMS = tuple(suffix for suffix in VIDEO_SUFFIXES if suffix != ".gif")
 _MARK = "_dwpose/plan.json"  # what makes a folder the output of an extraction
+_DEEP = re.compile(r"(?:^|{0})\*\*(?:{0}|$)".format(re.escape(os.sep)))  # ** of a glob
 
 
 def detect_format(source: str) -> str:
@@ -45,7 +48,12 @@ def detect_format(source: str) -> str:
     if not is_url(source) and any((Path(source) / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "dataset"  # what `save_to_disk` of `datasets.Dataset` and of `datasets.DatasetDict` writes
     found = set()
-    paths = _matches(source) if _is_pattern(source) else _walk(source, "", Counter())
+    if _is_pattern(source):
+        paths = _matches(source)
+    elif is_url(source) and glob.has_magic(source):
+        paths = _url_matches(*filesystem(source))
+    else:
+        paths = _walk(source, "", Counter())
     for path in itertools.islice(paths, 10_000):
         suffix = PurePosixPath(path).suffix.lower()
         found |= {"folder"} if suffix in IMAGE_SUFFIXES else set()
@@ -118,8 +126,10 @@ def _files(source: str, suffixes: tuple[str, ...], skip: str, left_out: Counter[
     """Path and key of every file with one of the suffixes."""
     if is_url(source):
         fs, base = filesystem(source)
-        found = sorted(fs.glob(base)) if glob.has_magic(base) else _walk(source, skip, left_out)
-        root = base[: base.index("*")].rsplit("/", 1)[0] if "*" in base else base
+        found, root = _walk(source, skip, left_out), base
+        if glob.has_magic(base):
+            root = _fixed_part(base)
+            found = _outside_outputs(_url_matches(fs, base), root, left_out, fs.isfile)
         for path in _wanted(found, suffixes, left_out):
             inside = os.path.relpath(path, root if path != root else os.path.dirname(root))
             yield fs.unstrip_protocol(path), output_key(without_suffix(inside))
@@ -127,7 +137,7 @@ def _files(source: str, suffixes: tuple[str, ...], skip: str, left_out: Counter[
     if _is_pattern(source):
         paths = _matches(source)
         root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
-        found = _outside_outputs(paths, root, left_out)
+        found = _outside_outputs(paths, root, left_out, os.path.isfile)
     elif os.path.isfile(source):
         found, root = [source], os.path.dirname(source)
     else:
@@ -143,11 +153,36 @@ def _is_pattern(source: str) -> bool:
 
 
 def _matches(pattern: str) -> list[str]:
-    return sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path) or _is_broken(path))
+    return sorted(path for path in _glob(os.path.normpath(pattern)) if os.path.isfile(path) or _is_broken(path))
+
+
+def _glob(pattern: str) -> set[str]:
+    """`glob.glob`, whose ** would go through links to folders, and round and round where one leads back."""
+    head, *tail = _DEEP.split(pattern, maxsplit=1)
+    if not tail:
+        return set(glob.glob(pattern))
+    found: set[str] = set()
+    for top in glob.glob(head or (os.sep if pattern.startswith(os.sep) else os.curdir)):
+        for folder, below, _ in os.walk(top):
+            below[:] = [name for name in below if not name.startswith(".")]
+            found |= _glob(os.path.join(glob.escape(folder), tail[0] or "*"))
+    return found
+
+
+def _url_matches(fs: Any, pattern: str) -> list[str]:
+    """Files behind a URL that a glob names; not hidden ones, as for local files."""
+    root = _fixed_part(pattern)
+    found = sorted(fs.glob(pattern, detail=True).items())
+    return [path for path, about in found if about["type"] != "directory" and "/." not in path.removeprefix(root)]
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder that all matches of a glob behind a URL lie in."""
+    return re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _is_broken(path: str) -> bool:
-    """A link that leads nowhere: it becomes a row that says so."""
+    """A link that leads nowhere, or to itself: it becomes a row that says so."""
     return os.path.islink(path) and not os.path.exists(path)
 
 
@@ -180,7 +215,7 @@ def _walk(folder: str, skip: str, left_out: Counter[str]) -> Iterator[str]:
         entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in entries:
         if not entry.is_dir(follow_symlinks=False):
-            if entry.is_file() or _is_broken(entry.path):
+            if (entry.is_symlink() and _is_broken(entry.path)) or entry.is_file():
                 yield entry.path
         elif skip and os.path.exists(skip) and os.path.samefile(entry.path, skip):
             continue
@@ -190,7 +225,9 @@ def _walk(folder: str, skip: str, left_out: Counter[str]) -> Iterator[str]:
             yield from _walk(entry.path, skip, left_out)
 
 
-def _outside_outputs(paths: list[str], root: str, left_out: Counter[str]) -> Iterator[str]:
+def _outside_outputs(
+    paths: list[str], root: str, left_out: Counter[str], is_file: Callable[[str], bool]
+) -> Iterator[str]:
     """Those that do not lie in the output of an extraction below `root`."""
     outputs: dict[str, str] = {}  # folder -> the output it lies in, or ""
 
@@ -198,7 +235,7 @@ def _outside_outputs(paths: list[str], root: str, left_out: Counter[str]) -> Ite
         if len(folder) <= len(root):
             return ""
         if folder not in outputs:
-            marked = os.path.isfile(os.path.join(folder, _MARK))
+            marked = is_file(f"{folder}/{_MARK}")
             outputs[folder] = folder if marked else output_of(os.path.dirname(folder))
         return outputs[folder]
 

@@ -109,8 +109,11 @@ def _bars(rows: list[tuple[str, int]], width: int = 40) -> list[str]:
 
 
 def samples(stats: Stats, count: int) -> list[tuple[str, np.ndarray]]:
-    """Captions and pictures, spread evenly over the finished shards: photograph and map side by side, people first."""
+    """Captions and pictures, spread evenly over the finished shards: photograph and map side by side, people first.
+    None of videos, whose keypoint files are called as they are: 00000.mp4 is not shard 0."""
     found: list[tuple[str, np.ndarray]] = []
+    if stats.config["input_format"] == "video":
+        return found
     shards = stats.done[:: max(1, len(stats.done) // max(count, 1))][:count] if stats.done else []
     each = -(-count // max(len(shards), 1))
     for shard in shards:
@@ -140,7 +143,9 @@ def _sample(item: dict, people: People, stats: Stats) -> np.ndarray:
 
 
 def write_page(stats: Stats, count: int = 12) -> str:
-    """OUT/_dwpose/stats.html, one file without links; returns its name."""
+    """OUT/_dwpose/stats.html, one file without links; returns its name. Raises ValueError for less than no samples."""
+    if count < 0:
+        raise ValueError(f"--samples must be at least 0, got {count}")
     from PIL import Image
 
     tiles = []
@@ -174,7 +179,8 @@ def write_page(stats: Stats, count: int = 12) -> str:
         tiles="".join(tiles) or "<p>no stored keypoints to draw from</p>",
         failures=f"<h2>Failures</h2><table>{failed}</table>" if failed else "",
     )
-    stats.storage.write("_dwpose/stats.html", page.encode(), "stats")
+    # Paths may hold bytes that are no UTF-8.
+    stats.storage.write("_dwpose/stats.html", page.encode("utf-8", "backslashreplace"), "stats")
     return f"{stats.storage.root}/_dwpose/stats.html"
 
 

@@ -120,17 +120,18 @@ class Storage:
         Raises:
             ValueError: when a process of this host does the same work, or with `alone` when anybody works here.
         """
-        for entry, user in self.users().items():
-            if alone or (entry.split("-")[0] == name and user.endswith(f" on {_HOST}")):
-                raise ValueError(
-                    f"{user} is at work in {self.root}: wait for it, or stop it; "
-                    f"if there is no such process any more, delete {self.root}/_dwpose/tmp/{entry}"
-                )
         self.clear_scratch({name})
         marker, ended = self.scratch(name), threading.Event()
         beat = threading.Thread(target=_keep_fresh, args=(marker, ended), daemon=True)
         beat.start()
         try:
+            # With the marker in place: of two that begin at the same time each sees the other.
+            for entry, user in self.users().items():
+                if alone or (entry.split("-")[0] == name and user.endswith(f" on {_HOST}")):
+                    raise ValueError(
+                        f"{user} is at work in {self.root}: wait for it, or stop it; "
+                        f"if there is no such process any more, delete {self.root}/_dwpose/tmp/{entry}"
+                    )
             yield
         finally:
             ended.set()
