@@ -44,6 +44,17 @@ def test_a_full_ring_replaces_the_oldest(crops):
     assert drawn.image.shape == (16, 48, 36, 3) and drawn.image.dtype == torch.uint8
 
 
+def test_more_rows_than_a_ring_holds(crops, monkeypatch):
+    """Each place is written once: of several rows for one a GPU may keep the picture of this and the points of that."""
+    written, assign = [], torch.Tensor.__setitem__
+    monkeypatch.setattr(torch.Tensor, "__setitem__", lambda *args: written.append(args[1]) or assign(*args))
+    bank = CropBank(7, CROP, "cpu")
+    bank.add(crops)
+    assert all(len(place.unique()) == len(place) == 7 for place in written) and bank.added == COUNT
+    order = torch.arange(COUNT - 7, COUNT)
+    torch.testing.assert_close(bank.whole.keypoints[order % 7], crops.keypoints[order])
+
+
 @pytest.mark.parametrize("size", [CROP, (96, 128), (48, 64)])
 def test_labels_stay_on_what_they_mark(crops, size):
     made = vary(crops, torch.full_like(crops.image, 90), size, Dice(generator(1)))

@@ -124,3 +124,24 @@ def test_test_pools_are_fixed(layers, around):
     one, two = (synthetic_crops.test_pool(layers, around, CROP, STRONG, 3) for _ in range(2))
     assert isinstance(one, CropPool) and len(one) == PEOPLE
     np.testing.assert_array_equal(one.images, two.images)
+
+
+def test_a_small_bank_of_scenes_is_used_once_it_is_full(layers, around):
+    """Fewer crops than a batch takes: beside training it fills, and then gives its share."""
+    scenes = Scenes(Rendered(), CropBank(6, CROP, "cpu"))
+    source = crop_source(layers, around, Mixture(CROP, 10, scenes=0.5), scenes)
+    source.beside = [(SimpleNamespace(take_all=lambda: []), scenes.bank)]
+    scenes.bank.add(replace(scenes.take(), image=torch.full((32, CROP[1], CROP[0], 3), 90, dtype=torch.uint8)))
+    source.make()
+    assert scenes.given == 5
+
+
+def test_results_wait_for_the_stream_of_their_own_device(monkeypatch):
+    """Which need not be the default one: --device cuda:1."""
+    events, asked = [], []
+    stream = SimpleNamespace(wait_event=events.append)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: asked.append(device) or stream)
+    beside = object.__new__(Background)
+    beside.stream = SimpleNamespace(device=torch.device("cuda:1"))
+    assert beside._ready(([], "event")) == []
+    assert asked == [torch.device("cuda:1")] and events == ["event"]

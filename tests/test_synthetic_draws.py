@@ -12,7 +12,7 @@ import pytest
 from training import checkpoint
 from training.detection import evaluate
 from training.detection.start import DetectorConfig
-from training.synthetic import backgrounds, generate, pool
+from training.synthetic import backgrounds, generate, pool, sheet
 from training.synthetic.backgrounds import Backgrounds
 from training.synthetic.body import assets_digest
 from training.synthetic.camera import Camera, draw_yaw, frame_photo, random_camera
@@ -190,7 +190,11 @@ def test_a_folder_is_continued_as_it_was_begun(tmp_path):
         (generate.main, "--assets x --out y --people 0", "at least 1"),
         (generate.main, "--assets x --out y --captured 2", "from 0 to 1"),
         (generate.main, "--assets x --out y --layers --size 0 0", "at least 16"),
+        (generate.main, "--assets x --out y --captured nan", "from 0 to 1"),
+        (generate.main, "--assets x --out y --workers 0", "at least 1"),
+        (generate.main, "--assets x --out y --seed -1", "not be negative"),
         (pool.main, "--layers x --objects y --assets z --out w --count 0", "at least 1"),
+        (sheet.main, "--data x --out y --columns 0", "at least 1"),
         (evaluate.main, "yolox-cspnext-s", "--pool, --labels"),
         (evaluate.main, "yolox-cspnext-s --labels x --detector-size 500", "multiple of 32"),
     ],

@@ -283,6 +283,31 @@ def test_shares_that_cannot_be(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flags",
+    ["--minutes 0", "--minutes nan", "--stop-after 0", "--captured 2", "--seed -1"]
+    + [f"--{name} 0" for name in ("layers", "scene-crops", "views", "pictures", "things", "held-out", "at-once")]
+    + ["--batch 0", "--workers 0", "--students dwpose-s dwpose-s"],
+)
+def test_numbers_that_draw_or_train_nothing(flags, capsys):
+    with pytest.raises(SystemExit):
+        synthetic_run.parse(["--assets", "a", "--out", "b", "--minutes", "1", *flags.split()])
+    assert flags.split()[0] in capsys.readouterr().err
+
+
+def test_a_batch_without_anybody_has_a_loss(layers, around):
+    """Small ones happen to be empty; the flat rows are still learnt."""
+    nobody = replace(QUIET, loose=0.0, empty=1.0)
+    crops = batched.composite_batch(layers, torch.arange(4), around, (64, 64), generator(0), nobody)
+    assert not crops.visible.any()
+    for kind in ("labels", "stage1"):
+        objective = build_objective(kind, create_model("debug"), create_model("debug") if kind == "stage1" else None)
+        loss = objective(as_batch(crops))["loss"]
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+
+
 @pytest.mark.slow
 def test_a_network_goes_on_without_a_teacher_with_whole_scenes(assets, tmp_path):
     small = "--layers 6 --pictures 6 --things 4 --held-out 4 --workers 1 --at-once 1 --batch 4".split()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from dwpose_core.models.rtmcc import create_model
 from dwpose_core.models.weights import load_pose
 from dwpose_core.skeleton import FLIP_INDICES, PARTS
 from tests.synthetic_tools import noise_pool, write_pool
-from training import checkpoint, starter_batches, starter_score
+from training import checkpoint, starter, starter_batches, starter_score
 from training.objectives import normalize
 from training.optim import Schedule
 from training.small_simcc import (
@@ -157,11 +159,11 @@ def test_mirrored_batches_swap_sides(pool, as_stored):
     assert 0 < flipped < len(images)
 
 
-@pytest.mark.parametrize("left_out", ["patches", "drawings", "colours"])
+@pytest.mark.parametrize("left_out", ["patches", "colours"])
 def test_batches_without_a_kind_of_variation(pool, monkeypatch, left_out):
     """Where everything else is off and this one always on, leaving it out leaves crops as they are stored."""
-    shares = {"patches": ("PATCHED",), "drawings": ("DRAWN",), "colours": ("GREY", "GAINED", "SHIFTED")}
-    for share in ("ZOOMED", *sum(shares.values(), ())):
+    shares = {"patches": ("PATCHED",), "colours": ("GREY", "GAINED", "SHIFTED")}
+    for share in ("ZOOMED", "DRAWN", *sum(shares.values(), ())):
         monkeypatch.setattr(starter_batches, share, float(share in shares[left_out]))
     without = starter_batches.Variation(**{left_out: False})
     stored = {image.tobytes() for image in pool.images} | {image[:, ::-1].tobytes() for image in pool.images}
@@ -368,3 +370,84 @@ def test_training_goes_on_from_the_mean_of_files_and_where_it_stopped(pool, tmp_
     finish("debug", tmp_path, starts)
     assert json.loads((tmp_path / "metrics.json").read_text())[-1]["mean_of"] == 3
     assert load_pose(tmp_path / "trained.safetensors").name == "debug"
+
+
+def test_scores_without_a_balance_stay_as_they_are(pool):
+    """Crops in which nothing is seen, or nothing outside; a network whose scores are 0."""
+    net = build_network("debug", (64, 64)).eval()
+    before = net.head.cls_x.weight.clone()
+    for kind in (OUTSIDE, VISIBLE):
+        assert calibrate(net, replace(pool, visible=np.full_like(pool.visible, kind))) == 1.0
+    assert torch.equal(net.head.cls_x.weight, before)
+    torch.nn.init.zeros_(net.head.cls_x.weight)
+    torch.nn.init.zeros_(net.head.cls_y.weight)
+    assert calibrate(net, pool) == 1.0
+
+
+@pytest.mark.parametrize("cut_short", ["weights_of", "write_json"])
+def test_a_report_that_is_cut_short_is_not_lost_and_not_told_twice(pool, tmp_path, monkeypatch, cut_short):
+    """Killed between the state and what follows from it: going on gives what one go gives."""
+    for name in ("crops", "test_strong"):
+        write_pool(pool, tmp_path / "pool", name)
+    phase = Phase("debug", (64, 64), (("crops", 1.0),), 2, 0, Schedule(0.3, 1, 0, 2, 0.01))
+    monkeypatch.setattr(starter, "REPORT_EVERY", 1)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for folder in ("whole", "killed"):
+            (out := tmp_path / folder).mkdir()
+            arguments = (0, 1, phase, (), None, tmp_path / "pool", out, 5)
+            if folder == "killed":
+                with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                    patch.setattr(starter, cut_short, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+                    train(*arguments)
+                torch.distributed.destroy_process_group()
+                (out / "rendezvous").unlink(missing_ok=True)
+            train(*arguments)
+            results.append([row["pictures"] for row in json.loads((out / "metrics.json").read_text())])
+            results.append((out / "debug.safetensors").is_file())
+    finally:
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(False)
+    assert results == [[32, 64], True] * 2
+
+
+def test_a_phase_is_done_at_once(tmp_path, monkeypatch):
+    """Its state becomes the mark that it is done: a kill between the two would have it trained again, on its result."""
+    marked = []
+
+    def ended(*_, **__):
+        (tmp_path / "state.pt").write_bytes(b"state")
+
+    def replaced(source, target):
+        Path(source).rename(target)
+        marked.append(((tmp_path / "state.pt").is_file(), (tmp_path / "phase0.done").is_file()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(starter.torch.multiprocessing, "spawn", ended)
+    monkeypatch.setattr(starter, "prepare", lambda *_: None)
+    monkeypatch.setattr(starter, "check_start", lambda *_, **__: (PHASES["dwpose-nano"][0],))
+    monkeypatch.setattr(starter, "limit_threads", lambda: None)
+    monkeypatch.setattr(starter.os, "replace", replaced)
+    monkeypatch.setattr(sys, "argv", ["starter", "--assets", "a", "--out", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        starter.main()
+    assert marked == [(False, True)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--people 0", "at least 1"),
+        ("--scene-people 10", "--scene-people must be at least 11"),
+        ("--people 20", "--scene-people must be at least 11"),
+        ("--length nan", "above 0"),
+        ("--workers 0", "at least 1"),
+        ("--seed -1", "not be negative"),
+    ],
+)
+def test_numbers_that_fill_no_batch(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.setattr(sys, "argv", ["starter", "--assets", "a", "--out", str(tmp_path / "out"), *flags.split()])
+    with pytest.raises(SystemExit):
+        starter.main()
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from training import checkpoint
+from training.synthetic import generate, pool, workers
 from training.synthetic.workers import Workers
 
 
@@ -92,3 +95,45 @@ def _is_alive(process: int) -> bool:
     """Whether it runs; one that ended and that nobody has asked about is none."""
     status = Path(f"/proc/{process}/stat")
     return status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def _make_one(numbers: range) -> range:
+    return numbers
+
+
+def test_labels_are_there_when_their_pool_is_complete_and_not_before(tmp_path, monkeypatch):
+    """Made again and killed, it would have the earlier labels with pictures that are partly new."""
+    picture, labels = tmp_path / "train.npy", tmp_path / "train.npz"
+
+    def made() -> None:
+        pool.fill_pool(picture, 2, (4, 4), 1, len, ("",), _make_one)
+
+    save = np.savez
+
+    def cut_short(file, **arrays):
+        save(file, **arrays)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool, "fill_pictures", lambda *_: workers.fill_pictures(*_) and [((0,), (1,))])
+    made()
+    assert np.load(labels)["visible"].tolist() == [1]
+    monkeypatch.setattr(pool, "save_arrays", lambda path, arrays: checkpoint.save_arrays(path, arrays, cut_short))
+    with pytest.raises(KeyboardInterrupt):
+        made()
+    assert not labels.exists()
+
+
+def test_layers_that_are_drawn_again_have_no_labels_before_the_end(tmp_path, monkeypatch):
+    """Those of an earlier, smaller size would be taken for theirs."""
+    (tmp_path / "labels_0003.npz").write_bytes(b"earlier")
+
+    class Killed:
+        def __init__(self, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "Workers", Killed)
+    monkeypatch.setattr(generate, "check_assets", len)
+    monkeypatch.setattr(generate, "check_opengl", lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        generate.generate("assets", tmp_path, people=1, seed=3, workers=1, size=(16, 16))
+    assert not list(tmp_path.iterdir())

@@ -395,3 +395,67 @@ def test_the_backbone_moves_by_what_the_pose_network_has_learnt_since(tmp_path):
 def test_sides_that_no_pyramid_has_are_refused(sides, message):
     with pytest.raises(ValueError, match=message):
         DetectorConfig(**sides)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"batch": -1}, "--batch must be at least 1"),
+        ({"workers": 0}, "--workers must be at least 1"),
+        ({"mosaic": float("nan")}, "--mosaic must be a share"),
+        ({"mix_styles": 1.5}, "--mix-styles must be a share"),
+        ({"tail": -0.1}, "--tail must be a share"),
+        ({"lr": float("nan")}, "--lr must not be negative"),
+        ({"muon_lr": float("inf")}, "--muon-lr must not be negative"),
+        ({"seed": -1}, "--seed must not be negative"),
+    ],
+)
+def test_numbers_that_train_nothing_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        DetectorConfig(**values)
+
+
+@pytest.mark.parametrize("flags", ["--save-every 0", "--report-every 0", "--loaders -1", "--people 0", "--device tpu"])
+def test_flags_that_would_fail_late_are_refused(monkeypatch, capsys, flags):
+    monkeypatch.setattr(sys, "argv", ["x", "--assets", "none", "--out", "none", *flags.split()])
+    with pytest.raises(SystemExit):
+        train_detector.main()
+    assert f"argument {flags.split()[0]}: " in capsys.readouterr().err
+
+
+def test_a_process_tells_its_mistake_in_a_line(tmp_path, capfd):
+    job = Job(save_pools(tmp_path / "pool"), tmp_path)
+    checkpoint.save_state(tmp_path / "last.pt", {"config": dataclasses.asdict(TINY)})
+    with pytest.raises(SystemExit) as end:
+        train_detector.spawn(dataclasses.replace(TINY, lr=1e-3), job)
+    printed = capfd.readouterr().err
+    assert end.value.code == 2 and "same options" in printed and "Traceback" not in printed
+
+
+def test_another_run_is_refused_before_anything_is_rendered(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_detector, "prepare", lambda *_: pytest.fail("the work was begun"))
+    checkpoint.save_state(tmp_path / "last.pt", {"config": dataclasses.asdict(TINY)})
+    monkeypatch.setattr(sys, "argv", ["x", "--assets", "none", "--out", str(tmp_path), "--device", "cpu"])
+    with pytest.raises(ValueError, match="same options"):
+        train_detector.main()
+
+
+def test_a_log_has_every_step_once(tmp_path, monkeypatch):
+    """Killed after it had logged a step that it takes again."""
+    monkeypatch.setattr(train_detector, "LOG_EVERY", 1)
+    job = Job(save_pools(tmp_path / "pool"), tmp_path, save_every=2)
+    add = Tally.add
+
+    def killed_in_the_fourth_step(tally, step, *rest):
+        if step == 3:
+            raise KeyboardInterrupt
+        add(tally, step, *rest)
+
+    monkeypatch.setattr(Tally, "add", killed_in_the_fourth_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(0, TINY, job)
+    monkeypatch.setattr(Tally, "add", add)
+    train(0, TINY, job)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]

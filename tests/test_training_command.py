@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import multiprocessing
+import os
 import runpy
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +47,10 @@ MISTAKES = [
     ("export", [".", "a.safetensors"], "is it the folder of a run"),
     ("data.check", ["no.json,images"], "No such file or directory: 'no.json'"),
     ("data.ubody", ["nowhere"], "no annotations/<scene>/keypoint_annotation.json"),
+    ("synthetic.generate", ["--assets", "nowhere", "--out", "a"], "nowhere holds no base.npz"),
+    ("synthetic.objects", ["--assets", "nowhere", "--out", "a"], "nowhere holds no base.npz"),
+    ("synthetic.sheet", ["--data", "nowhere", "--out", "a.png"], "nowhere holds no labels_*.npz"),
+    ("detection.evaluate", ["no.pth", "--pool", "a"], "no weights at no.pth"),
 ]
 
 
@@ -58,6 +65,24 @@ def test_mistakes_are_one_line(toy, tmp_path, monkeypatch, capsys, name, argv, m
     printed = capsys.readouterr().err.strip()
     assert message in printed and printed.startswith(f"{name.split('.')[-1]}: ")
     assert "Traceback" not in printed and len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "name, argv, message",
+    [
+        ("synthetic.scene_crops", "--scenes a --out b", "a/annotations.json is missing"),
+        ("synthetic.pool", "--layers a --objects b --assets c --out d", "a holds no labels_*.npz"),
+        ("detection.pool", "--layers a --objects b --assets c --out d", "pictures"),
+    ],
+)
+def test_mistakes_that_workers_find_are_one_line(tmp_path, name, argv, message):
+    """Below a progress bar."""
+    code = [sys.executable, "-m", f"training.{name}", *argv.split(), "--count", "1", "--workers", "1"]
+    paths = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run(code, cwd=tmp_path, env=paths, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    told = ended.stderr.splitlines()[-1]
+    assert told.startswith(f"{name.split('.')[-1]}: ") and message in told
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dwpose_core.models.rtmcc import DWPose
@@ -64,6 +65,16 @@ def load_state(path: str | Path) -> dict:
 def save_model(path: str | Path, model: DWPose, metadata: dict[str, str]) -> None:
     """Weights as safetensors that `dwpose_core.models.weights.load_pose` reads, with `metadata` in the header."""
     write_atomic(path, lambda temporary: save_safetensors(model, temporary, metadata))
+
+
+def save_arrays(path: str | Path, arrays: dict[str, np.ndarray], save: Callable = np.savez) -> None:
+    """A .npz file; `save` is np.savez or np.savez_compressed."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # to a path they would append a suffix
+            save(file, **arrays)
+
+    write_atomic(path, write)
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:

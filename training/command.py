@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,20 @@ def at_least_one(text: str) -> int:
 def not_negative(text: str) -> int:
     if (value := int(text)) < 0:
         raise ValueError(f"must not be negative, got {value}")
+    return value
+
+
+@argument
+def more_than_zero(text: str) -> float:
+    if not 0 < (value := float(text)) < math.inf:
+        raise ValueError(f"must be a number above 0, got {text}")
+    return value
+
+
+@argument
+def share(text: str) -> float:
+    if not 0 <= (value := float(text)) <= 1:
+        raise ValueError(f"must be a share, from 0 to 1, got {text}")
     return value
 
 

@@ -105,7 +105,7 @@ class StepStatistics:
             checkpoint.save_state(path, {"step": step, "batches": content, "statistics": values})
 
 
-def _cut(path: Path, step: int) -> None:
+def cut_log(path: Path, step: int) -> None:
     """Leave the lines up to `step` only. A run that was killed has logged steps that it takes again, and perhaps half
     a line."""
     if not path.exists():
@@ -133,7 +133,7 @@ class Log:
         )
         if not self.active:
             return
-        _cut(folder / "log.jsonl", step)
+        cut_log(folder / "log.jsonl", step)
         self.file = open(folder / "log.jsonl", "a", buffering=1)
         if config.tensorboard:
             try:

@@ -73,12 +73,13 @@ def simcc_loss(
 ) -> torch.Tensor:
     """Cross entropy of both axes: keypoints (N, K, 2) px with `weight` (N, K), flat rows with `absent` (N, K)."""
     total = torch.zeros(())
+    seen = weight.sum().clamp(min=1)  # of a small batch all crops may be empty
     for axis, table in enumerate(tables):
         log_probability = (logits[axis].float() * BETA).log_softmax(-1)
         row = (points[..., axis] * 2).round().long().clamp(-LABEL_MARGIN, table.shape[1] + LABEL_MARGIN - 1)
         present = -(table[row + LABEL_MARGIN] * log_probability).sum(-1)
         flat = -log_probability.mean(-1)
-        total = total + (present * weight).sum() / weight.sum() + (flat * absent).sum() / weight.sum()
+        total = total + (present * weight).sum() / seen + (flat * absent).sum() / seen
     return total
 
 
@@ -93,7 +94,7 @@ def heatmap_loss(maps: torch.Tensor, points: torch.Tensor, weight: torch.Tensor,
     log_probability = maps.float().flatten(2).log_softmax(-1).unflatten(2, (height, width))
     # The target is a product, so the sum over cells runs over rows first.
     rows = torch.einsum("nkhw,nkw->nkh", log_probability, target_x)
-    return -((rows * target_y).sum(-1) * weight).sum() / weight.sum()
+    return -((rows * target_y).sum(-1) * weight).sum() / weight.sum().clamp(min=1)
 
 
 def turned_away(points: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -48,7 +49,8 @@ from tqdm import tqdm
 
 from dwpose_core.models.rtmcc import VARIANTS, DWPose
 
-from .command import run
+from .checkpoint import save_state, write_atomic, write_json
+from .command import at_least_one, more_than_zero, not_negative, run
 from .growth import hold_pixels, mean_weights
 from .label_objective import as_batch
 from .muon import MuonAdamW
@@ -70,6 +72,8 @@ from .synthetic.workers import end_with_parent, limit_threads
 BATCH = 32  # per process
 LEAST_CROPS = 20 * BATCH  # a twentieth of --crops is undisturbed
 REPORT_EVERY = 1000  # steps
+CROPS_EACH = 3  # of each person rendered in scenes
+LEAST_SCENE_PEOPLE = -(-BATCH // CROPS_EACH)
 LEARNING_RATE, MUON_RATE, WEIGHT_DECAY = 2e-3, 3e-3, 0.05
 LAYER_SIZE = (192, 256)  # (W, H) of rendered people, margin included
 SCENE_SIDE = 400  # longer side of scenes rendered as a whole, px; most people in them are smaller than a crop
@@ -128,7 +132,15 @@ def train(
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
         average.module.load_state_dict(state["average"])
+        history = state.get("history", history)
+
+    def publish() -> None:
+        save(average.module, weights_of(phase, out))
+        write_json(metrics, history)
+
     dist.barrier()  # nobody writes these files before everybody has read them
+    if rank == 0 and done:  # what went before may have ended between the state and these
+        publish()
     rng = np.random.default_rng((seed, rank, done, 1))  # without the 1 the first one's numbers were those of `turns`
     for step in tqdm(
         range(done, phase.steps),
@@ -162,11 +174,9 @@ def train(
             history.append(row)
             losses.clear()
             tqdm.write(json.dumps(row))
-            save(average.module, weights_of(phase, out))
-            metrics.write_text(json.dumps(history, indent=1) + "\n")
             state = {"objective": objective.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            torch.save(state | {"average": average.module.state_dict()}, out / "state.tmp")
-            os.replace(out / "state.tmp", checkpoint)
+            save_state(checkpoint, state | {"average": average.module.state_dict(), "history": history})
+            publish()
     dist.barrier()
     dist.destroy_process_group()
 
@@ -213,7 +223,7 @@ def check_start(
     if start and phases[0].kind == "stage2":
         raise ValueError(f"{teacher} is a {network} and its own teacher: leave out --start")
     objective_of(phases[0], net, taught_by)
-    if length <= 0:
+    if not 0 < length < math.inf:
         raise ValueError(f"--length must be more than 0, got {length}")
     origin = f"{network} from {', '.join(str(path.resolve()) for path in start) or 'nothing'}"
     origin += "" if length == 1.0 else f", length {length}"
@@ -240,9 +250,9 @@ def finish(network: str, out: Path, earlier: list[Path], teacher: Path | None = 
         if before is None and "stage2" in rows:
             before = {"strong": measure(as_trained(teacher).eval(), CropPool.load(out / "pool", "test_strong"))}
         if not before or before["strong"]["body_pck"] <= rows["stage2"]["strong"]["body_pck"]:
-            shutil.copyfile(result, trained)
+            write_atomic(trained, lambda temporary: shutil.copyfile(result, temporary))
         elif first.is_file():
-            shutil.copyfile(first, trained)
+            write_atomic(trained, lambda temporary: shutil.copyfile(first, temporary))
         else:
             save(as_trained(teacher), trained)
     size = VARIANTS[network].input_size
@@ -257,14 +267,19 @@ def finish(network: str, out: Path, earlier: list[Path], teacher: Path | None = 
     row["score_factor"] = calibrate(net, CropPool.load(out / "pool", "test_strong"))
     save(net, result, row["score_factor"])
     history = [row for row in json.loads((out / "metrics.json").read_text()) if "score_factor" not in row]
-    (out / "metrics.json").write_text(json.dumps([*history, row], indent=1) + "\n")
+    write_json(out / "metrics.json", [*history, row])
+
+
+def scene_people(args: argparse.Namespace) -> int:
+    """How many people are rendered in whole scenes."""
+    return args.people // 2 if args.scene_people is None else args.scene_people
 
 
 def prepare(args: argparse.Namespace, out: Path) -> None:
     """Layers and pools that do not exist yet."""
     close, size = HELD_OUT * 2 // 3, pool_size(args.network)
     drawn = {name for phase in MORE[args.network] for name, _ in phase.pools}
-    in_scenes = args.people // 2 if args.scene_people is None else args.scene_people
+    in_scenes = scene_people(args)
     jobs = (
         ("layers", args.people, args.seed, "usual"),
         ("close_layers", args.people // 2, args.seed + 20, "close-ups"),
@@ -305,7 +320,7 @@ def prepare(args: argparse.Namespace, out: Path) -> None:
         if wanted and not (out / "pool" / f"{name}.npz").is_file():
             sources = (out / folder, out / "objects", args.assets)
             build_pool(*sources, out / "pool", name, count, seed, size, args.workers, disturb)
-    scene_pools = (("scenes", "scenes", 3 * in_scenes), ("test_scenes", "held_out_scenes", HELD_OUT))
+    scene_pools = (("scenes", "scenes", CROPS_EACH * in_scenes), ("test_scenes", "held_out_scenes", HELD_OUT))
     for name, folder, count in scene_pools:
         if not (out / "pool" / f"{name}.npz").is_file():
             build_scene_pool(out / folder, out / "pool", name, count, args.seed + 6, size, args.workers)
@@ -334,20 +349,26 @@ def main() -> None:
         help="weights of an earlier part of this training; the result is their mean with what is trained (repeatable)",
     )
     note = "rendered for training; half as many close-ups, and where hands are learnt by themselves, of those"
-    parser.add_argument("--people", type=int, default=18000, help=note)
+    parser.add_argument("--people", type=at_least_one, default=18000, help=note)
     parser.add_argument(
         "--scene-people",
-        type=int,
+        type=at_least_one,
         help="rendered in whole scenes, unless OUT/scenes is there; half of --people if not given",
     )
     parser.add_argument("--crops", type=int, default=140000, help="of the strongest kind; as many others")
-    parser.add_argument("--length", type=float, default=1.0, help="of the training, relative to the recipe's steps")
-    parser.add_argument("--workers", type=int, default=2, help="processes; part of the recipe, keep 2 to repeat it")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--length", type=more_than_zero, default=1.0, help="of the training, relative to the recipe's steps"
+    )
+    parser.add_argument(
+        "--workers", type=at_least_one, default=2, help="processes; part of the recipe, keep 2 to repeat it"
+    )
+    parser.add_argument("--seed", type=not_negative, default=1)
     args = parser.parse_args()
     out = args.out.resolve()
     if args.crops < LEAST_CROPS:
         parser.error(f"--crops must be at least {LEAST_CROPS}, or some kinds do not fill a batch; got {args.crops}")
+    if (in_scenes := scene_people(args)) < LEAST_SCENE_PEOPLE:
+        parser.error(f"--scene-people must be at least {LEAST_SCENE_PEOPLE}, or they fill no batch; got {in_scenes}")
     for path in (*args.start, *args.mean, *([args.teacher] if args.teacher else [])):
         if not path.is_file():  # a catalogue name would be found, too, but keep the factor of its scores
             parser.error(f"{path} is no file")
@@ -363,8 +384,8 @@ def main() -> None:
             (out / "rendezvous").unlink(missing_ok=True)
             arguments = (args.workers, phase, start, args.teacher, out / "pool", out, args.seed + number)
             torch.multiprocessing.spawn(train, arguments, nprocs=args.workers)
-            (out / "state.pt").unlink()
-            (out / f"phase{number}.done").touch()
+            os.replace(out / "state.pt", out / f"phase{number}.done")  # at once: neither without the other
+            (out / f"phase{number}.done").write_bytes(b"")
         start = [weights_of(phase, out)]
     finish(args.network, out, args.mean, args.teacher)
 

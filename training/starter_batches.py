@@ -26,10 +26,9 @@ DRAWN = 0.15  # of all crops
 
 @dataclass(frozen=True)
 class Variation:
-    """What a crop undergoes each time it is drawn, beside zoom and mirroring. An ablation leaves out one at a time."""
+    """What an ablation can leave out of what a crop undergoes each time it is drawn."""
 
     patches: bool = True  # of other crops, in front
-    drawings: bool = True
     colours: bool = True  # grey, contrast, colour, brightness
 
 
@@ -56,7 +55,7 @@ def draw_batch(
         images[i : i + 1], points[i : i + 1] = resized(image[None], points[i : i + 1], size)
         if variation.patches and rng.random() < PATCHED:
             _patch(images[i], points[i], visible[i], pool.images[rng.integers(len(pool))], rng)
-        if variation.drawings and rng.random() < DRAWN:
+        if rng.random() < DRAWN:
             images[i] = drawn(images[i], rng)
     flip = rng.random(count) < 0.5
     images[flip] = images[flip][:, :, ::-1]

@@ -69,13 +69,19 @@ def calibrate(net: DWPose, pool: CropPool) -> float:
     """Scale the scores in place so that 0.3, the field's usual threshold, is the balanced one. Returns the factor.
 
     Balanced: as large a share of the seen body points falls below as of those outside the crop lies above. A network
-    trained this briefly is unsure of everything, and its raw scores are low. Keypoints do not move.
+    trained this briefly is unsure of everything, and its raw scores are low. Keypoints do not move. Nothing is scaled
+    where the crops lack one kind of point, or the balanced score is not above 0.
     """
     score = predict(net, pool)[2][:, :17]
     seen, outside = (np.sort(score[pool.visible[:, :17] == kind]) for kind in (VISIBLE, OUTSIDE))
+    if not len(seen) or not len(outside):
+        return 1.0
     missed = np.searchsorted(seen, seen) / len(seen)
     false = 1 - np.searchsorted(outside, seen) / len(outside)
-    factor = 0.3 / float(seen[np.abs(missed - false).argmin()])
+    balanced = float(seen[np.abs(missed - false).argmin()])
+    if balanced <= 0:
+        return 1.0
+    factor = 0.3 / balanced
     with torch.no_grad():
         net.head.cls_x.weight *= factor
         net.head.cls_y.weight *= factor

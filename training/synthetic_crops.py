@@ -179,7 +179,7 @@ class CropSource:
         mixture, layers = self.mixture, self.filler.pool.layers
         count = mixture.batch * mixture.at_once
         # A ring that threads have only begun to fill would show the same few pictures again and again.
-        young = self.beside and self.scenes and len(self.scenes.bank) < count
+        young = self.beside and self.scenes and len(self.scenes.bank) < min(count, self.scenes.bank.capacity)
         cut = 0 if young else round(mixture.scenes * count)
         dice = Dice(self.generator)
         index = dice.below(len(layers), count - cut)

@@ -45,6 +45,7 @@ from dwpose_core.models import create_model
 from dwpose_core.models.rtmcc import DWPose
 
 from . import checkpoint, command
+from .command import at_least_one, more_than_zero, not_negative, share
 from .starter_score import calibrate
 from .synthetic.body import check_assets
 from .synthetic.composite import STRONG
@@ -139,7 +140,8 @@ class Run:
         leave.callback(filler.close)
         if not (folder / "done").is_file():
             filler.fill(args.minutes * 60 * shares(args)[0] / kinds, folder)
-            print(f"{filler.drawn} people, {len(pool.layers) / filler.seconds:.1f} layers per second")
+            rate = f", {len(pool.layers) / filler.seconds:.1f} layers per second" if filler.seconds else ""
+            print(f"{filler.drawn} people{rate}")
         return filler
 
     def train(self, stage: Stage, teacher: DWPose | None) -> DWPose:
@@ -203,7 +205,7 @@ class Run:
     def write_curves(self, rows: list[dict]) -> None:
         on_gpu, paths = self.device.type == "cuda", ("assets", "out", "state", "start")
         record = {
-            "machine": torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores",
+            "machine": torch.cuda.get_device_name(self.device) if on_gpu else f"{os.cpu_count()} CPU cores",
             "options": {key: value for key, value in vars(self.args).items() if key not in paths},
             "stages": [asdict(stage) for stage in plan(self.args)],
             "people": {"plain" if plain else "dressed": filler.drawn for plain, filler in self.fillers.items()},
@@ -249,9 +251,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--state", type=Path, help="for going on after a stop; default OUT/state")
-    parser.add_argument("--minutes", type=float, required=True, help="all stages together")
+    parser.add_argument("--minutes", type=more_than_zero, required=True, help="all stages together")
     parser.add_argument(
-        "--stop-after", type=float, help="end this process after so many minutes; start it again to go on"
+        "--stop-after", type=more_than_zero, help="end this process after so many minutes; start it again to go on"
     )
     note = 'a network, the file of a trained one, or "none": students from the labels alone'
     parser.add_argument("--teacher", default="dwpose-m", help=note)
@@ -275,28 +277,32 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--without", nargs="+", choices=LEVERS, default=[], metavar="LEVER", help=", ".join(LEVERS))
     parser.add_argument("--ablation", action="store_true", help="the table of levers instead of teacher and students")
     parser.add_argument(
-        "--layers", type=int, default=100_000 if on_gpu else 4000, help="kept on the device, 0.2 MB each"
+        "--layers", type=at_least_one, default=100_000 if on_gpu else 4000, help="kept on the device, 0.2 MB each"
     )
     parser.add_argument(
-        "--scene-crops", type=int, default=60_000 if on_gpu else 2000, help="kept on the device, 0.15 MB each"
+        "--scene-crops", type=at_least_one, default=60_000 if on_gpu else 2000, help="kept on the device, 0.15 MB each"
     )
-    parser.add_argument("--views", type=int, default=4, help="per posed and dressed body")
-    parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
+    parser.add_argument("--views", type=at_least_one, default=4, help="per posed and dressed body")
+    parser.add_argument("--captured", type=share, default=0.0, help="share of poses from motion capture (not CC0)")
     parser.add_argument(
-        "--pictures", type=int, default=6000 if on_gpu else 300, help="backgrounds painted at the start"
+        "--pictures", type=at_least_one, default=6000 if on_gpu else 300, help="backgrounds painted at the start"
     )
-    parser.add_argument("--things", type=int, default=1500 if on_gpu else 100, help="objects drawn at the start")
-    parser.add_argument("--held-out", type=int, default=384 if on_gpu else 60, help="layers to measure on")
-    parser.add_argument("--at-once", type=int, default=16 if on_gpu else 2, help="people per drawing")
-    parser.add_argument("--batch", type=int, default=384 if on_gpu else 16)
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="processes")
+    parser.add_argument(
+        "--things", type=at_least_one, default=1500 if on_gpu else 100, help="objects drawn at the start"
+    )
+    parser.add_argument("--held-out", type=at_least_one, default=384 if on_gpu else 60, help="layers to measure on")
+    parser.add_argument("--at-once", type=at_least_one, default=16 if on_gpu else 2, help="people per drawing")
+    parser.add_argument("--batch", type=at_least_one, default=384 if on_gpu else 16)
+    parser.add_argument("--workers", type=at_least_one, default=max(1, (os.cpu_count() or 1) - 1), help="processes")
     parser.add_argument("--no-refresh", dest="refresh", action="store_false", help="no new people while training")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=not_negative, default=1)
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
     args = parser.parse_args(argv)
     for name in ("scenes", "close_ups", "drawings"):
         if not 0 <= getattr(args, name) <= 0.9:
             parser.error(f"--{name.replace('_', '-')} is a share between 0 and 0.9, not {getattr(args, name)}")
+    if twice := {name for name in args.students if args.students.count(name) > 1}:
+        parser.error(f"--students names {min(twice)} more than once")
     if args.scenes and (args.ablation or args.without):
         parser.error("whole scenes have all levers of realism in them: leave out --scenes to compare levers")
     files = [("--teacher", Path(args.teacher))] if taught_already(args) else []

@@ -46,7 +46,7 @@ from dwpose_core.models.weights import load_detector, save_safetensors
 from dwpose_core.models.yolox import VARIANTS, YOLOX
 
 from . import checkpoint
-from .command import run
+from .command import at_least_one, not_negative, run
 from .data.wholebody import DataSource
 from .detection import aid, simota
 from .detection.batches import to_input
@@ -56,7 +56,7 @@ from .detection.pool import ScenePool, build_pool
 from .detection.start import DetectorConfig, begin, create, early_layers, read_start
 from .detection.tally import Tally
 from .growth import mean_weights
-from .monitor import StopOnSignal, ending
+from .monitor import StopOnSignal, cut_log, ending
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage
 from .precision import autocast
@@ -129,6 +129,8 @@ def train(rank: int, config: DetectorConfig, job: Job) -> None:
         average.step = state["average_step"]
         optimizer.load_state_dict(state["optimizer"])
         del state
+    if rank == 0:
+        cut_log(job.out / "log.jsonl", step)
     if config.workers > 1:
         dist.barrier()  # nobody writes the file before everybody has read it
     schedule, tally = config.schedule(), Tally(device)
@@ -257,10 +259,19 @@ def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None
         build_pool(sources, pool, "train", args.scenes, args.seed, *shape, labelled=labelled)
 
 
+def _train_alone(rank: int, config: DetectorConfig, job: Job) -> None:
+    """`train` in a process of its own, which tells a mistake as the command does."""
+    sys.exit(run(lambda: train(rank, config, job)))
+
+
 def spawn(config: DetectorConfig, job: Job) -> None:
-    """`train` in processes of its own."""
+    """`train` in processes of its own.
+
+    Raises:
+        SystemExit: with the status of the process that ended first, unless all went well.
+    """
     (job.out / "rendezvous").unlink(missing_ok=True)
-    running = torch.multiprocessing.spawn(train, (config, job), nprocs=config.workers, join=False)
+    running = torch.multiprocessing.spawn(_train_alone, (config, job), nprocs=config.workers, join=False)
     # Asked to stop, ask the processes, unless they are gone: they save at the end of their step.
     signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in running.processes])
     try:
@@ -281,22 +292,29 @@ def main() -> None:
     parser.add_argument("--rendered", type=Path, help="scenes rendered as a whole; made in OUT/rendered if not given")
     note = "weights of an earlier part of this training; the result is their mean with what is trained (repeatable)"
     parser.add_argument("--mean", action="append", default=[], metavar="WEIGHTS", help=note)
-    parser.add_argument("--people", type=int, default=18000, help="rendered alone, for composed scenes (18000)")
+    parser.add_argument(
+        "--people", type=at_least_one, default=18000, help="rendered alone, for composed scenes (18000)"
+    )
     note = "of those, pixels; 288 384 for a --side of 416, or who is near is blurred (192 256)"
-    parser.add_argument("--layer-size", type=int, nargs=2, default=LAYER_SIZE, metavar=("W", "H"), help=note)
+    parser.add_argument("--layer-size", type=at_least_one, nargs=2, default=LAYER_SIZE, metavar=("W", "H"), help=note)
     parser.add_argument(
         "--scene-people",
-        type=int,
+        type=not_negative,
         default=4600,
         help="in scenes rendered as a whole, unless they are there; 0 for none (4600)",
     )
-    parser.add_argument("--scenes", type=int, default=32000, help="composed for training (32000)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="for rendering and composing")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--save-every", type=int, default=200, help="steps between two saved states (200)")
-    parser.add_argument("--report-every", type=int, default=1000, help="steps between two measurements (1000)")
+    parser.add_argument("--scenes", type=at_least_one, default=32000, help="composed for training (32000)")
+    parser.add_argument("--processes", type=at_least_one, default=os.cpu_count(), help="for rendering and composing")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="what to train on",
+    )
+    parser.add_argument("--save-every", type=at_least_one, default=200, help="steps between two saved states (200)")
+    parser.add_argument("--report-every", type=at_least_one, default=1000, help="steps between two measurements (1000)")
     note = "processes that draw batches for each training one; if not given none on CPUs, on GPUs a core each but one"
-    parser.add_argument("--loaders", type=int, help=note)
+    parser.add_argument("--loaders", type=not_negative, help=note)
     parser.add_argument("--prepare-only", action="store_true", help="render and compose, and stop before the training")
     for field in dataclasses.fields(DetectorConfig):
         flag = f"--{field.name.replace('_', '-')}"
@@ -311,6 +329,7 @@ def main() -> None:
     net = begin(config)  # unusable weights are reported before an hour of rendering
     mean_weights([*earlier_parts(config, args.mean), net])
     out = args.out.resolve()
+    _saved(out / "last.pt", config)  # and so is a run that was begun otherwise
     out.mkdir(parents=True, exist_ok=True)
     prepare(args, config, out)
     if args.prepare_only:

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,7 @@ from dwpose_core.models.weights import load_detector
 from dwpose_core.models.yolox import YOLOX, decode_people
 from dwpose_core.pipeline import Options, find_boxes
 
+from ..command import run
 from ..pictures import imread
 from .batches import to_input
 from .pool import ScenePool
@@ -263,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import numpy as np
 
 from dwpose_core.geometry import LETTERBOX_VALUE
 
+from ..checkpoint import save_arrays
+from ..command import at_least_one, not_negative, run
 from ..data.wholebody import DataSource
 from ..synthetic.workers import fill_pictures
 from .labelled import LabelledPictures
@@ -127,14 +130,14 @@ def build_pool(
     parts = fill_pictures(picture, (total, side, side, 4), "scene", CHUNK, workers, _start, arguments, _fill)
     rows = [row for part in parts for row in part]
     boxes, points, sizes = zip(*rows, strict=True)
-    np.savez(
-        out / f"{name}.npz",
-        boxes=np.concatenate(boxes),
-        first=np.cumsum([0, *map(len, boxes)]),
-        points=np.concatenate(points),
-        first_point=np.cumsum([0, *map(len, points)]),
-        sizes=np.array(sizes),
-    )
+    labels = {
+        "boxes": np.concatenate(boxes),
+        "first": np.cumsum([0, *map(len, boxes)]),
+        "points": np.concatenate(points),
+        "first_point": np.cumsum([0, *map(len, points)]),
+        "sizes": np.array(sizes),
+    }
+    save_arrays(out / f"{name}.npz", labels)
 
 
 def main() -> None:
@@ -144,12 +147,12 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="train")
-    parser.add_argument("--count", type=int, default=24000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--side", type=int, default=256, help="longer side of a scene, pixels")
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--count", type=not_negative, default=24000)
+    parser.add_argument("--seed", type=not_negative, default=1)
+    parser.add_argument("--side", type=at_least_one, default=256, help="longer side of a scene, pixels")
+    parser.add_argument("--workers", type=at_least_one, default=os.cpu_count())
     parser.add_argument("--held-out", action="store_true", help="backgrounds and objects that training never sees")
-    parser.add_argument("--people", type=int, help="in every scene")
+    parser.add_argument("--people", type=not_negative, help="in every scene")
     parser.add_argument("--close-ups", action="store_true", help="nothing but close-ups of faces and hands")
     labelled = {"type": DataSource.parse, "action": "append", "default": [], "metavar": "ANNOTATIONS,IMAGES"}
     parser.add_argument("--labelled", **labelled, help="COCO-WholeBody data to add; may be given several times")
@@ -160,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,15 @@ class DetectorConfig:
                 raise ValueError(f"--{name} must be a multiple of 32 pixels, the largest stride, got {value}")
         if self.smallest > self.largest:
             raise ValueError(f"--smallest {self.smallest} is larger than --largest {self.largest}")
+        for name in ("steps", "batch", "workers"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+        for name in ("mosaic", "mix_styles", "tail"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be a share, from 0 to 1, got {value}")
+        for name in ("lr", "muon_lr", "weight_decay", "aid", "seed"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {value}")
 
     @property
     def tail_start(self) -> int:

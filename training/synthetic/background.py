@@ -79,7 +79,7 @@ class Background:
             raise result
         value, event = result
         if event is not None:
-            stream = torch.cuda.current_stream()
+            stream = torch.cuda.current_stream(self.stream.device)  # the caller's device may be another one
             stream.wait_event(event)
             for tensor in tensors_in(value):
                 tensor.record_stream(stream)  # the memory is not the thread's again before we are done with it

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from tqdm import tqdm
 
 from dwpose_core.skeleton import PARTS
 
-from ..command import at_least_one
+from ..checkpoint import save_arrays
+from ..command import at_least_one, not_negative, run, share
 from ..pictures import imwrite
 from . import camera as cam
 from .accessories import accessories
@@ -172,12 +174,14 @@ def generate(
     check_assets(assets)
     check_opengl()
     out.mkdir(parents=True, exist_ok=True)
+    labels = out / f"labels_{seed:04d}.npz"  # marks the layers as complete, so those of earlier ones go first
+    labels.unlink(missing_ok=True)
     tasks = [(out, seed, number) for number in range(people)]
     options = {"captured": captured, "with_accessories": with_accessories, "framings": framings}
     with Workers(workers, _start, (assets, size, options | {"plain_clothes": plain_clothes})) as pool:
         rows = list(tqdm(pool.imap(_draw, tasks, chunksize=POSES_PER_BODY), total=people, unit="person"))
     table = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    np.savez_compressed(out / f"labels_{seed:04d}.npz", **table)
+    save_arrays(labels, table, np.savez_compressed)
 
 
 def main() -> None:
@@ -185,8 +189,8 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--people", type=at_least_one, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=not_negative, default=0)
+    parser.add_argument("--workers", type=at_least_one, default=os.cpu_count())
     parser.add_argument("--longest", type=at_least_one, default=640, help="longer side of a photograph, pixels")
     parser.add_argument("--layers", action="store_true", help="single people on transparent ground")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer, pixels")
@@ -196,10 +200,8 @@ def main() -> None:
     for flag, text in (("close-ups", "layers mostly of faces and hands"), ("hands", "layers of one hand alone")):
         kinds.add_argument(f"--{flag}", action="store_const", const=flag, dest="framings", help=text)
     parser.add_argument("--plain-clothes", action="store_true", help="layers in fitted grey suits, to compare")
-    parser.add_argument("--captured", type=float, default=0.0, help="share of poses from motion capture (not CC0)")
+    parser.add_argument("--captured", type=share, default=0.0, help="share of poses from motion capture (not CC0)")
     args = parser.parse_args()
-    if not 0 <= args.captured <= 1:
-        parser.error(f"--captured is a share, from 0 to 1, not {args.captured}")
     if min(args.size) < 16:
         parser.error(f"--size is WIDTH HEIGHT in pixels, at least 16, not {args.size[0]} {args.size[1]}")
     if not args.layers and (args.accessories or args.framings != "usual" or args.plain_clothes):
@@ -213,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ..command import at_least_one
+from ..command import at_least_one, not_negative, run
 from ..pictures import imwrite
 from .animals import animal, coat
+from .body import check_assets
 from .camera import Camera
 from .fabrics import random_cloth
 from .items import Item, Material
@@ -189,6 +191,7 @@ def _draw(task: tuple[Path, int, int]) -> None:
 
 def generate_objects(assets: Path, out: Path, count: int, seed: int, workers: int) -> None:
     """Render `count` objects into `out`; the file `done` marks a complete folder."""
+    check_assets(assets)
     check_opengl()
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(count)]
@@ -203,11 +206,11 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=at_least_one, default=1500)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=not_negative, default=1)
+    parser.add_argument("--workers", type=at_least_one, default=os.cpu_count())
     args = parser.parse_args()
     generate_objects(args.assets, args.out, args.count, args.seed, args.workers)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..command import at_least_one
+from ..checkpoint import save_arrays
+from ..command import at_least_one, not_negative, run
 from .backgrounds import Backgrounds
 from .composite import CLOSE, CROWDED, MILD, PARTIAL, QUIET, STRONG, TUMBLING, VACANT, Disturbance, composite
 from .layer_store import LayerStore, read_objects
@@ -95,7 +97,7 @@ def fill_pool(
     shape = (count, size[1], size[0], 3)
     parts = fill_pictures(picture, shape, "crop", CHUNK, workers, start, arguments, fill)
     keypoints, visible = (np.concatenate(column) for column in zip(*parts, strict=True))
-    np.savez(picture.with_suffix(".npz"), keypoints=keypoints, visible=visible)
+    save_arrays(picture.with_suffix(".npz"), {"keypoints": keypoints, "visible": visible})
 
 
 def build_pool(
@@ -124,9 +126,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="train")
     parser.add_argument("--count", type=at_least_one, default=40000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--size", type=int, nargs=2, default=(144, 192), metavar=("W", "H"))
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=not_negative, default=1)
+    parser.add_argument("--size", type=at_least_one, nargs=2, default=(144, 192), metavar=("W", "H"))
+    parser.add_argument("--workers", type=at_least_one, default=os.cpu_count())
     parser.add_argument("--disturb", choices=DISTURBANCES, default="strong", help="none: centred, upright, unspoilt")
     args = parser.parse_args()
     size = tuple(args.size)
@@ -145,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -24,10 +24,11 @@ class Ring(Generic[Columns]):
 
     def add(self, new: Columns) -> None:
         first = getattr(new, self.names[0])
-        place = (torch.arange(len(first), device=first.device) + self.added) % self.capacity
-        for name in self.names:
-            getattr(self.whole, name)[place] = getattr(new, name)
         self.added += len(first)
+        kept = min(len(first), self.capacity)  # of several rows for one place, a GPU may leave parts of each there
+        place = torch.arange(self.added - kept, self.added, device=first.device) % self.capacity
+        for name in self.names:
+            getattr(self.whole, name)[place] = getattr(new, name)[len(first) - kept :]
 
     def rows(self, index: torch.Tensor | slice) -> Columns:
         return type(self.whole)(*(getattr(self.whole, name)[index] for name in self.names))

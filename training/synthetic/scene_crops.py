@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,7 @@ import numpy as np
 
 from dwpose_core.skeleton import FLIP_INDICES, NUM_KEYPOINTS
 
-from ..command import at_least_one
+from ..command import at_least_one, not_negative, run
 from ..pictures import imread
 from .coco import seen_box
 from .composite import BOX_PADDING, Crop, draw_jitter, similarity, warp
@@ -203,12 +204,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="scenes")
     parser.add_argument("--count", type=at_least_one, default=20000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--size", type=int, nargs=2, default=(144, 192), metavar=("W", "H"))
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=not_negative, default=1)
+    parser.add_argument("--size", type=at_least_one, nargs=2, default=(144, 192), metavar=("W", "H"))
+    parser.add_argument("--workers", type=at_least_one, default=os.cpu_count())
     args = parser.parse_args()
     build_scene_pool(args.scenes, args.out, args.name, args.count, args.seed, tuple(args.size), args.workers)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ import numpy as np
 
 from dwpose_core.skeleton import HAND_EDGES, PARTS
 
-from ..command import at_least_one
+from ..command import at_least_one, run
 from ..pictures import imread, imwrite
 from .coco import PART_FIELDS, SKELETON
 from .labels import OUTSIDE, VISIBLE
@@ -106,7 +107,10 @@ def scene_pictures(folder: Path, count: int, size: tuple[int, int], show: str, i
         raise ValueError(f"{folder} has no image with the id {unknown[0]}; its ids are {min(images)} to {max(images)}")
     pictures = []
     for entry in [images[k] for k in ids] if ids else content["images"][:count]:
-        image = cv2.cvtColor(imread(folder / "images" / entry["file_name"]), cv2.COLOR_BGR2RGB)
+        picture = imread(folder / "images" / entry["file_name"])
+        if picture is None:
+            raise ValueError(f"{folder / 'images' / entry['file_name']} is not a readable picture")
+        image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
         people = [person for person in content["annotations"] if person["image_id"] == entry["id"]]
         views = {"bare": image, "labels": draw_labels(image, people)}
         pictures.append(np.vstack([fitted(view, size) for name, view in views.items() if show in (name, "both")]))
@@ -145,11 +149,15 @@ def main() -> None:
     parser.add_argument("--assets", type=Path)
     parser.add_argument("--objects", type=Path)
     parser.add_argument("--count", type=at_least_one, default=24)
-    parser.add_argument("--columns", type=int, default=6)
+    parser.add_argument("--columns", type=at_least_one, default=6)
     parser.add_argument("--scenes", type=int, nargs="+", default=[], metavar="ID", help="image ids; default: the first")
     parser.add_argument("--show", choices=("labels", "bare", "both"), default="labels", help="of photographs")
-    parser.add_argument("--tile", type=int, nargs=2, default=(320, 320), metavar=("W", "H"), help="of a photograph")
-    parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer's crop")
+    parser.add_argument(
+        "--tile", type=at_least_one, nargs=2, default=(320, 320), metavar=("W", "H"), help="of a photograph"
+    )
+    parser.add_argument(
+        "--size", type=at_least_one, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer's crop"
+    )
     args = parser.parse_args()
     if (args.assets is None) != (args.objects is None):
         parser.error("crops need both --assets and --objects")
@@ -163,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -159,6 +159,8 @@ def fill_pictures(
 ) -> list[Any]:
     """Make the uint8 array `picture` (.npy) of `shape`; what `fill` returns, in order of the pictures.
 
+    Labels of an earlier array (.npz beside it) are removed first: who stores the new ones marks the pool as complete.
+
     Args:
         shape: its first axis counts pictures, named `unit` in the progress bar.
         chunk: pictures per call of `fill`.
@@ -166,6 +168,7 @@ def fill_pictures(
         fill: writes the pictures of a range of numbers to the file.
     """
     picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.with_suffix(".npz").unlink(missing_ok=True)
     np.lib.format.open_memmap(picture, "w+", np.uint8, shape).flush()
     tasks = [range(k, min(k + chunk, shape[0])) for k in range(0, shape[0], chunk)]
     results = []
