@@ -231,6 +231,8 @@ def run_memory(args: argparse.Namespace) -> dict:
     rows = [(n, resident / 2**20) for _, n, resident in samples]
     early = [mib for n, mib in rows if 0.1 * args.images <= n < 0.3 * args.images]
     late = [mib for n, mib in rows if n >= 0.8 * args.images]
+    if not early or not late:
+        raise ValueError(f"{done} images take too few seconds to watch memory: give more --images")
     if args.plot:
         plot(rows, args.plot)
     return {

@@ -53,10 +53,8 @@ LEVERS = {
     "no other people": Lever(disturb={"people": False}),
     "no things, no occluders": Lever(disturb={"things": False}, vary={"patches": False}),
     "fitted grey suits": Lever("plain"),
-    "no light and colour changes": Lever(disturb={"light": False}, vary={"colours": False}),
-    "no blur, noise, low resolution": Lever(disturb={"camera": False}),
+    "no photometric changes": Lever(disturb={"light": False, "camera": False}, vary={"colours": False}),
     "no JPEG": Lever(disturb={"jpeg": False}),
-    "no drawings": Lever(vary={"drawings": False}),
     "everything, another seed": Lever(seed=22),
 }
 CROP_SIZE = (128, 96)  # (H, W) of what the network sees

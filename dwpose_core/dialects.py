@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .edit import follow
-from .openpose import extent, openpose_body, openpose_face
+from .openpose import body_25_points, extent, openpose_body, openpose_face
 from .people import People
 from .skeleton import NUM_KEYPOINTS, OPENPOSE_BODY, PARTS
 
@@ -201,13 +201,9 @@ def to_body25(frame: dict) -> dict:
     """A POSE_KEYPOINT frame with OpenPose's 25 body points: the middle hip added, the feet taken in."""
     people = []
     for person in frame["people"]:
-        body = np.array(person["pose_keypoints_2d"], np.float64).reshape(18, 3)
-        foot = np.array(person["foot_keypoints_2d"], np.float64).reshape(6, 3)
-        right, left = body[8], body[11]
-        middle = (right + left) / 2 if right[2] > 0 and left[2] > 0 else np.zeros(3)
-        points = np.concatenate([body[:8], middle[None], body[8:], foot])
         rest = {key: value for key, value in person.items() if key != "foot_keypoints_2d"}
-        people.append({**rest, "pose_keypoints_2d": points.reshape(-1).tolist()})
+        points = body_25_points(person["pose_keypoints_2d"], person["foot_keypoints_2d"])
+        people.append({**rest, "pose_keypoints_2d": points})
     return {**frame, "people": people}
 
 

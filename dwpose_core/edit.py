@@ -307,7 +307,7 @@ def select_per_frame(
     Args:
         by: "largest" (box area), "centre" (nearest to the middle of the image), "score" (box score), "index" (the
             order of the frame), "left" (from left to right), "mask" (share of seen points inside).
-        masks: for "mask", (h, w) bool each, of any size.
+        masks: for "mask", (h, w) bool each, of any size; the last one serves for the frames that follow.
     """
     result = []
     for number, people in enumerate(frames):

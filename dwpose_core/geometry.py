@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
+from .models.cspnext import IMAGENET_MEAN, IMAGENET_STD  # noqa: F401, what crops are normalised by
+
 # Legend: P boxes, H and W of the network input, h and w of the image.
 
 PADDING = 1.25  # a person's box grows by this factor before cropping (mmpose `GetBBoxCenterScale`)
 MAX_PIXELS = 8192 * 8192  # of a map whose size follows from its short side
 LETTERBOX_VALUE = 114  # grey that YOLOX was trained with
-IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
-IMAGENET_STD = (58.395, 57.12, 57.375)
 
 # cv2.remap takes images of less than 32767 pixels a side (SHRT_MAX).
 REMAP_LIMIT = 32000
@@ -125,7 +125,7 @@ def _near(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple
 
 def _crop_on_device(image: torch.Tensor, matrices: np.ndarray, input_size: tuple[int, int]) -> torch.Tensor:
     height, width = input_size
-    inverse = np.stack([cv2.invertAffineTransform(m) for m in matrices])
+    inverse = np.array([cv2.invertAffineTransform(m) for m in matrices]).reshape(-1, 2, 3)
     inverse = torch.as_tensor(inverse, dtype=torch.float32, device=image.device)
     ys, xs = torch.meshgrid(
         torch.arange(height, device=image.device, dtype=torch.float32),
@@ -205,7 +205,10 @@ def check_boxes(boxes: ArrayLike | torch.Tensor, image_size: tuple[int, int]) ->
         ValueError: for a wrong shape, not finite numbers, an empty box, or one that misses the image altogether.
     """
     boxes = boxes.detach().float().cpu() if isinstance(boxes, torch.Tensor) else boxes
-    boxes = np.asarray(boxes, np.float32)
+    try:
+        boxes = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError):  # text, or rows of different lengths
+        raise ValueError(f"boxes must be (P, 4) numbers, xyxy in pixels of the image; got {str(boxes)[:60]}") from None
     if boxes.size == 0:
         return np.zeros((0, 4), np.float32)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -237,12 +240,12 @@ def control_size(size: Sequence[int], resolution: int) -> tuple[int, int]:
         ValueError: for a resolution that is no number of pixels, and where a strip would become larger than MAX_PIXELS.
     """
     if isinstance(resolution, bool) or not isinstance(resolution, (int, float, np.number)) or not resolution >= 64:
-        raise ValueError(f"resolution must be at least 64 pixels, got {resolution!r}")
+        raise ValueError(f"a resolution is a short side of at least 64 pixels, got {resolution!r}")
     factor = resolution / min(size)
     height, width = (max(64, int(np.round(side * factor / 64)) * 64) for side in size)
     if height * width > MAX_PIXELS:
         raise ValueError(
             f"an image of {size[1]} x {size[0]} pixels has {width} x {height} at the short side {resolution:g}; give "
-            "a lower resolution, None for its own size, or (H, W)"
+            "a lower resolution, None for its own size, or, for a map, its (H, W)"
         )
     return height, width

@@ -255,6 +255,8 @@ def _open(fetch: Callable[[str], Path | None], parts: tuple[str, ...], variant: 
     files: dict[str, Path | None] = {}
     for part in parts:
         name = config.get(part)
+        if not isinstance(name, str | None):
+            raise ValueError(f"{place} names {name!r} in its {CONFIG_NAME}, which is no name of a {part} file")
         found = name and fetch(_with_variant(name, variant))
         if name and variant and not found:
             # Pipelines hand one variant to all of their components.

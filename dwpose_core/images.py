@@ -92,7 +92,8 @@ def as_images(image: Any) -> list[np.ndarray | torch.Tensor]:
     """One image or several, of any accepted kind -> list of (H, W, 3) uint8 RGB.
 
     Accepted: a path or PIL image; an array or tensor (H, W), (H, W, C), (N, H, W, C), (C, H, W) or (N, C, H, W), C = 1,
-    3 or 4, uint8 or float in 0..1, RGB; a list or tuple of these. Where both readings are possible channels come last.
+    3 or 4, uint8 or float in 0..1, RGB, or RGBA over white; a list or tuple of these. Where both readings are possible
+    channels come last.
 
     Raises:
         ValueError: for another kind, shape or dtype, for floats that are not finite or not in 0..1, and for a batch of
@@ -136,8 +137,9 @@ def _split(pixels: torch.Tensor) -> list[torch.Tensor]:
         low, high = (float(v) for v in pixels.aminmax())
         # NaN fails both comparisons. A little overshoot is what interpolation leaves behind.
         if not (low >= -0.01 and high <= 1.01):
-            hint = "take (x + 1) / 2" if -1.01 <= low < -0.01 and high <= 1.01 else "divide by 255"
-            raise ValueError(f"float image must be finite and in 0..1, got {low:g} to {high:g}; {hint} first?")
+            signed = -1.01 <= low < -0.01 and high <= 1.01
+            hint = "; take (x + 1) / 2 first?" if signed else "; divide by 255 first?" if np.isfinite(high) else ""
+            raise ValueError(f"float image must be finite and in 0..1, got {low:g} to {high:g}{hint}")
         pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
     if pixels.shape[-1] == 4:
         alpha = pixels[..., 3:].float() / 255
@@ -149,7 +151,7 @@ def _split(pixels: torch.Tensor) -> list[torch.Tensor]:
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary file beside `path` that replaces it when the block ends well and vanishes when it does not.
 
-    Ctrl-C or a full disk never leave half a file. Raises what the disk raises, naming the folder.
+    Ctrl-C or a full disk never leave half a file. Raises what the disk raises, naming `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,8 +159,11 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and str(error.filename) == str(temporary):
+            error.filename = str(path)
+        with contextlib.suppress(OSError):  # of a folder that can't be written either
+            temporary.unlink(missing_ok=True)
         raise
 
 

@@ -106,7 +106,11 @@ class SparseDetection:
             rows.append(_between(found[keys[begin]], found[keys[end]], share) if share else found[keys[begin]])
         self._last = rows[-1]
         people = self._detector.detect(list(images), boxes=[boxes for boxes, _ in rows], **changes)
-        return [replace(p, box_score=scores[: len(p)]) for p, (_, scores) in zip(people, rows, strict=True)]
+        detector = getattr(self._detector.detector, "description", "?")
+        return [
+            replace(p, box_score=scores[: len(p)], source=f"{detector} + {p.source}")
+            for p, (_, scores) in zip(people, rows, strict=True)
+        ]
 
 
 def _look(images: Sequence[Image], detector: Runner, options: Options) -> list[Found]:

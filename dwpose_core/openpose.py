@@ -159,14 +159,19 @@ def openpose_file(frame: Mapping[str, Any], body_25: bool = False) -> dict:
     for person in frame["people"]:
         parts = {key: list(person[key]) for key in _LAYOUTS}
         if body_25:
-            body, feet = parts["pose_keypoints_2d"], parts.pop("foot_keypoints_2d")
-            (right_x, right_y, right), (left_x, left_y, left) = (body[3 * i : 3 * i + 3] for i in _HIPS_18)
-            middle = [(right_x + left_x) / 2, (right_y + left_y) / 2, min(right, left)]
-            middle = middle if min(right, left) > 0 else [0.0, 0.0, 0.0]
-            cut = 3 * _HIPS_18[0]
-            parts["pose_keypoints_2d"] = [*body[:cut], *middle, *body[cut:], *feet]
+            parts["pose_keypoints_2d"] = body_25_points(parts["pose_keypoints_2d"], parts.pop("foot_keypoints_2d"))
         people.append({"person_id": [person.get("person_id", -1)], **parts})
     return {"version": 1.3, "people": people, **{key: frame[key] for key in ("canvas_height", "canvas_width")}}
+
+
+def body_25_points(body: Sequence[float], feet: Sequence[float]) -> list[float]:
+    """OpenPose's 25 body points, x, y, c, ..., of 18 and the 6 of the feet. The middle hip that comes in is as sure as
+    the less sure of the two hips; 0, 0, 0 where one of them is missing."""
+    (right_x, right_y, right), (left_x, left_y, left) = (body[3 * i : 3 * i + 3] for i in _HIPS_18)
+    middle = [(right_x + left_x) / 2, (right_y + left_y) / 2, min(right, left)]
+    middle = middle if min(right, left) > 0 else [0.0, 0.0, 0.0]
+    cut = 3 * _HIPS_18[0]
+    return [*body[:cut], *middle, *body[cut:], *feet]
 
 
 def from_openpose(obj: Any, image_size: Sequence[int] | None = None, *, normalized: bool | None = None) -> list[People]:

@@ -31,6 +31,8 @@ class People:
             keypoints did not come from a network.
         source: which weights on which device produced this, for people to read; "" when unknown.
 
+    Arrays that have these types already are kept, not copied: who changes them later changes the people.
+
     Raises:
         ValueError: when an array has the wrong shape.
     """

@@ -32,7 +32,7 @@ class Options:
     detector_threshold: float = 0.3  # person score, exclusive
     nms_threshold: float = 0.45  # IoU up to which two boxes are two people
     detector_size: int | None = None  # side of its input, px; larger for smaller people; None: that of its weights
-    keypoint_threshold: float = 0.3  # score from which a point counts as seen, when a box is made from keypoints
+    keypoint_threshold: float = 0.3  # score from which a point counts as seen: in boxes made from keypoints, in maps
     min_size: float = 0.0  # pixels; detections whose longer side is shorter are dropped
     max_people: int | None = None  # keep the best-scoring boxes of an image
     flip_test: str = "off"  # "off", "original" (as published), "corrected" (without its quarter-pixel bias)
@@ -113,7 +113,8 @@ def estimate_people(
         if guessed:
             people = [person[_visible(person, options).sum(axis=1) >= MIN_VISIBLE] for person in people]
         results += people
-    where = " + ".join(getattr(runner, "description", "?") for runner in (detector, pose) if runner is not None)
+    used = (detector if boxes is None else None, pose)
+    where = " + ".join(getattr(runner, "description", "?") for runner in used if runner is not None)
     return [replace(people, source=where) for people in results]
 
 

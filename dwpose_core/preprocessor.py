@@ -25,7 +25,7 @@ from .geometry import check_boxes, control_size
 from .images import as_images
 from .people import People
 from .pipeline import Options, detector_input, estimate_people
-from .render import Style, render
+from .render import Style, find_style, render
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,17 +76,18 @@ class DWposeDetector(
     ):
         if det_config is not None or pose_config is not None:
             _warn("det_config and pose_config are ignored: which network a file holds is read from the file", 2)
+        for runner in (pose, detector):
+            if runner is not None and not hasattr(runner, "input_size"):
+                raise TypeError(
+                    f"{str(runner)[:40]!r} is no runner: files, folders and names go to from_pretrained, devices into "
+                    f"DWposeDetector(device=...), networks into backends.TorchRunner"
+                )
+        if (pose is not None and (device or pose_ckpt or det_ckpt)) or (detector is not None and det_ckpt):
+            raise TypeError("device, det_ckpt and pose_ckpt say what to load; runners are loaded already")
         if pose is None:
             found = hub.find(pose_ckpt or "auto", (det_ckpt or "auto") if detector is None else None)
             pose, loaded = hub.load_runners(found, device, None, "torch", None)
             detector = detector or loaded
-        elif isinstance(pose, (str, os.PathLike)):
-            raise TypeError(
-                f"DWposeDetector({str(pose)!r}): files, folders and names go to DWposeDetector.from_pretrained, "
-                f"devices into DWposeDetector(device=...)"
-            )
-        elif device is not None or det_ckpt is not None or pose_ckpt is not None:
-            raise TypeError("device, det_ckpt and pose_ckpt say what to load; runners are loaded already")
         self.pose = pose
         self.detector = detector
         self.options = options or Options()
@@ -144,7 +145,7 @@ class DWposeDetector(
             dtype = torch_dtype if dtype is None else dtype
         if not isinstance(options, Options | None):
             raise ValueError(f"options must be dwpose_core.pipeline.Options(...), got {type(options).__name__}")
-        device = pick_device(device)  # before a download: a device that is not here should fail at once
+        pick_device(device)  # before a download: a device that is not here should fail at once
         found = hub.find(
             pose,
             detector,
@@ -184,11 +185,10 @@ class DWposeDetector(
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         dtype = hub.as_dtype(dtype)
-        for runner in (self.pose, self.detector):
-            if runner is None:
-                continue
-            if not isinstance(runner, TorchRunner):
-                raise ValueError("only the torch backend moves; load again with from_pretrained(..., provider=...)")
+        runners = [runner for runner in (self.pose, self.detector) if runner is not None]
+        if not all(isinstance(runner, TorchRunner) for runner in runners):
+            raise ValueError("only the torch backend moves; load again with from_pretrained(..., provider=...)")
+        for runner in runners:
             runner.to(device, dtype)
         return self
 
@@ -262,8 +262,8 @@ class DWposeDetector(
             boxes: xyxy in pixels of `image` instead of the detector: (P, 4), or a list of them for several images.
             batch_size: images per detector call; None keeps `options.image_batch`.
             return_people: also return the keypoints, in pixels of the map.
-            **changes: any field of `pipeline.Options`; also `input_image`, `include_hands`, `hand_and_face` and
-                `return_pil` as older detectors spelled them, with a warning.
+            **changes: any field of `pipeline.Options`, `min_size` in pixels at `detect_resolution`; also `input_image`,
+                `include_hands`, `hand_and_face` and `return_pil` as older detectors spelled them, with a warning.
 
         Returns:
             one map for one image, a list of maps for a list. A batch, which is an array or tensor with four axes, gives
@@ -280,7 +280,7 @@ class DWposeDetector(
         if keypoint_threshold is not None:
             changes["keypoint_threshold"] = keypoint_threshold
         options = self._options(changes, batch_size, self.__call__)
-        several = _is_several(image)
+        several, style = _is_several(image), find_style(style)  # here, before the networks run
         frames = originals = as_images(image)
         boxes = _as_boxes(boxes, several, originals)
         if detect_resolution is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -13,6 +13,8 @@ from .skeleton import OPENPOSE_LIMBS, PARTS
 
 # Fewer seen points than this say where a part is, but not how large.
 _MIN_POINTS = 4
+# Squares twice as wide as this are read in steps: a crop is smaller, and most of them is the repeated border.
+_MOST_CROPPED = 4096
 # Half the width of a limb in torso lengths; a head is as wide as its two lines to the ears are thick.
 _LIMB = {"arm": 0.11, "leg": 0.15, "head": 0.22}
 
@@ -65,24 +67,26 @@ def crop_square(image: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
     """(size, size, 3) uint8 of a square box of whole pixels; where it leaves the image, the border is repeated."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = (int(v) for v in box)
-    columns = np.arange(x1, x2).clip(0, width - 1)
-    rows = np.arange(y1, y2).clip(0, height - 1)
+    step = max(1, (x2 - x1) // _MOST_CROPPED)
+    columns = np.arange(x1, x2, step).clip(0, width - 1)
+    rows = np.arange(y1, y2, step).clip(0, height - 1)
     square = np.ascontiguousarray(image[rows][:, columns])
-    shrinks = size < x2 - x1
+    shrinks = size < len(columns)
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
-def part_mask(people: People, parts: Sequence[str], grow: float = 1.0, threshold: float = SEEN) -> np.ndarray:
+def part_mask(people: People, parts: Iterable[str], grow: float = 1.0, threshold: float = SEEN) -> np.ndarray:
     """(H, W) bool: the rough shape of the people's parts, for inpainting and regional conditioning.
 
     Args:
-        parts: any of "body", "face", "hands".
+        parts: any of "body", "face", "hands", or one of them.
         grow: factor on the width of limbs and on the margin around face and hands.
 
     Raises:
         ValueError: on an unknown part.
     """
-    if unknown := set(parts) - {"body", "face", "hands"}:
+    parts = {parts} if isinstance(parts, str) else set(parts)
+    if unknown := parts - {"body", "face", "hands"}:
         raise ValueError(f"unknown part {min(unknown)!r}; choose from body, face, hands")
     canvas = np.zeros(people.image_size, np.uint8)
     body_xy, _, body_visible = openpose_body(people, threshold)

@@ -114,8 +114,11 @@ def render(
         (H, W, 3) uint8 RGB, a new array.
 
     Raises:
-        ValueError: on an unknown style or part, or a size, threshold, thickness or background that cannot be used.
+        ValueError: on an unknown style or part, a size, threshold, thickness or background that cannot be used, or
+            a list of People.
     """
+    if not isinstance(people, People):
+        raise ValueError(f"a map is of the People of one image, got {type(people).__name__}: draw a list one by one")
     style = find_style(style)
     parts = {parts} if isinstance(parts, str) else set(parts)
     if unknown := parts - set(PARTS):

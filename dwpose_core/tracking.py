@@ -66,12 +66,17 @@ def smooth(
     """Keypoints without jitter. Frames need ids (`track`) and either `fps` or their `times` in seconds.
 
     See `OneEuro` for the parameters.
+
+    Raises:
+        ValueError: without fps and times, for times that are not as many as frames or do not rise, and without ids.
     """
     frames = list(frames)
     if times is None:
         if fps is None or not fps > 0:
             raise ValueError(f"smooth needs fps > 0, or the times of the frames in seconds; got fps={fps}")
         times = np.arange(len(frames)) / fps
+    if len(times) != len(frames):
+        raise ValueError(f"smooth needs a time for each frame, got {len(times)} times of {len(frames)} frames")
     euro = OneEuro(min_cutoff=min_cutoff, beta=beta, speed_cutoff=speed_cutoff, threshold=threshold)
     return [euro.push(people, float(time)) for people, time in zip(frames, times, strict=True)]
 

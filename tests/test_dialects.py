@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from dwpose_core.dialects import from_dwposes, from_posedata, to_dwposes, to_posedata
-from dwpose_core.formats import from_openpose, openpose_body, to_openpose
+from dwpose_core.dialects import from_dwposes, from_posedata, to_body25, to_dwposes, to_posedata
+from dwpose_core.formats import from_openpose, openpose_body, openpose_file, to_openpose
 from dwpose_core.people import People
 from tests.people_samples import LENGTHS, some_people
 
@@ -144,6 +144,16 @@ def test_posedata_has_the_left_toes_before_the_right_ones():
     np.testing.assert_allclose(fractions * (640, 480), [left, right], rtol=1e-6)
     (again,) = from_posedata(data)
     np.testing.assert_allclose(again.xy[0, [17, 18, 20, 21]], [left, left, right, right])
+
+
+def test_the_node_and_the_command_write_the_same_25_points():
+    (frame,) = to_openpose(some_people(2), confidence="score")
+    frame["people"][1]["pose_keypoints_2d"][24:27] = [0.0, 0.0, 0.0]
+    by_node, by_command = to_body25(frame)["people"], openpose_file(frame, body_25=True)["people"]
+    for one, other, person in zip(by_node, by_command, frame["people"], strict=True):
+        assert one["pose_keypoints_2d"] == other["pose_keypoints_2d"] and "foot_keypoints_2d" not in one
+        hips = np.reshape(person["pose_keypoints_2d"], (18, 3))[[8, 11], 2]
+        assert one["pose_keypoints_2d"][26] == hips.min(), "as sure as the less sure of the hips"
 
 
 def test_what_is_no_pose_type_is_told_by_frame():

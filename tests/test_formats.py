@@ -358,7 +358,23 @@ def test_broken_npz_is_refused(tmp_path):
 def test_an_image_id_may_be_numpys():
     (result,) = to_coco(some_people(1), np.int64(3))
     assert result["image_id"] == 3 and json.dumps(result)
+    assert to_coco([some_people(1)], 3) == [result], "as `detect` gives the people of a list of one"
+    with pytest.raises(ValueError, match="2 images but 1 image ids"):
+        to_coco([some_people(1)] * 2, 3)
 
 
 def test_nobody_may_be_picked():
     assert len(some_people(2)[[]]) == 0
+
+
+def test_whatever_damage_makes_an_npz_raise_is_a_value_error(tmp_path):
+    path = tmp_path / "people.npz"
+    save_npz(path, People.empty((8, 8)))
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    for place in (6, 8, 10):  # version, flags, method of the first member, in zipfile's table of contents
+        data = bytearray(whole)
+        data[directory + place] = 0x61
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="not a whole file of save_npz"):
+            load_npz(path)

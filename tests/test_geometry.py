@@ -48,6 +48,12 @@ def test_tensor_crop_agrees_with_the_cpu():
     assert np.abs(plain.astype(int) - device).mean() < 0.2
 
 
+def test_no_boxes_give_no_crops():
+    image = np.zeros((50, 60, 3), np.uint8)
+    for kind in (image, torch.from_numpy(image)):
+        assert geometry.crop(kind, np.zeros((0, 4)), (64, 48)).shape == (0, 64, 48, 3)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_crops_of_pictures_that_opencv_does_not_take(axis):
     """A strip of 34000 px: a box in it gives the pixels of the same box in a piece of it; all of it is thinned."""
@@ -99,6 +105,9 @@ def test_nms_order_and_threshold():
         ([[700, 10, 800, 50]], "outside the image"),
         ([[0, 0, np.nan, 5]], "finite"),
         ([0, 0, 5, 5], "shape"),
+        ([[1, 2, 3, 4], [1, 2]], r"boxes must be \(P, 4\) numbers"),
+        (["0,0,5,5"], "boxes must be"),
+        ({"x": 1}, "boxes must be"),
     ],
 )
 def test_bad_boxes_say_what_is_wrong(boxes, message):

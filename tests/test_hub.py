@@ -139,6 +139,9 @@ def test_a_file_and_a_folder_of_something_else(networks, tmp_path, offline):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
     with pytest.raises(ValueError, match="save_pretrained"):
         DWposeDetector.from_pretrained(tmp_path, None)
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "DWposeDetector", "pose": 5}))
+    with pytest.raises(ValueError, match=r"names 5 in its config\.json"):
+        DWposeDetector.from_pretrained(tmp_path, None)
     with pytest.raises(ValueError, match="dwpose-l-384"):
         DWposeDetector.from_pretrained("dwpose-xxl", None)
     with pytest.raises(ValueError, match="dtype"):
@@ -241,8 +244,13 @@ def test_constructors_of_older_detectors(tmp_path, networks, monkeypatch):
     assert found.device.type == found.detector.device.type == "cpu"
     with pytest.raises(TypeError, match="device="):
         DWposeDetector("cuda:0")
-    with pytest.raises(TypeError, match="loaded already"):
-        DWposeDetector(FigurePose(), device="cpu")
+    for no_runner in (torch.device("cpu"), networks.pose.net):
+        for runners in ((no_runner,), (FigurePose(), no_runner)):
+            with pytest.raises(TypeError, match=r"no runner: .*TorchRunner"):
+                DWposeDetector(*runners)
+    for told in ({"pose": FigurePose(), "device": "cpu"}, {"detector": networks.detector, "det_ckpt": boxes}):
+        with pytest.raises(TypeError, match="loaded already"):
+            DWposeDetector(**told)
 
 
 def test_auto_offline_takes_what_ships_and_says_so(monkeypatch, offline, tmp_path):
@@ -275,6 +283,17 @@ def test_a_named_gpu_never_becomes_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "6.4")
     with pytest.raises(ValueError, match="no sure provider for device cuda:1"):
         hub._provider("cuda:1", cuda)
+
+
+def test_onnx_runs_on_the_cpu_beside_a_gpu_that_nobody_named(monkeypatch):
+    ort = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    providers = []
+    monkeypatch.setattr(hub, "OnnxRunner", lambda path, provider, **_: providers.append(provider) or FigurePose())
+    DWposeDetector.from_pretrained("pose.onnx", None, backend="onnx")
+    assert providers == ["cpu"]
 
 
 def test_onnx_files_of_another_kind_are_told_when_they_are_loaded(tmp_path, shared):
@@ -318,5 +337,9 @@ def test_the_onnx_backend_is_not_moved_or_saved(tmp_path, shared):
     found = DWposeDetector(FigurePose(), runner)
     with pytest.raises(ValueError, match="torch backend"):
         found.to("cpu")
+    half = DWposeDetector(TorchRunner(create_model("debug"), "cpu"), runner)
+    with pytest.raises(ValueError, match="torch backend"):
+        half.to(torch.float16)
+    assert half.pose.dtype == torch.float32, "both networks or none"
     with pytest.raises(ValueError, match="torch backend"):
         found.save_pretrained(tmp_path)

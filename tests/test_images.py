@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -178,6 +179,14 @@ def test_write_is_all_or_nothing(tmp_path):
         raise KeyboardInterrupt
     np.testing.assert_array_equal(read_image(target), gradient())
     assert [p.name for p in target.parent.iterdir()] == ["map.png"]
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    """By the name that was asked for, not by that of the temporary file."""
+    target = tmp_path / "sub" / "map.png"
+    with pytest.raises(OSError, match=re.escape(str(target))), atomic_write(target) as temporary:
+        target.parent.rmdir()
+        temporary.write_bytes(b"")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):

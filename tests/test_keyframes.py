@@ -52,7 +52,8 @@ class Walker:
         for own in boxes:
             count = len(own)
             points, scores = np.zeros((count, 133, 2)), np.ones((count, 133))
-            people.append(People(points, scores, own, np.ones(count), images[0].shape[:2])[: changes["max_people"]])
+            found = People(points, scores, own, np.ones(count), images[0].shape[:2], source="walker")
+            people.append(found[: changes["max_people"]])
         return people
 
 
@@ -69,6 +70,7 @@ def test_every_nth_frame_of_a_film_is_looked_at(looked_at, every, chunk, keys):
         np.testing.assert_allclose(person.box, [[10 + 2 * number, 5, 40 + 2 * number, 80]], atol=1e-4)
     surest = [0.9 - 0.1 * next(key for key in keys if key >= number) for number in range(10)]
     np.testing.assert_allclose([p.box_score[0] for p in people], surest, atol=1e-6)
+    assert {p.source for p in people} == {"? + walker"}, "the detector, which has no description here, had its part"
 
 
 def test_no_frames_have_nobody(looked_at):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 
 import pytest
@@ -21,6 +22,20 @@ def test_importing_the_pack_outside_comfyui_does_nothing():
     assert set(sys.modules) - before == {"a_pack_outside_comfyui"}
     assert not hasattr(pack, "NODE_CLASS_MAPPINGS")  # it would switch comfy_entrypoint off
     assert (stub.ROOT / pack.WEB_DIRECTORY).is_dir()
+
+
+def test_a_server_starts_without_opencv(tmp_path):
+    """It takes its time to import, and its absence is for the node that runs to tell."""
+    program = f"""
+import asyncio, pathlib, sys
+sys.modules["cv2"] = None
+from tests import comfy_stub as stub
+extension = asyncio.run(stub.install(pathlib.Path({str(tmp_path)!r})).package.comfy_entrypoint())
+asyncio.run(extension.on_load())
+assert all(node.define_schema() for node in asyncio.run(extension.get_node_list()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=stub.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_schemas_are_complete(comfy):

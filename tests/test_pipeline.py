@@ -129,6 +129,8 @@ def test_detector_box_and_provenance():
     # Cell (3, 3) of stride 8 is centred on 24 letterbox pixels; the image is twice as large.
     np.testing.assert_allclose(people.box, [[32, 32, 64, 64]], atol=1e-4)
     assert people.box_score == pytest.approx(0.9)
+    (people,) = estimate_people([np.zeros((128, 128, 3), np.uint8)], FigurePose(), BoxDetector(), [[[0, 0, 9, 9]]])
+    assert people.source == "figure", "with boxes that are given no detector runs"
 
 
 def test_the_detector_sees_bgr_and_the_pose_network_normalised_rgb():

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import dwpose_core
 from dwpose_core import preprocessor
 from dwpose_core.geometry import control_size
 from dwpose_core.people import People
@@ -169,6 +170,12 @@ def test_types_that_networks_cannot_have(networks, dtype):
         networks.to(dtype=dtype)
 
 
+def test_a_wrong_style_is_told_before_the_networks_run(monkeypatch):
+    monkeypatch.setattr(FigurePose, "__call__", lambda *_: pytest.fail("the network ran"))
+    with pytest.raises(ValueError, match="unknown style"):
+        DWposeDetector(FigurePose())(photo(), style="open pose")
+
+
 # --- spellings of controlnet_aux and easy_dwpose --------------------------------------------------------------------
 
 
@@ -263,6 +270,10 @@ def test_the_filter_follows_the_resolution_asked_for(short, filtered):
     expected = cv2.resize(image, (512, 512), interpolation=filtered)
     np.testing.assert_array_equal(preprocessor._resize(image, 510), expected)
     np.testing.assert_array_equal(preprocessor._resize(torch.from_numpy(image), 510), expected)
+
+
+def test_completion_offers_the_public_names():
+    assert {"DWposeDetector", "People", "to_openpose"} <= set(dir(dwpose_core))
 
 
 def test_no_import_of_pipelines_libraries():

@@ -1,4 +1,4 @@
-"""Masks of people's parts."""
+"""Crops and masks of people's parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dwpose_core.people import People
-from dwpose_core.regions import part_boxes, part_mask, steady_boxes
+from dwpose_core.regions import crop_square, part_boxes, part_mask, steady_boxes
 from dwpose_core.render import render
 from dwpose_core.skeleton import PARTS
 
@@ -28,10 +28,25 @@ def test_a_face_grows_by_its_forehead_and_not_below_the_chin():
     assert not mask[130, 150]
 
 
+def test_a_crop_a_thousand_times_as_wide_as_its_picture():
+    """A face of two points far apart asks for one; it would take 300 gigabytes."""
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[:, 100:] = 255
+    crop = crop_square(picture, (100 - 160_000, 50 - 160_000, 100 + 160_000, 50 + 160_000), 512)
+    assert crop.shape == (512, 512, 3) and (crop[:, :255] == 0).all() and (crop[:, 257:] == 255).all()
+
+
 def test_the_trunk_is_filled():
     """Between shoulders so far apart that no limb is as thick as what lies between them."""
     trunk = person({5: (250, 100), 6: (50, 100), 11: (250, 150), 12: (50, 150)})
     assert part_mask(trunk, ["body"], grow=0.1)[100:151, 50:251].all()
+
+
+def test_one_part_may_be_named_alone():
+    trunk = person({5: (250, 100), 6: (50, 100), 11: (250, 150), 12: (50, 150)})
+    assert (part_mask(trunk, "body") == part_mask(trunk, ["body"])).all()
+    with pytest.raises(ValueError, match="unknown part 'hand'"):
+        part_mask(trunk, "hand")
 
 
 def test_missing_points_stay_missing_at_threshold_0():

@@ -248,6 +248,11 @@ def test_bad_options_are_refused(options, message):
         render(figure(), **options)
 
 
+def test_people_of_several_images_are_no_map():
+    with pytest.raises(ValueError, match="People of one image, got list"):
+        render([figure()])
+
+
 @pytest.mark.parametrize(
     ("image", "options"),
     [

@@ -17,6 +17,10 @@ from torch import nn
 
 # Legend: N crops, C channels, H and W of the feature map.
 
+# What its input is normalised by. Here and not with the crops, as networks shall not need OpenCV to be looked up.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
 
 class ConvBNAct(nn.Module):
     """Convolution without bias, BatchNorm, SiLU. "Same" padding for odd kernels."""

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..geometry import IMAGENET_MEAN, IMAGENET_STD
-from .cspnext import CSPNeXt
+from .cspnext import IMAGENET_MEAN, IMAGENET_STD, CSPNeXt
 
 # Legend: N images, A anchor points over all levels, S side of the square input in pixels.
 
