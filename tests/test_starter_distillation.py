@@ -155,6 +155,10 @@ def test_the_table_of_levers_calls_the_training_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(realism, "LEVERS", {"all": realism.Lever()})
     monkeypatch.setattr(realism, "build_pool", create_autospec(realism.build_pool))
     monkeypatch.setattr(realism, "train", create_autospec(train, side_effect=trained))
-    args = argparse.Namespace(out=tmp_path, assets=tmp_path, crops=64, steps=4, photographs=[])
-    assert realism.one_variant("all", args) == {"plain": {}}
+    monkeypatch.setattr(realism, "measure", lambda network, pool: {"body_pck": 0.5})
+    monkeypatch.setattr(realism.CropPool, "load", lambda *_: None)
+    args = argparse.Namespace(out=tmp_path, assets=tmp_path, crops=64, steps=4, photographs=[], start=[])
+    rows = {"all": realism.one_variant("all", args)}
+    assert rows == {"all": {"plain": {"body_pck": 0.5}, "strong": {"body_pck": 0.5}}}
+    assert realism.table(rows).splitlines() == ["| | plain | strong |", "|---|---|---|", "| all | 0.50 | 0.50 |"]
     assert realism.train.call_args.args[2].steps == 4
