@@ -32,7 +32,7 @@ from .preprocessor import DWposeDetector
 from .regions import crop_square, part_boxes, steady_boxes
 from .render import Style, find_style, render
 from .skeleton import HAND_EDGES, OPENPOSE_BODY, OPENPOSE_COLORS, OPENPOSE_LIMBS
-from .tracking import Steady, Tracker, smooth
+from .tracking import GapFiller, Steady, Tracker, smooth
 from .video import Frame, people_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Animation:
 
     Attributes:
         pose_video: PIL images of (width, height).
-        face_video: PIL images of 512 x 512; black where no face is seen in the whole video.
+        face_video: PIL images of 512 x 512, of the person who is selected first; black where no face is seen in the
+            whole video.
         people: those drawn, in pixels of the pose video.
     """
 
@@ -108,8 +109,8 @@ def prepare_animation(
             used once.
         max_pixels: width times height of the result; sides are multiples of 16.
         style: "wan-animate", or a style of `render.render` for other pipelines (VACE: "dwpose").
-        people: how many, of those seen longest; None takes everyone. Wan-Animate animates one.
-        select: which ones: one of SELECTIONS, see `edit.select_tracks`.
+        people: how many; None takes everyone. Wan-Animate animates one.
+        select: which ones: one of SELECTIONS, by the mean rank over the clip, see `edit.select_tracks`.
         steadiness: seconds over which the path of the face crop is averaged (standard deviation). With much more than
             the default a head that moves fast leaves its crop.
         batch_size: frames per call of the detector.
@@ -150,7 +151,8 @@ def prepare_animation(
         # Whom to keep is for the tracker to say: the surest box may be somebody else's in the next frame.
         return detector.detect(list(images), batch_size=batch_size, max_people=None)
 
-    steady = Steady(Tracker(max_people=detector.options.max_people))
+    tracker = Tracker(max_people=detector.options.max_people, threshold=threshold)
+    steady = Steady(tracker, GapFiller(threshold=threshold))
     found = people_of(_bar(clip, clip.count, "finding people", progress), detect, steady, batch_size)
     frames = [everyone for _, everyone in found]
     if not any(map(len, frames)):
@@ -159,8 +161,7 @@ def prepare_animation(
     actors = edit.select_tracks(frames, select, count=people or most)
 
     # Keypoints before the filter that follows: its lag is little for a pose, but much for a small face that moves fast.
-    first = zip(actors, edit.follow(actors), strict=True)
-    faces = [_face_box(people[:0] if p is None else people[p], threshold) for people, p in first]
+    faces = [_face_box(person, threshold) for person in edit.select_tracks(frames, select)]
     if any(np.isfinite(face).all() for face in faces):
         paths = steady_boxes(np.stack(faces), _FACE_PADDING, steadiness * clip.fps)
         pictures = zip(_bar(clip, len(frames), "cropping faces", progress), paths, strict=True)
@@ -169,7 +170,7 @@ def prepare_animation(
         warnings.warn("no face is seen in this video: the face video is black", stacklevel=2)
         face_video = [Image.new("RGB", (FACE_SIZE, FACE_SIZE)) for _ in frames]
 
-    actors = smooth(actors, float(clip.fps))
+    actors = smooth(actors, float(clip.fps), threshold=threshold)
     if reference is None:
         size = fit_size(frames[0].image_size, max_pixels)
     if character is not None:
@@ -252,6 +253,8 @@ class _Clip(Iterable[Frame]):
         else:
             if not hasattr(video, "__len__"):
                 raise ValueError(f"a video is a path or a list or batch of frames, got {type(video).__name__}")
+            if getattr(video, "ndim", 4) < 4:
+                self._video = video = [video]
             if len(video) == 0:
                 raise ValueError("this video has no frames")
             self._source_fps, frames = Fraction(source_fps or fps or 30).limit_denominator(1001), len(video)
@@ -263,10 +266,8 @@ class _Clip(Iterable[Frame]):
             with self._open() as reader:
                 yield from even(reader, self.fps, self._source_fps)
         else:
-            frames = (
-                Frame(_array(as_images(image)[0]), number / self._source_fps)
-                for number, image in enumerate(self._video)
-            )
+            images = (image for item in self._video for image in as_images(item))
+            frames = (Frame(_array(image), number / self._source_fps) for number, image in enumerate(images))
             yield from even(frames, self.fps, self._source_fps)
 
 

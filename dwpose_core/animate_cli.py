@@ -27,8 +27,10 @@ def add_command(command, add_networks) -> None:
     sub.add_argument("--source-fps", type=float, help="frame rate of a folder of frames (default: as --fps)")
     sub.add_argument("--max-pixels", type=int, default=1280 * 720, help="width times height of the result, at most")
     sub.add_argument("--style", default="wan-animate", help="wan-animate, openpose, dwpose or xinsir")
-    sub.add_argument("--people", type=int, default=1, help="how many people, those seen longest first; 0: everyone")
-    sub.add_argument("--select", default="largest", help="which ones: largest, centre, score, left or index")
+    sub.add_argument("--people", type=int, default=1, help="how many people, the first by --select; 0: everyone")
+    sub.add_argument(
+        "--select", default="largest", help="by their mean rank over the clip: largest, centre, score, left or index"
+    )
     sub.add_argument("--steadiness", type=float, default=0.05, help="seconds the path of the face is averaged over")
     sub.add_argument("--threshold", type=float, default=0.3, help="score from which a keypoint counts as seen")
     add_networks(sub)
@@ -41,17 +43,19 @@ def animate(args: argparse.Namespace) -> int:
     from .animate import prepare_animation
     from .arguments import describe, load_networks
     from .clips import Rate, open_clip
-    from .images import read_image, write_image
+    from .images import place_of, read_image, write_image
     from .video import VideoWriter
     from .video_cli import check_targets
 
-    check_targets(args.driving, *(str(Path(args.out) / name) for name in (POSE, FACE)))
+    out = Path(args.out)
+    check_targets(args.driving, *(str(out / name) for name in (POSE, FACE)))
     reference = None if args.reference is None else read_image(args.reference)
     with open_clip(args.driving, args.source_fps if Path(args.driving).is_dir() else None):
         pass  # before the networks: a wrong name should not take seconds
-    out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; -o names a folder")
+    if reference is not None and place_of(args.driving) == place_of(out):
+        raise ValueError(f"{REFERENCE} would be one of the frames in {out}; write to another folder")
     detector = load_networks(args)
     animation = prepare_animation(
         args.driving,
@@ -72,7 +76,8 @@ def animate(args: argparse.Namespace) -> int:
         with VideoWriter(out / name, rate) as film:
             for number, picture in enumerate(pictures):
                 film.write(np.asarray(picture), number / rate.fps)
-    if reference is not None:
+    # The picture may lie there already, and with more in it than is written: transparency, 16 bits.
+    if reference is not None and place_of(args.reference) != place_of(out / REFERENCE):
         write_image(out / REFERENCE, reference)
         written.append(REFERENCE)
     shape = f"{animation.width} x {animation.height}"

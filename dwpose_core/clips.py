@@ -19,6 +19,7 @@ from .images import IMAGE_SUFFIXES, from_pil, in_order, read_image
 from .video import Frame, VideoReader
 
 FOLDER_FPS = 25  # of a folder of frames, as FFmpeg's image2 demuxer takes it
+_ROUNDING = Fraction(1, 10)  # of a frame
 _FINEST = 1001  # rates are fractions of at most this denominator: 30000 / 1001 is the odd one in use
 
 
@@ -113,7 +114,7 @@ class AnimatedWebP:
     def __iter__(self) -> Iterator[Frame]:
         time = Fraction(0)
         for duration in self._durations():
-            yield Frame(from_pil(self._file), time)
+            yield Frame(from_pil(self._file), time, duration)
             time += duration
 
 
@@ -162,13 +163,16 @@ def open_clip(
 
 
 def even(frames: Iterable[Frame], fps: Fraction, source_fps: Fraction) -> Iterator[Frame]:
-    """At times 0, 1 / fps, 2 / fps, ... to the end of the last frame, the frame that is nearest in time."""
+    """At times 0, 1 / fps, 2 / fps, ... to the end of the last frame, the frame that is nearest in time.
+
+    A tenth of a frame beyond does not make one more: it is what rounding to a file's ticks leaves.
+    """
     number, last = 0, None
     for frame in frames:
         while last is not None and number / fps <= (last.time + frame.time) / 2:
             yield Frame(last.image, number / fps)
             number += 1
         last = frame
-    while last is not None and number / fps < last.time + 1 / source_fps:
+    while last is not None and (number + _ROUNDING) / fps < last.time + (last.length or 1 / source_fps):
         yield Frame(last.image, number / fps)
         number += 1

@@ -10,7 +10,6 @@ PyAV (FFmpeg) does the work: pip install "dwpose-torch[video]".
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,28 +25,27 @@ import numpy as np
 from .images import atomic_write
 from .people import People
 from .render import overlay, render
+from .sound import SoundCopy, sound_of
 from .stages import batched, prefetch
 from .tracking import Steady
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif")
 WRITTEN_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")
 
-# Audio that an mp4 may carry as it is (registered for ISO base media, known to FFmpeg's muxer); other becomes AAC.
-# Names are those of FFmpeg's decoders.
-_MP4_AUDIO = ("aac", "mp3", "mp3float", "ac3", "eac3", "opus", "libopus", "alac", "flac")
-
-# ISO/IEC 14496-3, table 1.18. Old cameras and old games have others.
-_AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _LARGEST = 16384  # x264's own limit, MAX_RESOLUTION
 _AHEAD = 16  # decoded frames that wait for the networks: they are the largest thing in memory
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: (H, W, 3) uint8 RGB, upright, and when it is shown, in seconds from the first frame."""
+    """One frame: (H, W, 3) uint8 RGB, upright, and when it is shown, in seconds from the first frame.
+
+    `length` is for how long, in seconds; None where only the frame rate tells.
+    """
 
     image: np.ndarray
     time: Fraction
+    length: Fraction | None = None
 
 
 class Source(Protocol):
@@ -64,7 +62,8 @@ class Source(Protocol):
 
 
 class VideoReader:
-    """The frames of a video file, decoded one after the other while you iterate, as a player shows them.
+    """The frames of a video file, decoded one after the other while you iterate, as a player shows them. Every time
+    from the first one.
 
     Turned upright, with square pixels (anamorphic video of DVDs and DV is stretched to its display shape), and all of
     the size of the first one, as FFmpeg's own tools do where a stream changes its size.
@@ -85,14 +84,9 @@ class VideoReader:
         if not self.path.is_file():
             raise FileNotFoundError(f"no video file at {path}")
         try:
-            self._container = av.open(_whole(path))
+            self._open()
         except (av.error.FFmpegError, OSError) as error:
             raise ValueError(f"{path} cannot be opened as a video: {error.strerror or error}") from error
-        if not self._container.streams.video:
-            self._container.close()
-            raise ValueError(f"{path} has no video stream")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO"
         self.time_base = Fraction(self._stream.time_base)
         self.fps = Fraction(self._stream.average_rate or _measured_rate(self.path) or 25)
         self.frame_count: int | None = self._stream.frames or None
@@ -100,9 +94,18 @@ class VideoReader:
             # One that was trimmed without encoding still holds the other frames; its duration leaves them out.
             shown = round(self._stream.duration * self.time_base * self.fps)
             self.frame_count = min(self.frame_count, max(1, shown))
-        self.has_audio = bool(self._container.streams.audio)
+        self.has_audio = sound_of(self._container) is not None
         self.start = Fraction(0)  # presentation time of the first frame; known once it is decoded
         self._stretch = _pixel_aspect(self._stream.sample_aspect_ratio)
+
+    def _open(self) -> None:
+        self._container = open_film(self.path)
+        if not self._container.streams.video:
+            self._container.close()
+            raise ValueError(f"{self.path} has no video stream")
+        self._stream = self._container.streams.best("video")  # not the first: that may be the picture of a cover
+        self._stream.thread_type = "AUTO"
+        self._begun = False
 
     def __enter__(self) -> VideoReader:
         return self
@@ -112,9 +115,13 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         av = _import_av()
+        if self._begun:
+            self._open()
+        self._begun = True
         first = last = size = None
+        whole = (self._stream.duration or 0) * self.time_base
         try:
-            for picture in self._container.decode(self._stream):
+            for number, picture in enumerate(self._container.decode(self._stream), 1):
                 pts = picture.pts
                 if pts is None or (last is not None and pts <= last):  # broken files: keep the frame, keep the order
                     pts = 0 if last is None else last + max(1, round(1 / (self.fps * self.time_base)))
@@ -122,8 +129,11 @@ class VideoReader:
                     first = pts
                     self.start = first * self.time_base
                     size = round(picture.width * self._stretch), picture.height
-                last = pts
-                yield Frame(_upright(picture, size), (pts - first) * self.time_base)
+                last, time = pts, (pts - first) * self.time_base
+                # The last one is often held. With B-frames its own entry in an mp4 is about decoding, not showing.
+                length = whole - time if number == self.frame_count else (picture.duration or 0) * self.time_base
+                told = length > 0 and abs(length * self.fps - 1) > 0.1  # less is rounding to the file's ticks
+                yield Frame(_upright(picture, size), time, length if told else None)
         except av.error.FFmpegError as error:
             raise ValueError(f"{self.path} is damaged and cannot be decoded to its end: {error.strerror}") from error
         if first is None:
@@ -135,13 +145,22 @@ def _whole(path: str | os.PathLike) -> str:
     return os.path.abspath(path)
 
 
+def open_film(path: str | os.PathLike) -> Any:
+    """A file to read, whatever its tags are written in: most of old ones are not in UTF-8."""
+    av = _import_av()
+    try:
+        return av.open(_whole(path))
+    except UnicodeDecodeError:  # PyAV before 19, which has no such keyword any more
+        return av.open(_whole(path), metadata_errors="replace")
+
+
 def _measured_rate(path: Path, frames: int = 100) -> Fraction | None:
     """Frames per second from the times of the first ones, without decoding: what browsers record says no rate, and
     FFmpeg's guess is then the resolution of time, 1000."""
     av, times = _import_av(), []
     # Damage is told when it is read.
-    with av.open(_whole(path)) as container, contextlib.suppress(av.error.FFmpegError):
-        for packet in islice(container.demux(container.streams.video[0]), frames):
+    with open_film(path) as container, contextlib.suppress(av.error.FFmpegError):
+        for packet in islice(container.demux(container.streams.best("video")), frames):
             if packet.pts is not None:
                 times.append(packet.pts * packet.time_base)
     length = max(times, default=0) - min(times, default=0)
@@ -154,10 +173,21 @@ def _pixel_aspect(ratio: Fraction | None) -> Fraction:
 
 
 def _upright(picture: Any, size: tuple[int, int]) -> np.ndarray:
-    """RGB pixels scaled to `size` (W, H), turned by the display matrix that phones write instead of turning them."""
+    """RGB pixels scaled to `size` (W, H), turned by the display matrix that phones write instead of turning them, and
+    mirrored by it, as some do with the front camera."""
     quarter_turns = round(picture.rotation / 90) % 4  # counter-clockwise, as numpy counts
     pixels = picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
+    return np.ascontiguousarray(np.rot90(pixels[::-1] if _is_mirrored(picture) else pixels, quarter_turns))
+
+
+def _is_mirrored(picture: Any) -> bool:
+    """Whether its display matrix, (3, 3) of which `rotation` reads the first column, turns y over before it turns."""
+    with contextlib.suppress(ValueError):  # PyAV before 19 fails at side data that it has no name for
+        matrix = picture.side_data.get("DISPLAYMATRIX")
+        if matrix is not None:
+            (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].astype(float)
+            return a * d < b * c
+    return False
 
 
 def check_video_name(path: str | os.PathLike) -> None:
@@ -174,7 +204,7 @@ class VideoWriter:
         path: the .mp4 file.
         source: the video it is made from, a `VideoReader` or one of `clips`: gives the frame rate and the resolution
             of time.
-        audio: also take over the sound of `source`, unchanged where an mp4 can hold it, else as AAC (mono
+        audio: also take over the sound of `source`, unchanged where such a file can hold it, else as AAC (mono
             or stereo).
         crf: x264's quality, 0 (lossless) to 51; 18 is visually lossless.
 
@@ -184,12 +214,13 @@ class VideoWriter:
     def __init__(self, path: str | os.PathLike, source: Source, *, audio: bool = False, crf: int = 18):
         path = Path(path)
         check_video_name(path)
-        self._source, self._crf = source, crf
+        self._source, self._crf, self._suffix = source, crf, path.suffix
         self._want_audio = audio and source.has_audio
         self._stack = contextlib.ExitStack()
         self._temporary = self._stack.enter_context(atomic_write(path))
         self._container = self._video = self._audio = None
         self._last: int | None = None  # time of the last frame, in ticks of `source.time_base`
+        self._length: Fraction | None = None  # of the last frame, in seconds
         self._first_dts: int | None = None
 
     def __enter__(self) -> VideoWriter:
@@ -199,16 +230,22 @@ class VideoWriter:
         try:
             if kind is None:
                 self._finish()
+                self._close()
         except BaseException as late:
-            self._close()
+            self._close_failed()
             if not self._stack.__exit__(type(late), late, late.__traceback__):
                 raise
         else:
-            self._close()
+            if kind is not None:
+                self._close_failed()
             self._stack.__exit__(kind, error, trace)
 
-    def write(self, image: np.ndarray, time: Fraction) -> None:
-        """(H, W, 3) uint8 RGB, all of one size, at rising times in seconds from the first frame."""
+    def write(self, image: np.ndarray, time: Fraction, length: Fraction | None = None) -> None:
+        """(H, W, 3) uint8 RGB, all of one size, at rising times in seconds from the first frame.
+
+        Args:
+            length: seconds for which the last frame is shown; None is as long as the rate says.
+        """
         av = _import_av()
         height, width = image.shape[:2]
         image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -220,7 +257,11 @@ class VideoWriter:
             )
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         picture.time_base = self._source.time_base
-        picture.pts = self._last = round(time / self._source.time_base)
+        picture.pts = round(time / self._source.time_base)
+        if self._last is not None and picture.pts <= self._last:
+            before = float(self._last * self._source.time_base)
+            raise ValueError(f"frames must come at rising times: {float(time):g} s after {before:g} s")
+        self._last, self._length = picture.pts, length
         packets = self._video.encode(picture)
         if self._first_dts is None and packets:
             self._first_dts = packets[0].dts
@@ -249,7 +290,8 @@ class VideoWriter:
         context.colorspace, context.color_range = 6, 1  # SMPTE 170M, limited range (ITU-T H.273)
         self._video = video
         if self._want_audio:
-            self._audio = _AudioCopy(av, self._source, self._container)
+            sound = open_film(self._source.path)
+            self._audio = SoundCopy(sound, self._container, self._source.start, self._suffix)
 
     def _finish(self) -> None:
         if self._container is None:
@@ -257,7 +299,7 @@ class VideoWriter:
         packets = self._video.encode(None)
         # An mp4 is as long as its decoding times say. They begin early, by what the first frames are reordered, which
         # in a video of varying rate is not what its end lacks: the last packet makes up for it, or players stop short.
-        end = self._last + 1 / (self._source.fps * self._source.time_base)
+        end = self._last + (self._length or 1 / self._source.fps) / self._source.time_base
         begin = packets[0].dts if self._first_dts is None else self._first_dts
         packets[-1].duration = max(1, round(end + begin - packets[-1].dts))
         self._container.mux(packets)
@@ -269,51 +311,9 @@ class VideoWriter:
             if part is not None:
                 part.close()
 
-
-class _AudioCopy:
-    """The sound of one file into another, in step with the pictures so that neither waits for the other on playback."""
-
-    def __init__(self, av: Any, source: VideoReader, target: Any):
-        self._in = av.open(_whole(source.path))
-        stream = self._in.streams.audio[0]
-        self._target = target
-        self._as_is = stream.codec_context.name in _MP4_AUDIO
-        if self._as_is:
-            self._out = target.add_stream_from_template(stream, opaque=True)
-        else:
-            layout = "mono" if stream.layout.nb_channels == 1 else "stereo"
-            rate = min(_AAC_RATES, key=lambda rate: abs(math.log(rate / stream.rate)))  # PyAV resamples
-            self._out = target.add_stream("aac", rate=rate, layout=layout)
-        self._tick = Fraction(stream.time_base)
-        self._shift = round(source.start / self._tick)  # the pictures start at 0 now
-        self._packets = self._in.demux(stream)
-        self._next = next(self._packets, None)
-
-    def copy_until(self, time: Fraction | None) -> None:
-        """Everything up to `time` seconds of the new video; None: to the end."""
-        while self._next is not None:
-            packet = self._next
-            if time is not None and packet.dts is not None and (packet.dts - self._shift) * self._tick > time:
-                return
-            self._copy(packet)
-            self._next = next(self._packets, None)
-            if self._next is None and not self._as_is:
-                self._target.mux(self._out.encode(None))
-
-    def _copy(self, packet: Any) -> None:
-        if not self._as_is:
-            for sound in packet.decode():
-                if sound.pts is not None:
-                    sound.pts -= self._shift
-                self._target.mux(self._out.encode(sound))
-        elif packet.dts is not None:  # the demuxer's last packet is empty and only says "flush"
-            packet.pts -= self._shift
-            packet.dts -= self._shift
-            packet.stream = self._out
-            self._target.mux(packet)
-
-    def close(self) -> None:
-        self._in.close()
+    def _close_failed(self) -> None:
+        with contextlib.suppress(Exception):  # what went wrong first is what counts
+            self._close()
 
 
 def people_of(
@@ -374,9 +374,9 @@ def pose_video(
         found = people_of(frames, detect, steady, batch_size)
         for frame, people in stack.enter_context(contextlib.closing(prefetch(found, max(batch_size, _AHEAD)))):
             if maps is not None:
-                maps.write(render(people, draw_size and draw_size(people), **drawing), frame.time)
+                maps.write(render(people, draw_size and draw_size(people), **drawing), frame.time, frame.length)
             if overlays is not None:
-                overlays.write(overlay(frame.image, people, **drawing), frame.time)
+                overlays.write(overlay(frame.image, people, **drawing), frame.time, frame.length)
             yield people
 
 

@@ -142,6 +142,16 @@ def test_every_kind_of_frames_gives_the_same():
             np.testing.assert_array_equal(*map(np.array, videos))
 
 
+def test_no_frame_of_a_nested_list_is_lost():
+    """As in what diffusers' pipelines return, a list of films; and one picture is one frame."""
+    frames = film(4)
+    for video in ([frames], [np.stack(frames)], np.stack(frames)[None], [frames[0], np.stack(frames[1:])]):
+        watcher = Watcher(walk(4))
+        assert len(prepare_animation(video, watcher, max_pixels=64 * 64, progress=False).pose_video) == 4
+        assert watcher.seen == [0, 1, 2, 3]
+    assert len(prepare_animation(frames[0], Watcher(walk(1)), max_pixels=64 * 64, progress=False).pose_video) == 1
+
+
 @pytest.mark.parametrize(
     ("source_fps", "fps", "count", "expected"),
     [
@@ -235,6 +245,35 @@ def test_one_person_is_followed_among_others():
     assert min(heights) > 100
     everyone = prepare_animation(film(10), Watcher(frames), people=None, max_pixels=200 * 160, progress=False)
     assert [len(person) for person in everyone.people] == [2] * 10
+
+
+@pytest.mark.parametrize("people", [1, 2, None])
+def test_the_face_is_that_of_the_person_selected_first(people):
+    """Who is larger comes two frames after somebody smaller, who stands in the right half, which is darker."""
+    large, small = figure(center=(60, 80), scale=1.2), figure(center=(150, 100), scale=0.5)
+    joined = {name: np.concatenate([getattr(large, name), getattr(small, name)]) for name in ("xy", "score", "box")}
+    frames = [small] * 2 + [replace(large, **joined, box_score=np.ones(2))] * 8
+    images = film(10)
+    for image in images:
+        image[:, 100:, 1] = 10
+    made = prepare_animation(images, Watcher(frames), people=people, max_pixels=64 * 64, progress=False)
+    assert [int(np.array(picture)[256, 256, 1]) for picture in made.face_video] == [90] * 10
+
+
+@pytest.mark.filterwarnings("ignore:no face")
+def test_points_above_a_lower_threshold_are_steadied_too():
+    """Of score 0.25: drawn where the threshold is 0.2, so they must not shake there, and not vanish for a frame."""
+    noise, person = np.random.default_rng(0).normal(0, 2, (30, 1, 133, 2)), figure()
+    frames = [replace(person, xy=person.xy + shift, score=np.full((1, 133), 0.25)) for shift in noise]
+    frames[20] = replace(person, score=np.zeros((1, 133)))
+    jitter = []
+    for threshold in (0.3, 0.2):
+        watcher = Watcher(frames)
+        watcher.options = Options(keypoint_threshold=threshold)
+        made = prepare_animation(film(30), watcher, max_pixels=160 * 208, progress=False)
+        jitter.append(np.abs(np.diff([person.xy[0] for person in made.people], axis=0)).mean())
+    assert jitter[1] < 0.5 * jitter[0]
+    assert made.people[20].score.min() > 0.2
 
 
 def test_reference_gives_the_shape():

@@ -16,7 +16,7 @@ from dwpose_core.people import People
 from dwpose_core.render import render
 
 from .stand_ins import FigurePose
-from .test_video import all_frames, figure_everywhere, make_film, picture  # noqa: F401
+from .test_video import all_frames, copy_film, figure_everywhere, make_film, picture  # noqa: F401
 
 av = pytest.importorskip("av")
 
@@ -98,6 +98,26 @@ def test_an_animated_webp_is_a_clip(tmp_path, figure_everywhere, fps):  # noqa: 
     assert [frame.time for frame in all_frames(tmp_path / "pose.mp4")] == [frame.time for frame in read]
 
 
+@pytest.mark.parametrize("name", ["clip.webp", "clip.gif", "clip.mp4"])
+def test_a_last_frame_that_is_held_is_not_lost(tmp_path, capsys, figure_everywhere, name):  # noqa: F811
+    """0.3 s of movement and 2 s of its end: at 10 per second 23 frames, and none that was announced is missed."""
+    first, *others = (Image.fromarray(picture(i)) for i in range(4))
+    path, options = tmp_path / name, {"save_all": True, "append_images": others, "duration": [100, 100, 100, 2000]}
+    first.save(path.with_suffix(".gif") if name == "clip.mp4" else path, **options)
+    if name == "clip.mp4":
+        copy_film(tmp_path / "clip.gif", path)
+    with open_clip(path, 10) as clip:
+        assert [frame.time for frame in clip] == [Fraction(i, 10) for i in range(23)]
+    assert main(["video", str(path), "-o", str(tmp_path / "pose.mp4"), "--fps", "10"]) == 0
+    assert "23 frames at 10 per second" in capsys.readouterr().out
+
+
+def test_times_rounded_to_milliseconds_make_no_frame_more(tmp_path):
+    """The last of 30 frames is at 967 ms in a Matroska file, and ends a third of a millisecond after one second."""
+    with open_clip(make_film(tmp_path / "in.mkv", count=30, fps=Fraction(30)), 30) as clip:
+        assert len(list(clip)) == 30
+
+
 def test_a_damaged_webp_is_refused_with_its_name(tmp_path, capsys):
     first, *others = (Image.fromarray(picture(i)) for i in range(6))
     path = tmp_path / "clip.webp"
@@ -144,12 +164,25 @@ def test_the_command_writes_what_wan_reads(tmp_path, frames, capsys, figure_ever
     assert film[3].image.any()
 
 
+def test_a_reference_that_lies_where_it_is_wanted_stays_as_it_is(tmp_path, frames, capsys, figure_everywhere):  # noqa: F811
+    """Written anew it would lose its transparency."""
+    out = tmp_path / "inputs"
+    out.mkdir()
+    Image.new("RGBA", (64, 48), (9, 9, 9, 90)).save(out / "src_ref.png")
+    before = (out / "src_ref.png").read_bytes()
+    options = ["--reference", str(out / "src_ref.png"), "--max-pixels", "16384", "-o", str(out)]
+    assert main(["animate", str(frames), *options]) == 0
+    assert (out / "src_ref.png").read_bytes() == before
+    assert "wrote src_pose.mp4, src_face.mp4 in" in capsys.readouterr().out
+
+
 def test_animate_says_what_is_wrong_before_it_loads_networks(tmp_path, frames, capsys):
     for arguments, message in (
         (["nowhere.mp4", "-o", "x"], "no video file"),
         ([str(frames), "-o", "x", "--reference", "nobody.png"], "no image file"),
         ([str(frames), "-o", str(frames / "notes.txt")], "names a folder"),
         (["in/src_pose.mp4", "-o", "in"], "is the input"),
+        ([str(frames), "-o", str(frames), "--reference", str(frames / "frame_1.png")], "would be one of the frames"),
     ):
         assert main(["animate", *arguments, "--pose", "nowhere.onnx"]) == 2
         assert message in capsys.readouterr().err

@@ -66,7 +66,7 @@ def make_film(
 def copy_film(source, target, **options):
     with VideoReader(source) as video, VideoWriter(target, video, **options) as out:
         for frame in video:
-            out.write(frame.image, frame.time)
+            out.write(frame.image, frame.time, frame.length)
     return target
 
 
@@ -103,17 +103,6 @@ def test_a_film_of_varying_rate_is_as_long_as_its_last_frame_is_late(tmp_path):
         assert float(stream.duration * stream.time_base) == pytest.approx(1.7 + 1 / 25, abs=0.002)
 
 
-def test_the_rate_of_what_a_browser_records_is_measured(tmp_path):
-    """Browsers write no frame duration into their WebM; FFmpeg then guesses 1000 per second, the tick of the file."""
-    source = make_film(tmp_path / "in.mkv", count=30, times=[33 * i + 7 * i * i % 13 for i in range(30)])
-    data = source.read_bytes()
-    at = data.index(b"\x23\xe3\x83\x84")  # DefaultDuration, four bytes: make it a void element of the same length
-    source.write_bytes(data[:at] + b"\xec\x86" + bytes(6) + data[at + 8 :])
-    with VideoReader(source) as video:
-        assert float(video.fps) == pytest.approx(1000 / 33, rel=0.02)
-        assert len(list(video)) == 30
-
-
 def test_colours_survive_and_the_file_says_what_they_are(tmp_path):
     source = make_film(tmp_path / "in.mp4")
     copy = copy_film(source, tmp_path / "out.mp4")
@@ -133,62 +122,26 @@ def test_odd_sides_are_extended_to_even_ones(tmp_path):
     assert all_frames(tmp_path / "odd.mp4")[0].image.shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize("angle", [90, 180, 270])
-def test_rotation_flags_are_obeyed(tmp_path, angle):
-    """The display matrix in the file's header turns the picture; the 9 numbers are 16.16 and 2.30 fixed point."""
-    source = make_film(tmp_path / "in.mp4")
-    data = bytearray(source.read_bytes())
-    at = data.index(b"tkhd") + 4 + 4 + 20 + 16  # version and flags, then 5 ints, then layer, group, volume and padding
-    cos, sin = round(np.cos(np.radians(angle))), round(np.sin(np.radians(angle)))
-    matrix = [cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30]
-    data[at : at + 36] = b"".join((value & 0xFFFFFFFF).to_bytes(4, "big") for value in matrix)
-    source.write_bytes(data)
-    image = all_frames(source)[0].image
-    expected = np.rot90(picture(0), -angle // 90)  # the matrix turns clockwise
-    assert image.shape == expected.shape
-    assert np.abs(image.astype(int) - expected).mean() < 4
-    # and what is written is upright, with no flag
-    assert all_frames(copy_film(source, tmp_path / "out.mp4"))[0].image.shape == expected.shape
+def test_a_last_frame_that_is_held_is_held_in_the_copy(tmp_path):
+    """As in most GIFs; also where frames are not decoded in the order they are shown in, as in what is written here."""
+    from PIL import Image
+
+    first, *others = (Image.fromarray(picture(i)) for i in range(4))
+    first.save(tmp_path / "in.gif", save_all=True, append_images=others, duration=[100, 100, 100, 2000])
+    copy = copy_film(tmp_path / "in.gif", tmp_path / "out.mp4")
+    for film in (copy, copy_film(copy, tmp_path / "again.mp4")):
+        with av.open(str(film)) as container:
+            stream = container.streams.video[0]
+            assert float(stream.duration * stream.time_base) == pytest.approx(2.3, abs=0.002)
 
 
-@pytest.mark.parametrize(("aspect", "width"), [(Fraction(64, 45), 91), (Fraction(1, 2), 32), (Fraction(404, 405), 64)])
-def test_wide_pixels_become_square_ones(tmp_path, aspect, width):
-    """A DVD's 16:9 is stored as 720 x 576; an aspect near 1 is left by whoever scaled to even sides."""
-    source = make_film(tmp_path / "in.mp4", count=2, aspect=aspect)
-    image = all_frames(source)[0].image
-    assert image.shape == (48, width, 3)
-    red = (image[:24, :, 0] > 130).mean(0)  # the top left quarter
-    assert abs((red > 0.5).sum() - width / 2) <= 1
-
-
-def test_a_stream_that_changes_its_size_keeps_that_of_its_first_frame(tmp_path):
-    parts = [make_film(tmp_path / f"{side}.ts", count=3, size=(side, side)) for side in (48, 96)]
-    (tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
-    assert {frame.image.shape for frame in all_frames(tmp_path / "joined.ts")} == {(48, 48, 3)}
-    assert len(all_frames(tmp_path / "joined.ts")) == 6
-    copy = copy_film(tmp_path / "joined.ts", tmp_path / "out.mp4")
-    assert len(all_frames(copy)) == 6
-
-
-@pytest.mark.parametrize(
-    ("audio", "suffix", "kept"),
-    [("aac", ".mp4", "aac"), ("libmp3lame", ".mkv", "mp3float"), ("pcm_s16le", ".mkv", "aac")],
-)
-@pytest.mark.parametrize("start", [0, 2])
-def test_sound_is_kept_on_request(tmp_path, audio, suffix, kept, start):
-    source = make_film(tmp_path / f"in{suffix}", count=50, audio=audio, start=start)
-    copy_film(source, tmp_path / "silent.mp4")
-    copy_film(source, tmp_path / "loud.mp4", audio=True)
-    with av.open(str(tmp_path / "silent.mp4")) as container:
-        assert not container.streams.audio
-    with av.open(str(tmp_path / "loud.mp4")) as container:
-        sound = container.streams.audio[0]
-        assert sound.codec_context.name == kept
-        frames = list(container.decode(sound))
-        samples = np.concatenate([frame.to_ndarray().ravel() for frame in frames])
-    assert len(samples) == pytest.approx(32000, abs=4096)  # 50 frames at 25 fps: two seconds
-    assert float(frames[0].pts * frames[0].time_base) == pytest.approx(0, abs=0.07)
-    assert np.abs(samples).mean() > 0.05  # the tone, not silence
+@pytest.mark.parametrize("times", [(0, 1, 1), (0, 2, 1)])
+def test_times_that_do_not_rise_are_refused(tmp_path, times):
+    with pytest.raises(ValueError, match=r"rising times: 0\.04 s after"):
+        with VideoReader(make_film(tmp_path / "in.mp4", count=1)) as video:
+            with VideoWriter(tmp_path / "out.mp4", video) as out:
+                for time in times:
+                    out.write(picture(0), Fraction(time, 25))
 
 
 def test_the_same_film_gives_the_same_bytes(tmp_path):
@@ -365,32 +318,6 @@ def test_the_command_says_that_its_input_was_cut_short(tmp_path, monkeypatch, ca
     assert main(["video", str(source), "-o", str(tmp_path / "pose.mp4")]) == 1
     assert re.search(r"in\.avi ends after \d+ of the 50 frames", capsys.readouterr().err)
     assert 5 < len(all_frames(tmp_path / "pose.mp4")) < 50  # what there is is not lost
-
-
-def test_what_a_trimmed_clip_hides_is_not_announced(tmp_path):
-    """Cut without encoding: all packets from a key frame on are kept, an edit list hides those before the cut."""
-    whole = make_film(tmp_path / "whole.mp4", count=50)
-    with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mp4"), "w") as target:
-        stream = source.streams.video[0]
-        out = target.add_stream_from_template(stream)
-        for packet in source.demux(stream):
-            if packet.dts is not None:
-                cut = round(Fraction(30, 25) / stream.time_base)
-                packet.pts, packet.dts, packet.stream = packet.pts - cut, packet.dts - cut, out
-                target.mux(packet)
-    with VideoReader(tmp_path / "cut.mp4") as video:
-        assert video.frame_count == len(list(video)) == 20
-
-
-@pytest.mark.parametrize(("rate", "kept"), [(11024, 11025), (37800, 44100), (192000, 96000), (16000, 16000)])
-def test_sound_of_any_rate_becomes_aac(tmp_path, rate, kept):
-    source = make_film(tmp_path / "in.mkv", count=25, audio="pcm_s16le", rate=rate)
-    copy_film(source, tmp_path / "out.mp4", audio=True)
-    with av.open(str(tmp_path / "out.mp4")) as container:
-        sound = container.streams.audio[0]
-        assert sound.rate == kept
-        seconds = sum(frame.samples for frame in container.decode(sound)) / kept
-    assert seconds == pytest.approx(16000 / rate, rel=0.1, abs=0.05)
 
 
 def test_frames_that_the_encoder_refuses_are_said(tmp_path):

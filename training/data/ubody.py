@@ -31,6 +31,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dwpose_core.video import open_film
+
 from ..checkpoint import write_atomic, write_json
 from ..command import at_least_one, run
 from ..pictures import imwrite
@@ -114,7 +116,7 @@ def decode(video: Path) -> Iterator:
         raise ImportError('reading videos needs PyAV: pip install "dwpose-torch[video]"') from error
     empty = True
     try:
-        with av.open(str(video.absolute())) as container:
+        with open_film(video) as container:
             for stream in container.streams.video[:1]:
                 stream.thread_type = "AUTO"
                 for frame in container.decode(stream):
