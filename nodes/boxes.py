@@ -65,7 +65,7 @@ def mask_boxes(mask: torch.Tensor, count: int, size: tuple[int, int]) -> list[Fo
         raise ValueError("There are no masks in this batch; look at the node that made it.")
     height, width = size
     found = []
-    for frame in mask.reshape(-1, *mask.shape[-2:])[:count].cpu().numpy() > 0.5:
+    for frame in (mask.reshape(-1, *mask.shape[-2:])[:count] > 0.5).cpu().numpy():
         rows, columns = np.flatnonzero(frame.any(1)), np.flatnonzero(frame.any(0))
         box = np.zeros((0, 4), np.float32)
         if len(rows):

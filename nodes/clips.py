@@ -75,11 +75,13 @@ class DWPoseInterpolate(io.ComfyNode):
     def execute(cls, keypoints, frames, fps, new_fps) -> io.NodeOutput:
         import numpy as np
 
-        from ..dwpose_core import combine
+        from ..dwpose_core import combine, edit
 
         people = sockets.to_people(keypoints)
         if not people:
             raise ValueError("There are no frames in these keypoints.")
+        # Photographs of several sizes, as JSON files of a folder: what lies between two of them has one canvas only.
+        people = [edit.fit(frame, people[0].image_size) for frame in people]
         last = len(people) - 1
         if frames:
             times = np.linspace(0, last, frames)

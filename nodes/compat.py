@@ -13,6 +13,7 @@ from comfy_api.v0_0_2 import io
 
 from . import files, models, sockets
 from .estimate import CPU_BATCH, GPU_BATCH, estimate, previews
+from .paths import digest
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
 SWITCH = ["enable", "disable"]
@@ -101,7 +102,7 @@ class DWPosePreprocessorCompat(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, bbox_detector=DETECTORS[2], pose_estimator=ESTIMATORS[0], **_: Any):
-        return _key(*_choices(bbox_detector, pose_estimator))
+        return digest(_key(*_choices(bbox_detector, pose_estimator)))
 
     @classmethod
     def execute(cls, image, **widgets: Any) -> io.NodeOutput:

@@ -280,8 +280,10 @@ def draw_estimates(
     found: list[People] = []
     for chunk in chunks:
         for people in chunk:
-            drawn, parts = sockets.to_draw(people, **wanted)
-            pose_map = render(goal.place(drawn), goal.size, parts=parts, feet=wanted["feet"], **drawing)
+            pose_map = None
+            for drawn, parts in sockets.to_draw(people, **wanted):
+                layer = {"parts": parts, "feet": wanted["feet"], "background": pose_map}
+                pose_map = render(goal.place(drawn), goal.size, **layer, **drawing)
             sockets.put(maps[len(found)], pose_map)
             found.append(people)
         progress.update_absolute(len(found), count, ("JPEG", Image.fromarray(pose_map), 512))

@@ -10,7 +10,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from . import sockets
-from .paths import inside
+from .paths import inside, state_of
 from .sockets import CATEGORY, schema
 
 
@@ -48,14 +48,14 @@ class DWPoseLoadFolder(io.ComfyNode):
     def fingerprint_inputs(cls, folder=None, **_: Any):
         if not isinstance(folder, str):  # linked: not known yet, and then what comes before decides
             return None
-        return [(str(file), file.stat().st_mtime_ns) for file in _pictures(folder)]
+        return state_of(_pictures(folder))
 
     @classmethod
     def execute(cls, folder, prefix, first, limit) -> io.NodeOutput:
         from ..dwpose_core.images import read_image
 
         images, names = [], []
-        for file in _pictures(folder)[first:][: limit or None]:
+        for file in sockets.in_turn(_pictures(folder)[first:][: limit or None]):
             pixels = read_image(file)
             images.append(sockets.new_image(1, pixels.shape[:2]))
             sockets.put(images[-1][0], pixels)

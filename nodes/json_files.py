@@ -11,7 +11,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from . import sockets
-from .paths import inside
+from .paths import digest, inside, state_of
 from .sockets import ALIASES, CATEGORY, Keypoints, schema
 
 LAYOUTS = ("one file", "one per frame", "OpenPose folder")
@@ -116,8 +116,8 @@ class DWPoseLoadJSON(io.ComfyNode):
         if not isinstance(path, str):  # linked: not known yet, and then what comes before decides
             return None
         if not path.strip():
-            return text
-        return [(str(file), file.stat().st_mtime_ns) for file in _find(path)]
+            return digest(text)
+        return state_of(_find(path))
 
     @classmethod
     def validate_inputs(cls, path):
@@ -135,7 +135,7 @@ class DWPoseLoadJSON(io.ComfyNode):
                 raise ValueError("Give the path of a JSON file or folder, or JSON text.")
             return io.NodeOutput(sockets.to_keypoints(sockets.to_people(text, size)))
         frames = []
-        for file in _find(path):
+        for file in sockets.in_turn(_find(path)):
             try:
                 frames += sockets.to_people(file.read_bytes(), size)
             except ValueError as error:

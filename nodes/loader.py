@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from . import files, models
+from .paths import digest
 from .sockets import ALIASES, CATEGORY, Model, say, schema
 
 
@@ -67,7 +68,7 @@ class DWPoseLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, pose=None, detector=None, **_: Any):
         # What "auto" stands for changes when somebody follows its advice and puts a file into a folder.
-        return files.fingerprint("pose", pose) + files.fingerprint("detector", detector)
+        return digest(files.fingerprint("pose", pose) + files.fingerprint("detector", detector))
 
     @classmethod
     def execute(cls, pose, detector, precision, backend) -> io.NodeOutput:

@@ -1,9 +1,13 @@
-"""Paths that workflows name, inside ComfyUI's folders only: workflows are passed around."""
+"""Paths that workflows name, and what workflows tell of them. They are passed around: nothing leads out of ComfyUI's
+folders, and nothing says where these are."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 def inside(home: str, path: str) -> Path | None:
@@ -12,3 +16,14 @@ def inside(home: str, path: str) -> Path | None:
     home = os.path.abspath(home)
     found = Path(os.path.abspath(os.path.join(home, path.strip())))
     return found if found.is_relative_to(home) else None
+
+
+def digest(state: Any) -> str:
+    """A fingerprint of anything that has a repr. ComfyUI writes fingerprints into every picture it saves, so they must
+    not tell the folders of this machine, nor grow with the files in them."""
+    return hashlib.sha256(repr(state).encode()).hexdigest()
+
+
+def state_of(files: Iterable[Path]) -> str:
+    """Another text wherever a file comes, goes or changes."""
+    return digest([(str(file), file.stat().st_mtime_ns) for file in files])

@@ -73,7 +73,7 @@ class DWPoseSelect(io.ComfyNode):
                 raise ValueError(f"ids must be whole numbers separated by commas, got {ids!r}") from None
             chosen = edit.select_ids(frames, wanted)
         else:
-            masks = None if mask is None or not len(mask) else mask.reshape(-1, *mask.shape[-2:]).cpu().numpy() > 0.5
+            masks = None if mask is None or not len(mask) else (mask.reshape(-1, *mask.shape[-2:]) > 0.5).cpu().numpy()
             select = edit.select_tracks if whole_clip and len(frames) > 1 else edit.select_per_frame
             chosen = select(frames, by, index=start, count=count, masks=masks)
         selected = sockets.to_keypoints(chosen, max(threshold, sockets.PRESENT))

@@ -136,18 +136,16 @@ class DWPoseRender(io.ComfyNode):
         beside = image is not None and arrange == ARRANGEMENTS[1]
         maps = sockets.new_image(len(frames), (goal.size[0], goal.size[1] * (2 if beside else 1)))
         for number, people in enumerate(sockets.in_turn(frames)):
-            people, parts = sockets.to_draw(people, body, hands, face, feet)
-            people = goal.place(people)
-            if not head:
-                people.score[:, :5] = -1  # COCO's nose, eyes, ears; to_draw made the scores ours
-            if image is None or beside:
-                drawn = render(people, goal.size, parts=parts, background=color, antialias=antialias, **drawing)
+            drawn = color
             if image is not None:
                 photo = sockets.to_frames(image[number % len(image)][None])[0]
                 photo = goal.place_picture(photo, color)
-                if beside:
-                    drawn = np.concatenate([photo, drawn], axis=1)
+                drawn = color if beside else photo
+            for layer, parts in sockets.to_draw(people, body, hands, face, feet, head):
+                layer = goal.place(layer)
+                if image is None or beside:
+                    drawn = render(layer, goal.size, parts=parts, background=drawn, antialias=antialias, **drawing)
                 else:
-                    drawn = overlay(photo, people, opacity=opacity, parts=parts, **drawing)
-            sockets.put(maps[number], drawn)
+                    drawn = overlay(drawn, layer, opacity=opacity, parts=parts, **drawing)
+            sockets.put(maps[number], np.concatenate([photo, drawn], axis=1) if beside else drawn)
         return io.NodeOutput(maps)

@@ -74,18 +74,23 @@ def to_keypoints(people: Sequence[People], threshold: float = PRESENT, confidenc
     return to_openpose(people, threshold=threshold, confidence=confidence)
 
 
-def to_draw(people: People, body: bool, hands: bool, face: bool, feet: bool) -> tuple[People, list[str]]:
-    """People, with scores of their own, and the `parts` for a renderer that draws what is switched on of them.
+def to_draw(
+    people: People, body: bool, hands: bool, face: bool, feet: bool, head: bool = True
+) -> list[tuple[People, list[str]]]:
+    """What a renderer draws of people, one on top of the other: people and the `parts` of them.
 
-    A body that is switched off keeps its scores: the face has its eyes from there.
+    The face has its eyes from the body: it is drawn by itself where the body must not show them.
     """
     from ..dwpose_core.skeleton import PARTS
 
+    parts = [part for part, on in (("body", body or feet), ("hand", hands), ("face", face)) if on]
+    if "body" not in parts or (body and head):
+        return [(people, parts)]
     score = people.score.copy()
-    if feet and not body:  # feet are drawn with a body only
-        score[:, PARTS["body"]] = -1  # below every threshold, also 0
-    wanted = {"body": body or feet, "hand": hands, "face": face}
-    return dataclasses.replace(people, score=score), [part for part, on in wanted.items() if on]
+    # Feet are drawn with a body only. A head is COCO's nose, eyes and ears. -1 is below every threshold, also 0.
+    score[:, slice(5) if body else PARTS["body"]] = -1
+    drawn = dataclasses.replace(people, score=score), [part for part in parts if part != "face"]
+    return [drawn, (people, ["face"])] if face else [drawn]
 
 
 def keep_parts(keypoints: list[dict], body: bool, hands: bool, face: bool, feet: bool) -> list[dict]:

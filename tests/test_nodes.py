@@ -142,6 +142,15 @@ def test_locales_name_every_node_and_input(comfy, language):
             }
 
 
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_translations_name_the_same_programs_and_files(comfy, language):
+    texts = json.loads((stub.ROOT / "locales" / language / "nodeDefs.json").read_text())
+    for item in comfy.nodes["DWPoseLoader"].define_schema().inputs:
+        named = re.findall(r"[a-z]+(?:[-/][a-z0-9]+)+|tensorrt|openvino", item.options["tooltip"])
+        translated = texts["DWPoseLoader"]["inputs"][item.id]["tooltip"]
+        assert [name for name in named if name not in translated] == []
+
+
 def test_every_node_has_a_page_and_its_pictures_exist(comfy):
     docs = stub.ROOT / "nodes" / "web" / "docs"
     assert {page.stem for page in docs.glob("*.md")} == set(comfy.nodes)

@@ -70,6 +70,20 @@ def test_a_face_without_its_body_keeps_its_eyes(comfy):
     assert not any(selected["pose_keypoints_2d"]) and selected["face_keypoints_2d"][-6:] == [195, 45, 1, 205, 45, 1]
 
 
+@pytest.mark.parametrize("off", [{"head": False}, {"body": False, "feet": True}])
+@pytest.mark.parametrize("style", ["openpose", "dwpose"])
+def test_a_face_keeps_its_eyes_where_the_body_shows_none(comfy, off, style):
+    options = {"keypoints": clip([figure(200)]), "size": "source", "hands": False, "style": style}
+    whole = run(comfy, "DWPoseRender", **options, **off)[0]
+    body = run(comfy, "DWPoseRender", **options, **off, face=False)[0]
+    face = run(comfy, "DWPoseRender", **options, body=False)[0]
+    assert torch.equal(whole, torch.where(face.any(-1, keepdim=True), face, body))
+    assert not body[0, 38:52, 190:210].any() and bool(whole[0, 45, 195].all()) == (style == "openpose")
+    photo = torch.full((1, 300, 400, 3), 0.5)
+    over = run(comfy, "DWPoseRender", **options, **off, image=photo)[0]
+    assert (over[0, 45, 195] > 0.9).all() == (style == "openpose")
+
+
 def test_render_antialias_and_beside(comfy):
     keypoints = clip([figure(200)])
     photo = torch.full((1, 300, 400, 3), 0.5)
@@ -114,6 +128,7 @@ def test_select_one_of_a_picture(comfy, by, expected):
     mask[:, :, :50] = 1
     result = run(comfy, "DWPoseSelect", keypoints=keypoints, by=by, mask=mask)
     assert xs(result[0]) == [[expected]] and len(result[1][0]) == 1
+    assert xs(run(comfy, "DWPoseSelect", keypoints=keypoints, by=by, mask=mask.bfloat16())[0]) == [[expected]]
     if by == "mask":
         with pytest.raises(ValueError, match="give a mask"):
             run(comfy, "DWPoseSelect", keypoints=keypoints, by=by, mask=mask[:0])
@@ -160,6 +175,12 @@ def test_interpolate(comfy):
         run(comfy, "DWPoseInterpolate", keypoints=[])
     fixed = run(comfy, "DWPoseInterpolate", keypoints=keypoints, frames=7)[0]
     assert np.allclose(np.ravel(xs(fixed)), np.arange(100, 341, 40), atol=1e-3)
+
+
+def test_interpolate_between_pictures_of_two_sizes(comfy):
+    keypoints = clip([figure(100)]) + clip([figure(300)], size=(600, 800))
+    between = run(comfy, "DWPoseInterpolate", keypoints=keypoints, frames=3)[0]
+    assert xs(between) == [[100], [125], [150]] and {frame["canvas_width"] for frame in between} == {400}
 
 
 def test_smooth_fills_gaps_and_removes_jitter(comfy):

@@ -64,6 +64,17 @@ def test_switches_are_for_the_drawing_only(comfy, model):
     assert on[0].any() and not off[0].any()
 
 
+def test_feet_without_a_body_leave_the_face_its_eyes(comfy, model, monkeypatch):
+    people = sys.modules[f"{comfy.package.__name__}.nodes.sockets"].to_people(stub.clip([stub.figure(200)]))
+    monkeypatch.setattr(sys.modules[f"{comfy.package.__name__}.nodes.estimate"], "estimate", lambda *_: iter([people]))
+    shown = {"image": torch.zeros(1, 300, 400, 3), "size": "source", "hands": False, "body": False}
+    face, feet, both = (
+        estimated(comfy, model, **shown, face=face, feet=feet)[0]
+        for face, feet in ((True, False), (False, True), (True, True))
+    )
+    assert torch.equal(both, torch.maximum(face, feet)) and face[0, 45, 195].all() and feet.any()
+
+
 def test_no_images_are_an_error(comfy, model):
     with pytest.raises(ValueError, match="no images"):
         estimated(comfy, model, frames=0)
@@ -76,7 +87,7 @@ def test_no_images_are_an_error(comfy, model):
 def test_nobody_found_is_said(comfy, model):
     mask = torch.zeros(3, 96, 128)
     mask[1, 20:60, 30:70] = 1
-    result = estimated(comfy, model, boxes=None, mask=mask, keypoint_threshold=0.0)
+    result = estimated(comfy, model, boxes=None, mask=mask.bfloat16(), keypoint_threshold=0.0)
     assert result.ui["text"] == ("Nobody found in 2 of 3 frames: 0, 2",)
     assert comfy.texts == [("7", result.ui["text"][0])]
     assert [len(boxes) for boxes in result[2]] == [0, 1, 0]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.comfy_stub import clip, figure, run, xs
+from tests.comfy_stub import Interrupted, clip, figure, run, xs
 
 
 @pytest.mark.parametrize(("layout", "files"), [("one file", 1), ("one per frame", 2), ("OpenPose folder", 2)])
@@ -87,6 +87,43 @@ def test_linked_inputs_have_a_fingerprint(comfy):
     for node in ("DWPoseLoadJSON", "DWPoseLoadFolder"):
         look = comfy.nodes[node].fingerprint_inputs
         assert look(**{"path" if "JSON" in node else "folder": None, "text": ""}) == look()
+
+
+def test_fingerprints_tell_no_folders_and_do_not_grow(comfy):
+    """ComfyUI writes them into the metadata of every picture it saves."""
+    folder = comfy.home / "input" / "many"
+    folder.mkdir()
+    looks = {
+        "DWPoseLoadFolder": {"folder": "many"},
+        "DWPoseLoadJSON": {"path": "many"},
+        "DWPoseLoader": {"pose": "dw-debug.safetensors", "detector": "auto"},
+        "DWPosePreprocessorCompat": {},
+    }
+    before = {}
+    for number in range(20):
+        (folder / f"{number}.json").write_text("[]")
+        (folder / f"{number}.png").write_bytes(b"")
+        for node, inputs in looks.items():
+            text = json.dumps(comfy.nodes[node].fingerprint_inputs(**inputs))
+            assert comfy.home.name not in text and len(text) < 100
+            assert (before.get(node) == text) == (bool(number) and "Load" not in node.removesuffix("Loader"))
+            before[node] = text
+
+
+def test_long_folders_show_their_progress_and_can_be_interrupted(comfy):
+    folder = comfy.home / "input" / "long"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.json").write_text(json.dumps(clip([figure(100)])))
+        cv2.imwrite(str(folder / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
+    for node, inputs in (("DWPoseLoadFolder", {"folder": "long"}), ("DWPoseLoadJSON", {"path": "long"})):
+        comfy.progress.clear()
+        comfy.interrupt = False
+        run(comfy, node, **inputs)
+        assert [step[0] for step in comfy.progress] == [1, 2, 3]
+        comfy.interrupt = True
+        with pytest.raises(Interrupted):
+            run(comfy, node, **inputs)
 
 
 def test_load_json_reads_text_and_stays_in_its_folders(comfy):
