@@ -191,8 +191,8 @@ def _draw(task: tuple[Path, int, int]) -> None:
 
 def generate_objects(assets: Path, out: Path, count: int, seed: int, workers: int) -> None:
     """Render `count` objects into `out`; the file `done` marks a complete folder."""
-    check_assets(assets)
     check_opengl()
+    check_assets(assets)
     out.mkdir(parents=True, exist_ok=True)
     tasks = [(out, seed, number) for number in range(count)]
     with Workers(workers, _start, (assets,)) as pool:
