@@ -161,7 +161,8 @@ def prepare_animation(
     actors = edit.select_tracks(frames, select, count=people or most)
 
     # Keypoints before the filter that follows: its lag is little for a pose, but much for a small face that moves fast.
-    faces = [_face_box(person, threshold) for person in edit.select_tracks(frames, select)]
+    leads = edit.select_tracks(frames, select)
+    faces = [_face_box(person, threshold) for person in leads]
     if any(np.isfinite(face).all() for face in faces):
         paths = steady_boxes(np.stack(faces), _FACE_PADDING, steadiness * clip.fps)
         pictures = zip(_bar(clip, len(frames), "cropping faces", progress), paths, strict=True)
@@ -174,7 +175,8 @@ def prepare_animation(
     if reference is None:
         size = fit_size(frames[0].image_size, max_pixels)
     if character is not None:
-        actors = edit.align(edit.retarget(actors, character), character)
+        lead = next(int(person.id[0]) for person in leads if len(person))
+        actors = edit.align(edit.retarget(actors, character, lead), character, lead)
     # What has the shape of the map already only loses what its sides lack of multiples of 16.
     padded = reference is not None and character is None
     actors = [edit.fit(person, size, "pad" if padded else "stretch") for person in actors]

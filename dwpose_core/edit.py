@@ -103,8 +103,9 @@ def fit(people: People, size: tuple[int, int], how: str = "stretch") -> People:
     return replace(people, xy=people.xy * factor + shift, box=box, image_size=size)
 
 
-def align(frames: Sequence[People], reference: People) -> list[People]:
-    """The whole clip moved and scaled by one rule, so that its first person stands where `reference` stands.
+def align(frames: Sequence[People], reference: People, actor: int | None = None) -> list[People]:
+    """The whole clip moved and scaled by one rule, so that its first person, or the one of the id `actor`, stands where
+    `reference` stands.
 
     Place and scale come from the torso (middle of the hips, distance to the neck) in the first frame that shows it;
     where the reference or every frame hides it, from the shoulders (their middle and distance), else from the box. The
@@ -112,10 +113,10 @@ def align(frames: Sequence[People], reference: People) -> list[People]:
     their id where they have one, else taken as the first of each frame.
 
     Raises:
-        ValueError: when the reference or every frame is empty.
+        ValueError: when the reference or every frame is empty, or nobody has that id.
     """
     frames, goal = list(frames), _first(reference)
-    (root, size), (goal_root, goal_size) = _common_anchor(_actor(frames), goal)
+    (root, size), (goal_root, goal_size) = _common_anchor(_appearances(frames, follow(frames, actor=actor)), goal)
     factor, result = goal_size / size, []
     for people in frames:
         corner = people.box.reshape(-1, 2, 2)
@@ -130,7 +131,7 @@ def align(frames: Sequence[People], reference: People) -> list[People]:
     return result
 
 
-def retarget(frames: Sequence[People], reference: People) -> list[People]:
+def retarget(frames: Sequence[People], reference: People, actor: int | None = None) -> list[People]:
     """The motion of a clip on the body of `reference`: each limb keeps its direction and takes on the length that the
     reference's proportions give it.
 
@@ -139,14 +140,15 @@ def retarget(frames: Sequence[People], reference: People) -> list[People]:
     the clip its 90th percentile. Where clip or reference hides the hips, as a portrait does, lengths are relative to
     the shoulders' width; limbs that one of them hides stay as long as they are. Hands go with the forearm's ratio, feet
     with the shin's, the face with the head's. The person keeps place and overall size; `align` moves it to the
-    reference's. People are followed by their ids where they have some, else taken as the first of each frame.
+    reference's. People are followed by their ids where they have some, else taken as the first of each frame; with
+    `actor` it is the person of that id.
 
     Raises:
-        ValueError: when the reference or every frame is empty.
+        ValueError: when the reference or every frame is empty, or nobody has that id.
     """
     frames, goal = list(frames), _first(reference)
-    picks = follow(frames)
-    own = np.stack([_limb_lengths(person) for person in _actor(frames)])  # (frames, 2, limbs)
+    picks = follow(frames, actor=actor)
+    own = np.stack([_limb_lengths(person) for person in _appearances(frames, picks)])  # (frames, 2, limbs)
     own = np.array([[_robust(limb) for limb in unit.T] for unit in own.transpose(1, 0, 2)])
     theirs = _limb_lengths(goal)
     ratios = np.array([_pair_ratio(i, own, theirs) for i in range(len(_TREE))])
@@ -169,12 +171,14 @@ def _first(reference: People) -> People:
     return reference[0]
 
 
-def follow(frames: Sequence[People], person: int = 0) -> list[int | None]:
+def follow(frames: Sequence[People], person: int = 0, actor: int | None = None) -> list[int | None]:
     """The row in each frame of one person of a clip, None where they are away.
 
     It is who stands in row `person` of the first frame that has so many people, found again by id. People without ids
-    are told apart by their row alone.
+    are told apart by their row alone. With `actor` it is the person of that id.
     """
+    if actor is not None:
+        return [None if people.id is None else _row(people, person, actor) for people in frames]
     start = next((people for people in frames if len(people) > person), None)
     if start is None:
         return [None] * len(frames)
@@ -189,9 +193,9 @@ def _row(people: People, person: int, key: int | None) -> int | None:
     return int(found[0]) if len(found) else None
 
 
-def _actor(frames: Sequence[People]) -> list[People]:
-    """The first person of the clip, as often as they are in it. Raises ValueError where nobody ever is."""
-    found = [people[p] for people, p in zip(frames, follow(frames), strict=True) if p is not None]
+def _appearances(frames: Sequence[People], picks: Sequence[int | None]) -> list[People]:
+    """One person of the clip, as often as they are in it. Raises ValueError where they never are."""
+    found = [people[p] for people, p in zip(frames, picks, strict=True) if p is not None]
     if not found:
         raise ValueError("there is nobody in the clip")
     return found

@@ -304,6 +304,19 @@ def test_retargeting_takes_the_place_of_the_reference():
         prepare_animation(film(5), watcher, reference=picture, retarget=True, progress=False)
 
 
+def test_who_is_selected_first_takes_the_place_of_the_reference():
+    """And not who is in the film first, of two."""
+    large, small = figure(center=(60, 80), scale=1.2), figure(center=(150, 100), scale=0.5)
+    joined = {name: np.concatenate([getattr(large, name), getattr(small, name)]) for name in ("xy", "score", "box")}
+    both = replace(large, **joined, box_score=np.ones(2))
+    character = figure(center=(150, 250), size=(400, 300), scale=2.0)
+    watcher = Watcher([small, small, *[both] * 8, *[None] * 190, character])
+    options = {"reference": np.full((400, 300, 3), 200, np.uint8), "retarget": True, "people": 2, "progress": False}
+    made = prepare_animation(film(10), watcher, max_pixels=300 * 400, **options)
+    factor = np.float32([made.width / 300, made.height / 400])
+    np.testing.assert_allclose(made.people[9].xy[0, :17], character.xy[0, :17] * factor, atol=1.0)
+
+
 def test_other_styles():
     made = prepare_animation(film(2), Watcher(walk(2)), style="dwpose", max_pixels=160 * 208, progress=False)
     np.testing.assert_array_equal(np.array(made.pose_video[0]), render(made.people[0], style="dwpose"))

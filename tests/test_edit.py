@@ -87,6 +87,15 @@ def test_aligned_by_the_person_of_that_id():
     hidden = replace(actor, score=person(PORTRAIT).score)
     _, after = edit.align([hidden, both], person())
     np.testing.assert_allclose(after.xy[1, :17], BODY, atol=0.1)
+    _, after = edit.align([hidden, both], person(), actor=7)  # who is away in the first one
+    np.testing.assert_allclose(after.xy[0, :17], BODY, atol=0.1)
+    wide = replace(person(), xy=person().xy * (1.5, 1))
+    _, after = edit.retarget([hidden, both], wide, actor=7)
+    np.testing.assert_array_equal(after.xy[1], both.xy[1])
+    assert np.abs(after.xy[0] - both.xy[0]).max() > 5
+    for change in (edit.align, edit.retarget):
+        with pytest.raises(ValueError, match="nobody"):
+            change([hidden, both], person(), actor=1)
 
 
 @pytest.mark.parametrize(
