@@ -46,7 +46,8 @@ class Options:
         for name in ("image_batch", "people_batch", "max_people"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value, (int, np.integer)) and value >= 1):
-                raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
+                said = "batch_size (image_batch)" if name == "image_batch" else name  # what callers and commands say
+                raise ValueError(f"{said} must be a whole number, at least 1; got {value!r}")
         side = self.detector_size
         if side is not None and not (_is_number(side, (int, np.integer)) and side > 0 and side % STRIDES[-1] == 0):
             raise ValueError(f"detector_size must be a multiple of {STRIDES[-1]} pixels, or None; got {side!r}")

@@ -211,7 +211,7 @@ def test_max_people_keeps_the_first_boxes(debug):
         ({"max_people": 0}, "max_people"),
         ({"nms_threshold": 0}, "nms_threshold"),
         ({"max_people": 1.5}, "max_people.*whole number"),
-        ({"image_batch": True}, "image_batch"),
+        ({"image_batch": True}, r"batch_size \(image_batch\)"),
         ({"detector_threshold": float("nan")}, "detector_threshold.*from 0 to 1"),
         ({"detector_threshold": 3}, "detector_threshold"),
         ({"detector_threshold": "0.3"}, "detector_threshold"),
