@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
-from .models.cspnext import IMAGENET_MEAN, IMAGENET_STD  # noqa: F401, what crops are normalised by
-
 # Legend: P boxes, H and W of the network input, h and w of the image.
 
 PADDING = 1.25  # a person's box grows by this factor before cropping (mmpose `GetBBoxCenterScale`)

@@ -15,6 +15,7 @@ import torch
 from . import geometry, simcc
 from .backends import Runner
 from .geometry import Image
+from .models.cspnext import IMAGENET_MEAN, IMAGENET_STD
 from .models.yolox import STRIDES, decode_people
 from .people import People
 from .skeleton import NUM_KEYPOINTS
@@ -196,8 +197,8 @@ def _crops(images: list[Image], owner: np.ndarray, boxes: np.ndarray, pose: Runn
         mine = np.flatnonzero(owner == i)  # contiguous: owners are sorted
         geometry.crop(images[i], boxes[mine], pose.input_size, out=crops[mine[0] : mine[-1] + 1])
     batch = torch.as_tensor(crops).to(pose.device).permute(0, 3, 1, 2).float()
-    mean = torch.tensor(geometry.IMAGENET_MEAN, device=batch.device)[:, None, None]
-    std = torch.tensor(geometry.IMAGENET_STD, device=batch.device)[:, None, None]
+    mean = torch.tensor(IMAGENET_MEAN, device=batch.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, device=batch.device)[:, None, None]
     return batch.sub_(mean).div_(std)
 
 

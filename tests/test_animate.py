@@ -1,12 +1,10 @@
-"""Pose and face videos for animation pipelines: drawing, sizes, frame rates, the face's path; tiny Wan pipelines."""
+"""Pose and face videos for animation pipelines: drawing, sizes, frame rates, the face's path."""
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,62 +16,7 @@ from dwpose_core.animate import FACE_SIZE, draw_wan, fit_size, prepare_animation
 from dwpose_core.people import People
 from dwpose_core.pipeline import Options
 from dwpose_core.render import render
-
-EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
-
-
-def figure(center=(100.0, 80.0), size=(160, 200), scale=1.0) -> People:
-    """One standing person of about 60 x 120 pixels. Face points on a circle of 10 pixels around the nose."""
-    head, neck = (0, -50), (0, -35)
-    points = np.tile(np.float32(neck), (133, 1))
-    body = [
-        head,
-        (3, -53),
-        (-3, -53),
-        (6, -51),
-        (-6, -51),
-        (14, -35),
-        (-14, -35),
-        (20, -15),
-        (-20, -15),
-        (24, 5),
-        (-24, 5),
-    ]
-    points[:11] = body
-    points[11:17] = [(9, 5), (-9, 5), (10, 30), (-10, 30), (10, 55), (-10, 55)]
-    points[17:23] = [(14, 60), (15, 58), (9, 58), (-14, 60), (-15, 58), (-9, 58)]
-    angle = np.linspace(0, 2 * np.pi, 68, endpoint=False)
-    points[23:91] = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 10 + head
-    for start, wrist in ((91, (24, 5)), (112, (-24, 5))):
-        points[start : start + 21] = np.float32(wrist) + np.stack([np.arange(21) % 5, np.arange(21) // 4], axis=1)
-    xy = points * scale + np.float32(center)
-    box = np.concatenate([xy.min(axis=0), xy.max(axis=0)])
-    return People(xy[None], np.ones((1, 133)), box[None], np.ones(1), size)
-
-
-class Watcher:
-    """Stands for a DWposeDetector: knows who is in which picture by the number written into its first pixel."""
-
-    def __init__(self, frames):
-        self.frames, self.seen, self.options = frames, [], Options()
-
-    def detect(self, images, batch_size=None, max_people=None):
-        if isinstance(images, np.ndarray):
-            return self.detect([images])[0]
-        numbers = [int(image[0, 0, 0]) for image in images]
-        self.seen += numbers
-        return [self.frames[number] for number in numbers]
-
-
-def film(count, size=(160, 200)):
-    frames = [np.full((*size, 3), 90, np.uint8) for _ in range(count)]
-    for number, frame in enumerate(frames):
-        frame[0, 0] = number
-    return frames
-
-
-def walk(count, step=3.0, **options):
-    return [figure(center=(60 + step * number, 80), **options) for number in range(count)]
+from tests.animate_tools import Watcher, figure, film, walk
 
 
 @pytest.mark.parametrize(
@@ -365,48 +308,3 @@ def test_frames_are_gone_through_one_by_one():
     for number, frame in enumerate(animate._Clip(Frames(film(5)), 30, 30)):
         assert int(frame.image[0, 0, 0]) == number
         assert len(taken) <= number + 2
-
-
-def load_example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    return example
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    pytest.importorskip("ftfy", reason="diffusers' Wan pipelines need ftfy")
-    return pytest.importorskip(
-        "tests.tiny_diffusers", reason='needs diffusers and transformers: pip install "dwpose-torch[diffusers]"'
-    )
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_wan_animate_example(tiny):
-    """Portrait and video in, animated frames out, with the example's own code."""
-    pipe = tiny.wan_animate()
-    pipe.set_progress_bar_config(disable=True)
-    made, frames = load_example("wan_animate").animate(
-        pipe,
-        Watcher(walk(5)),
-        Image.new("RGB", (64, 64)),
-        film(5),
-        "a dancer",
-        max_pixels=64 * 64,
-        steps=1,
-        progress=False,
-    )
-    assert len(frames) == len(made.pose_video) == 5
-    assert frames[0].size == made.pose_video[0].size == (64, 64)
-
-
-def test_vace_example(tiny):
-    pipe = tiny.wan_vace()
-    pipe.set_progress_bar_config(disable=True)
-    poses, frames = load_example("vace").generate(
-        pipe, Watcher(walk(7)), film(7), "a dancer", max_pixels=64 * 64, frames=5, steps=1, progress=False
-    )
-    assert len(poses) == len(frames) == 5
-    assert frames[0].size == poses[0].size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,14 @@ from benchmarks.photographs import matches
 from tests.detection_toys import CELLS, POINTS, SIDE, STRIDES, TINY, boxes_around, raw_output, toy_pool
 from training.detection import aid, simota
 from training.detection.batches import numbered, stacked, to_input
-from training.detection.evaluate import average_precision, balanced_threshold, find_in_pool, hits, recall_precision
+from training.detection.evaluate import (
+    average_precision,
+    balanced_threshold,
+    boxes_by_picture,
+    find_in_pool,
+    hits,
+    recall_precision,
+)
 from training.detection.scenes import KINDS
 from training.detection.start import create
 from training.optim import build_optimizer
@@ -324,3 +333,15 @@ def test_average_precision_of_perfect_and_of_nothing():
     assert average_precision(TRUTH, exact) == {"ap": pytest.approx(1.0), "ap50": pytest.approx(1.0)}
     none = [(np.zeros((0, 4)), np.zeros(0))] * 2
     assert average_precision(TRUTH, none) == {"ap": 0.0, "ap50": 0.0}
+
+
+def test_coco_files_are_read_and_their_crowds_ignored(tmp_path):
+    rows = [
+        {"image_id": 5, "bbox": [1, 2, 10, 20], "iscrowd": 0, "category_id": 1},
+        {"image_id": 5, "bbox": [0, 0, 50, 20], "iscrowd": 1, "category_id": 1},
+        {"image_id": 5, "bbox": [0, 0, 5, 5], "iscrowd": 0, "category_id": 18},  # a dog
+    ]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps({"images": [{"id": 5, "file_name": "a.jpg"}], "annotations": rows}))
+    assert {name: boxes.tolist() for name, boxes in boxes_by_picture(path).items()} == {"a.jpg": [[1, 2, 11, 22]]}
+    assert boxes_by_picture(path, crowds=True)["a.jpg"].tolist() == [[0, 0, 50, 20]]

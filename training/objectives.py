@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dwpose_core.geometry import IMAGENET_MEAN, IMAGENET_STD
+from dwpose_core.models.cspnext import IMAGENET_MEAN, IMAGENET_STD
 from dwpose_core.models.rtmcc import DWPose
 from dwpose_core.simcc import BETA, SPLIT_RATIO, decode
 
