@@ -30,8 +30,9 @@ from dwpose_core.backends import TorchRunner
 from dwpose_core.models.rtmcc import DWPose
 from training.command import at_least_one
 from training.optim import Schedule
-from training.starter import HELD_OUT, LAYER_SIZE, OBJECTS, Phase, pool_size, train
+from training.starter import Phase, train
 from training.starter_batches import Variation
+from training.starter_pictures import HELD_OUT, LAYER_SIZE, OBJECTS, pool_size
 from training.starter_score import measure
 from training.starter_weights import NARROW, begin, read_weights
 from training.synthetic.composite import STRONG

@@ -59,31 +59,17 @@ from .precision import autocast
 from .pruning import pruned
 from .starter_batches import draw_batch
 from .starter_phases import MORE, PHASES, Phase, objective_of, phases_of
+from .starter_pictures import CROPS_EACH, HELD_OUT, OBJECTS, pool_size, prepare, scene_people
 from .starter_score import calibrate, measure
 from .starter_weights import WIDE, as_trained, begin, build_network, read_weights, save
-from .synthetic.composite import CLOSE, CROWDED, MILD, PARTIAL, QUIET, STRONG, TUMBLING, VACANT
-from .synthetic.generate import generate
-from .synthetic.objects import generate_objects
-from .synthetic.pool import CropPool, build_pool
-from .synthetic.scene_crops import build_scene_pool
-from .synthetic.scene_set import generate_scenes
+from .synthetic.pool import CropPool
 from .synthetic.workers import end_with_parent, limit_threads
 
 BATCH = 32  # per process
 LEAST_CROPS = 20 * BATCH  # a twentieth of --crops is undisturbed
 REPORT_EVERY = 1000  # steps
-CROPS_EACH = 3  # of each person rendered in scenes
 LEAST_SCENE_PEOPLE = -(-BATCH // CROPS_EACH)
 LEARNING_RATE, MUON_RATE, WEIGHT_DECAY = 2e-3, 3e-3, 0.05
-LAYER_SIZE = (192, 256)  # (W, H) of rendered people, margin included
-SCENE_SIDE = 400  # longer side of scenes rendered as a whole, px; most people in them are smaller than a crop
-OBJECTS = 1500  # rendered things that are not people
-HELD_OUT = 600  # people nobody trains on; two thirds as many close-ups
-
-
-def pool_size(network: str) -> tuple[int, int]:
-    """(W, H) of stored crops: the largest that a phase asks for."""
-    return max(phase.size for phase in MORE[network])[::-1]
 
 
 def train(
@@ -270,62 +256,6 @@ def finish(network: str, out: Path, earlier: list[Path], teacher: Path | None = 
     write_json(out / "metrics.json", [*history, row])
 
 
-def scene_people(args: argparse.Namespace) -> int:
-    """How many people are rendered in whole scenes."""
-    return args.people // 2 if args.scene_people is None else args.scene_people
-
-
-def prepare(args: argparse.Namespace, out: Path) -> None:
-    """Layers and pools that do not exist yet."""
-    close, size = HELD_OUT * 2 // 3, pool_size(args.network)
-    drawn = {name for phase in MORE[args.network] for name, _ in phase.pools}
-    in_scenes = scene_people(args)
-    jobs = (
-        ("layers", args.people, args.seed, "usual"),
-        ("close_layers", args.people // 2, args.seed + 20, "close-ups"),
-        ("hand_layers", args.people // 2 if "hands" in drawn else 0, args.seed + 40, "hands"),
-        ("held_out", HELD_OUT, args.seed + 1000, "usual"),
-        ("close_held_out", close, args.seed + 1020, "close-ups"),
-        ("hand_held_out", HELD_OUT // 2, args.seed + 1040, "hands"),
-    )
-    for folder, people, seed, framings in jobs:
-        if people and not (out / folder / f"labels_{seed:04d}.npz").is_file():
-            extra = {"with_accessories": folder != "held_out", "framings": framings}
-            generate(args.assets, out / folder, people, seed, args.workers, LAYER_SIZE, **extra)
-    if not (out / "scenes" / "annotations.json").is_file():
-        generate_scenes(args.assets, out / "scenes", in_scenes, args.seed + 5, args.workers, SCENE_SIDE)
-    if not (out / "held_out_scenes" / "annotations.json").is_file():
-        generate_scenes(args.assets, out / "held_out_scenes", HELD_OUT, args.seed + 1005, args.workers, SCENE_SIDE)
-    if not (out / "objects" / "done").is_file():
-        generate_objects(args.assets, out / "objects", OBJECTS, args.seed, args.workers)
-    # A crop's surroundings follow from its seed and number, so tests have seeds of their own.
-    pools = (
-        ("strong", "layers", args.crops, args.seed, STRONG),
-        ("crowded", "layers", args.crops * 2 // 7, args.seed + 5, CROWDED),
-        ("mild", "layers", args.crops // 6, args.seed + 1, MILD),
-        ("quiet", "layers", args.crops // 20, args.seed + 2, QUIET),
-        ("vacant", "layers", args.crops // 6, args.seed + 3, VACANT),
-        ("tumbling", "layers", args.crops // 5, args.seed + 7, TUMBLING),
-        ("partial", "layers", args.crops * 2 // 5, args.seed + 9, PARTIAL),
-        ("close", "close_layers", args.crops // 2, args.seed + 4, CLOSE),
-        ("hands", "hand_layers", args.crops // 2, args.seed + 8, CLOSE),
-        ("test_strong", "held_out", HELD_OUT, args.seed + 2000, STRONG),
-        ("test_plain", "held_out", HELD_OUT, args.seed + 2001, None),
-        ("test_partial", "held_out", HELD_OUT, args.seed + 2009, PARTIAL),
-        ("test_close", "close_held_out", close, args.seed + 2004, None),
-        ("test_hands", "hand_held_out", HELD_OUT // 2, args.seed + 2008, None),
-    )
-    for name, folder, count, seed, disturb in pools:
-        wanted = name in drawn or name.startswith("test_")
-        if wanted and not (out / "pool" / f"{name}.npz").is_file():
-            sources = (out / folder, out / "objects", args.assets)
-            build_pool(*sources, out / "pool", name, count, seed, size, args.workers, disturb)
-    scene_pools = (("scenes", "scenes", CROPS_EACH * in_scenes), ("test_scenes", "held_out_scenes", HELD_OUT))
-    for name, folder, count in scene_pools:
-        if not (out / "pool" / f"{name}.npz").is_file():
-            build_scene_pool(out / folder, out / "pool", name, count, args.seed + 6, size, args.workers)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="folder of packed body assets")
@@ -355,6 +285,9 @@ def main() -> None:
         type=at_least_one,
         help="rendered in whole scenes, unless OUT/scenes is there; half of --people if not given",
     )
+    parser.add_argument("--things", type=at_least_one, default=OBJECTS, help=f"rendered, not people ({OBJECTS})")
+    note = f"people to measure on, as many again in scenes, and two thirds as many close-ups ({HELD_OUT})"
+    parser.add_argument("--held-out", type=at_least_one, default=HELD_OUT, help=note)
     parser.add_argument("--crops", type=int, default=140000, help="of the strongest kind; as many others")
     parser.add_argument(
         "--length", type=more_than_zero, default=1.0, help="of the training, relative to the recipe's steps"
@@ -373,6 +306,9 @@ def main() -> None:
         if not path.is_file():  # a catalogue name would be found, too, but keep the factor of its scores
             parser.error(f"{path} is no file")
     options = {name: getattr(args, name) for name in ("people", "scene_people", "crops", "seed", "workers")}
+    options |= {
+        name: getattr(args, name) for name in ("things", "held_out") if getattr(args, name) != parser.get_default(name)
+    }
     phases = check_start(args.network, args.start, out, args.length, args.teacher, **options)  # before rendering
     for path in args.mean:
         read_weights(path, args.network, VARIANTS[args.network].input_size)

@@ -60,7 +60,8 @@ from .monitor import StopOnSignal, cut_log, ending
 from .muon import MuonAdamW
 from .optim import ExponentialMovingAverage
 from .precision import autocast
-from .starter import HELD_OUT, LAYER_SIZE, OBJECTS, average_gradients
+from .starter import average_gradients
+from .starter_pictures import HELD_OUT, LAYER_SIZE, OBJECTS
 from .style_mixing import StyleMixing
 from .synthetic.generate import generate
 from .synthetic.objects import generate_objects
@@ -69,8 +70,9 @@ from .synthetic.workers import end_with_parent, limit_threads
 
 STYLE_STREAM = 6  # apart from the random numbers of the batches
 LOG_EVERY = 50  # steps; a GPU is also looked at as rarely, because it has to finish its work first
-# Scenes of held-out people, pictures without anybody, close-ups: name, count, people in each, close-up.
-TESTS = (("test", 800, None, False), ("test_empty", 400, 0, False), ("test_close", 300, 1, True))
+TEST_SCENES = 800
+# Scenes of held-out people, pictures without anybody, close-ups: name, share of TEST_SCENES, people in each, close-up.
+TESTS = (("test", 1.0, None, False), ("test_empty", 0.5, 0, False), ("test_close", 0.375, 1, True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +237,8 @@ def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None
         ValueError: where OUT was begun with other pictures.
     """
     asked = {name: str(getattr(args, name)) for name in ("people", "layer_size", "scene_people", "scenes")}
+    if args.test_scenes != TEST_SCENES:
+        asked["test_scenes"] = str(args.test_scenes)
     checkpoint.same_settings(out / "pictures.json", asked | {"seed": str(config.seed), "side": str(config.side)})
     given = {name: getattr(args, name) for name in ("layers", "held_out", "objects", "rendered")}
     layers, held_out, objects, rendered = (path.resolve() if path else out / name for name, path in given.items())
@@ -246,7 +250,8 @@ def prepare(args: argparse.Namespace, config: DetectorConfig, out: Path) -> None
         generate_objects(args.assets, objects, OBJECTS, args.seed, args.processes)
     shape = (config.side, args.processes)
     tests, pool = (held_out, objects, args.assets), out / "pool"
-    for seed, (name, count, people, close_up) in enumerate(TESTS, args.seed + 1000):
+    for seed, (name, share, people, close_up) in enumerate(TESTS, args.seed + 1000):
+        count = max(1, round(share * args.test_scenes))
         if not (pool / f"{name}.npz").is_file():
             build_pool(tests, pool, name, count, seed, *shape, held_out=True, people=people, close_up=close_up)
     if not (pool / "train.npz").is_file():
@@ -304,6 +309,8 @@ def main() -> None:
         help="in scenes rendered as a whole, unless they are there; 0 for none (4600)",
     )
     parser.add_argument("--scenes", type=at_least_one, default=32000, help="composed for training (32000)")
+    note = f"composed of held-out people to measure on; half as many of nobody, and some close-ups ({TEST_SCENES})"
+    parser.add_argument("--test-scenes", type=at_least_one, default=TEST_SCENES, help=note)
     parser.add_argument("--processes", type=at_least_one, default=os.cpu_count(), help="for rendering and composing")
     parser.add_argument(
         "--device",
