@@ -60,5 +60,5 @@ def test_bundled_detector_finds_people_in_photographs(shared):
 
 def test_bundled_detector_card():
     text = (Path(dwpose_core.__file__).parent / "bundled" / "yolox-cspnext-s.md").read_text()
-    for word in ("CC0", "python -m training.train_detector", "recall", "precision", "cannot", "320"):
+    for word in ("CC0", "python -m training.bundled yolox-cspnext-s", "recall", "precision", "cannot", "320"):
         assert word in text

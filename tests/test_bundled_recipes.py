@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shlex
 import sys
 
@@ -113,6 +114,17 @@ def test_parts_of_a_gpu_fit_other_machines():
     assert option(words("s-14"), "--device") == "cuda" and option(words("s-14"), "--batch") == "1024"
     assert option(words("d-1"), "--device") == "cpu"  # two processes: part of its recipe, with or without a GPU
     assert option(words("d-2", cores=2), "--workers") == "1"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_cards_name_the_command_and_its_parts(model):
+    """All of the model's own; those of another model, and means, may be left to that one's card."""
+    card = (bundled.REPOSITORY / "dwpose_core" / "bundled" / f"{model}.md").read_text()
+    assert f"python -m training.bundled {model} --assets" in card
+    last = MODELS[model][0]
+    for name in parts_of([model]):
+        if re.fullmatch(rf"{last}-\d+[ab]?", name):
+            assert re.search(rf"\b{name}\b", card), name
 
 
 @pytest.fixture
