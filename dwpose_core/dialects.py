@@ -160,7 +160,7 @@ def from_dwposes(data: Mapping, image_size: Sequence[int]) -> list[People]:
     Raises:
         ValueError: for anything but DWPOSES.
     """
-    if "poses" not in data:
+    if data.get("poses") is None:
         raise ValueError("DWPOSES has no poses")
     scale = np.float32(image_size[::-1])
     frames = []
@@ -209,14 +209,16 @@ def to_body25(frame: dict) -> dict:
 
 def to_fractions(frame: dict) -> dict:
     """A POSE_KEYPOINT frame with coordinates in fractions of the canvas, as OpenPose nodes of ComfyUI give them."""
-    people = []
+    people, size = [], np.array((frame["canvas_width"], frame["canvas_height"]), np.float64)
     for person in frame["people"]:
         changed = dict(person)
         for key, value in person.items():
             if key.endswith("_2d"):
                 points = np.array(value, np.float64).reshape(-1, 3)
-                points[:, :2] /= (frame["canvas_width"], frame["canvas_height"])
+                points[:, :2] /= size
                 changed[key] = points.reshape(-1).tolist()
+        if "bbox" in person:  # in the same unit: it tells readers what a few points in the corner are
+            changed["bbox"] = (np.array(person["bbox"], np.float64) / np.tile(size, 2)).tolist()
         people.append(changed)
     return {**frame, "people": people}
 

@@ -6,7 +6,8 @@ The reader accepts what is in circulation and refuses the rest with a ValueError
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ _LAYOUTS: dict[str, dict[int, list[int]]] = {
 
 # Coordinates up to here are fractions of the canvas: estimates may lie outside it, but no pose is 2 pixels wide.
 _FRACTION = 2.0
+# Fewer seen points than this are no pose, but may be all that is left of somebody in the corner of the picture.
+_POSE = 4
 
 
 def is_visible(xy: np.ndarray, score: np.ndarray, threshold: float, strict: bool = False) -> np.ndarray:
@@ -192,32 +195,48 @@ def from_openpose(obj: Any, image_size: Sequence[int] | None = None, *, normaliz
         image_size: (H, W) for frames without `canvas_height` and `canvas_width`. Without it they get the canvas of the
             first frame that has one.
         normalized: whether coordinates are fractions of the canvas. None decides for each array: it is in fractions
-            if none of its points is further than 2 from the origin.
+            if none of its points is further than 2 from the origin. Where fewer than 4 of them are seen, that alone
+            says little, and it is in the unit of the person's other arrays, else of the others in `obj`, of all frames;
+            where there are no others either, in pixels if a `bbox` reaches further than 2 or the OpenPose program's
+            `version` is there.
 
     Raises:
         ValueError: for anything else, naming frame, person and array: broken JSON, lists of a wrong length, no canvas
             size, animals (AP-10K has 17 other points).
     """
+    return list(read_openpose(obj, image_size, normalized=normalized))
+
+
+def read_openpose(
+    obj: Any, image_size: Sequence[int] | None = None, *, normalized: bool | None = None
+) -> Iterator[People]:
+    """`from_openpose` one frame after another, for who wants to stop in between."""
     frames = _parse(obj)
     for number, frame in enumerate(frames):
         if not isinstance(frame, Mapping):
             raise ValueError(f"frame {number}: expected an object with 'people', got {type(frame).__name__}")
         if "people" not in frame:
             what = "animals; People hold the 133 points of humans" if "animals" in frame else "no 'people'"
+            if "image_id" in frame:
+                what += ": COCO-WholeBody results are read by formats.from_coco, in ComfyUI by DWPose Convert"
             raise ValueError(f"frame {number}: has {what}")
     canvases = [_canvas_size(frame, number) for number, frame in enumerate(frames)]
     if image_size is None:
         image_size = next((canvas for canvas in canvases if canvas), None)
-    result = []
+    others = cache(lambda: _others_are_fractions(frames))
     for number, (frame, canvas) in enumerate(zip(frames, canvases, strict=True)):
         size = canvas or image_size
         if size is None:
             raise ValueError(
-                f"frame {number}: has no canvas_height and canvas_width, and no image_size was given: add the two "
-                "to the JSON"
+                f"frame {number}: has no canvas_height and canvas_width, and no image_size was given: give that, in "
+                "ComfyUI connect an image of DWPose Load JSON or Convert, or add the two to the JSON"
             )
-        result.append(_read_frame(frame["people"], size, normalized, f"frame {number}"))
-    return result
+        where = f"frame {number}"
+        persons = _read_persons(frame["people"], where)
+        units = [
+            _units(arrays, others) if normalized is None else dict.fromkeys(arrays, normalized) for _, arrays in persons
+        ]
+        yield _to_people(persons, units, size, where)
 
 
 def as_frames(people: People | Iterable[People]) -> list[People]:
@@ -238,7 +257,7 @@ def extent(xy: np.ndarray, score: np.ndarray) -> np.ndarray:
 def _parse(obj: Any) -> list:
     if isinstance(obj, (str, bytes, bytearray)):
         try:
-            return _parse(json.loads(obj))
+            return _parse(json.loads(obj.lstrip("\ufeff") if isinstance(obj, str) else obj))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             named = isinstance(obj, str) and not set("[{\n") & set(obj)
             hint = "; of a file give the contents, not the name" if named else ""
@@ -264,33 +283,80 @@ def _canvas_size(frame: Mapping, number: int) -> tuple[int, int] | None:
     return height, width
 
 
-def _read_frame(persons: Any, size: Sequence[int], normalized: bool | None, where: str) -> People:
+def _read_persons(persons: Any, where: str) -> list[tuple[Mapping, dict[str, np.ndarray]]]:
+    """Each person of a frame, and their points (n, 3) x, y, c by key; none for a part that is absent."""
     persons = [] if persons is None else persons
     if not isinstance(persons, (list, tuple)):
         raise ValueError(f"{where}: 'people' must be a list, got {type(persons).__name__}")
-    count = len(persons)
-    xy, score = np.zeros((count, NUM_KEYPOINTS, 2), np.float32), np.zeros((count, NUM_KEYPOINTS), np.float32)
-    box, box_score = np.zeros((count, 4), np.float32), np.ones(count, np.float32)
-    ids = []
-    scale = np.array([size[1], size[0]], np.float64)
+    result = []
     for index, person in enumerate(persons):
         here = f"{where}, person {index}"
         if not isinstance(person, Mapping):
             raise ValueError(
                 f"{here}: expected an object with 'pose_keypoints_2d' and the like, got {type(person).__name__}"
             )
-        for key, layouts in _LAYOUTS.items():
-            points = _read_points(person.get(key), layouts, f"{here}: {key}")
-            if normalized or (normalized is None and (np.abs(points[:, :2]) <= _FRACTION).all()):
+        arrays = {key: _read_points(person.get(key), layouts, f"{here}: {key}") for key, layouts in _LAYOUTS.items()}
+        result.append((person, arrays))
+    return result
+
+
+def _units(arrays: Mapping[str, np.ndarray], others: Callable[[], bool]) -> dict[str, bool]:
+    """Whether each of a person's arrays is in fractions of the canvas; what cannot tell is as the rest of the person,
+    and nothing of whom can tell as `others`."""
+    units = {key: _are_fractions(points) for key, points in arrays.items() if len(points)}
+    if None not in units.values():
+        return units
+    known = set(units.values()) - {None}
+    rest = False not in known if known else others()
+    return {key: rest if unit is None else unit for key, unit in units.items()}
+
+
+def _are_fractions(points: np.ndarray) -> bool | None:
+    """Whether points (n, 3) are fractions of the canvas; None where so few of them cannot tell."""
+    if (np.abs(points[:, :2]) > _FRACTION).any():
+        return False
+    return True if (points[:, 2] > 0).sum() >= _POSE else None
+
+
+def _others_are_fractions(frames: Sequence[Mapping]) -> bool:
+    """The unit of people nothing of whom can tell it: that of everybody else, else what the boxes say."""
+    # The OpenPose program, whose files have a version and no box, writes pixels.
+    units, far_box = set(), any(isinstance(frame.get("version"), (int, float)) for frame in frames)
+    for number, frame in enumerate(frames):
+        for index, (person, arrays) in enumerate(_read_persons(frame["people"], f"frame {number}")):
+            units |= {_are_fractions(points) for points in arrays.values()}
+            box = _read_numbers(person.get("bbox"), (0, 4), f"frame {number}, person {index}: bbox")
+            far_box |= bool((np.abs(box) > _FRACTION).any())
+    return False not in units if units & {True, False} else not far_box
+
+
+def _to_people(
+    persons: Sequence[tuple[Mapping, dict[str, np.ndarray]]],
+    units: Sequence[Mapping[str, bool]],
+    size: Sequence[int],
+    where: str,
+) -> People:
+    """People of `_read_persons`, with `_units` of each of them."""
+    count = len(persons)
+    xy, score = np.zeros((count, NUM_KEYPOINTS, 2), np.float32), np.zeros((count, NUM_KEYPOINTS), np.float32)
+    box, box_score = np.zeros((count, 4), np.float32), np.ones(count, np.float32)
+    ids = []
+    scale = np.array([size[1], size[0]], np.float64)
+    for index, ((person, arrays), fractions) in enumerate(zip(persons, units, strict=True)):
+        here = f"{where}, person {index}"
+        for key, points in arrays.items():
+            if fractions.get(key):
                 points[:, :2] *= scale
             if len(points) == 70:
                 points[68:, 2] = 0  # the body has its own eyes: what a face says of them is only where they are
-            target = np.array(layouts.get(len(points), []), np.int64)
+            target = np.array(_LAYOUTS[key].get(len(points), []), np.int64)
             new = (target >= 0) & (score[index, target] <= 0)
             xy[index, target[new]], score[index, target[new]] = points[new, :2], points[new, 2]
         box[index] = extent(xy[index], score[index])
         corner = _read_numbers(person.get("bbox"), (0, 4), f"{here}: bbox")
         if corner.size and np.isfinite(corner).all():
+            if any(fractions.values()) and (np.abs(corner) <= _FRACTION).all():  # some divide the points only
+                corner *= np.tile(scale, 2)
             box[index] = [*corner[:2], *(corner[:2] + corner[2:])]
         value = _read_numbers(person.get("score"), (0, 1), f"{here}: score")
         if value.size and np.isfinite(value).all():

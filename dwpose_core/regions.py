@@ -15,6 +15,8 @@ from .skeleton import OPENPOSE_LIMBS, PARTS
 _MIN_POINTS = 4
 # Squares twice as wide as this are read in steps: a crop is smaller, and most of them is the repeated border.
 _MOST_CROPPED = 4096
+# Frames whose weights are in memory at a time: those of a whole film are gigabytes.
+_ROWS = 256
 # Half the width of a limb in torso lengths; a head is as wide as its two lines to the ears are thick.
 _LIMB = {"arm": 0.11, "leg": 0.15, "head": 0.22}
 
@@ -51,12 +53,15 @@ def steady_boxes(boxes: np.ndarray, padding: float, steadiness: float) -> np.nda
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     centers = np.stack([np.interp(frames, frames[known], centers[known, axis]) for axis in (0, 1)], axis=1)
     if steadiness >= 0.1 and len(boxes) > 1:  # far below that all weights underflow to 0
-        distance = frames - frames[:, None]
-        weights = np.exp(-0.5 * np.square(distance / steadiness))
-        # A line is fitted to the neighbours, not a constant: else the ends of a moving path would be drawn inwards.
-        first, second = ((weights * distance**n).sum(axis=1, keepdims=True) for n in (1, 2))
-        weights *= second - distance * first
-        centers = (weights / weights.sum(axis=1, keepdims=True)) @ centers
+        averaged = []
+        for start in range(0, len(frames), _ROWS):
+            distance = frames - frames[start : start + _ROWS, None]
+            weights = np.exp(-0.5 * np.square(distance / steadiness))
+            # A line is fitted to the neighbours, not a constant: else the ends of a moving path would be drawn inwards.
+            first, second = ((weights * distance**n).sum(axis=1, keepdims=True) for n in (1, 2))
+            weights *= second - distance * first
+            averaged.append((weights / weights.sum(axis=1, keepdims=True)) @ centers)
+        centers = np.concatenate(averaged)
     sides = (boxes[known, 2:] - boxes[known, :2]).max(axis=1)
     side = max(8, round(float(np.percentile(sides, 95)) * (1 + 2 * padding)))
     corner = np.rint(centers - side / 2).astype(np.int64)

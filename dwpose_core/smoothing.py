@@ -84,11 +84,11 @@ def drop_outliers(frames: Iterable[People], factor: float = 1.6) -> list[People]
         for inner, outer in _LIMBS:
             length = np.linalg.norm(xy[:, inner] - xy[:, outer], axis=-1)
             known = seen[:, inner] & seen[:, outer]
-            for number, row in rows.items():
-                near = slice(max(0, number - _NEIGHBOURHOOD), number + _NEIGHBOURHOOD + 1)
-                if known[number] and length[number] > factor * np.median(length[near][known[near]]):
-                    seen[number, outer] = False
-                    scores[number][row, outer] = 0
+            padded = np.pad(np.where(known, length, np.nan), _NEIGHBOURHOOD, constant_values=np.nan)
+            around = np.lib.stride_tricks.sliding_window_view(padded, 2 * _NEIGHBOURHOOD + 1)  # (T, 31)
+            for number in np.flatnonzero(known)[length[known] > factor * np.nanmedian(around[known], axis=1)]:
+                seen[number, outer] = False
+                scores[number][rows[number], outer] = 0
     return [replace(people, score=score) for people, score in zip(frames, scores, strict=True)]
 
 

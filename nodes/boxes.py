@@ -29,7 +29,8 @@ def to_bounding_boxes(people: Sequence[People]) -> list[list[dict]]:
 
 def read_boxes(boxes: Any, count: int, size: tuple[int, int]) -> list[Found]:
     """Boxes of BOUNDING_BOX (x, y, width, height), BBOX (x1, y1, x2, y2) or SEGS sockets for `count` frames of `size`
-    (H, W), cut to the image, with their scores; 1 where a box has none.
+    (H, W), without those outside of the image, with their scores; 1 where a box has none. A box may reach over the
+    edge, as the detector's own do: somebody half in the picture has their keypoints in it where a whole body would.
 
     Accepted are one box, a flat list of BOUNDING_BOX (the same for all frames), one BBOX for each frame (where there is
     one frame only, all of them are its), a list of boxes for each frame, or the Impact Pack's SEGS (the same for all
@@ -135,12 +136,12 @@ def _read_frame(frame: Any, number: int, size: tuple[int, int]) -> Found:
             raise ValueError(
                 f"frame {number}: a box must be x, y, width, height (BOUNDING_BOX) or x1, y1, x2, y2 (BBOX), got {box}"
             )
-        x1, y1, x2, y2 = (float(value) for value in corners)
+        x1, y1, x2, y2 = np.array(corners, np.float32).tolist()  # as it is looked at later: hardly a box may be none
         if not all(map(math.isfinite, (x1, y1, x2, y2))):
             raise ValueError(f"frame {number}: a box has a coordinate that is not a finite number: {corners}")
-        cut = (max(x1, 0), max(y1, 0), min(x2, width), min(y2, height))
-        if cut[2] > cut[0] and cut[3] > cut[1]:  # what lies outside the image shows nobody
-            rows.append(cut)
+        empty = x2 <= x1 or y2 <= y1
+        if not empty and x2 > 0 and y2 > 0 and x1 < width and y1 < height:  # what lies outside the image shows nobody
+            rows.append((x1, y1, x2, y2))
             # Ultralytics detectors of the Impact Pack give it as an array of one.
             scores.append(1.0 if score is None else float(np.ravel(_listed(score))[0]))
     return np.array(rows, np.float32).reshape(-1, 4), np.array(scores, np.float32)

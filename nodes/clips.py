@@ -87,4 +87,7 @@ class DWPoseInterpolate(io.ComfyNode):
             times = np.linspace(0, last, frames)
         else:
             times = np.arange(int(last * new_fps / fps + 1e-6) + 1) * (fps / new_fps)
-        return io.NodeOutput(sockets.to_keypoints(combine.resample(people, times.clip(0, last))))
+        result, times = [], times.clip(0, last)
+        for start in sockets.checked(range(0, len(times), 1000)):
+            result += combine.resample(people, times[start : start + 1000])
+        return io.NodeOutput(sockets.to_keypoints(result))

@@ -131,7 +131,6 @@ def _networks(pose: str, detector: str) -> models.PoseModel:
         if node.networks is not None and node.networks[0] == key:
             return node.networks[1]
     loaded = models.load(pose, detector)
-    key = _key(pose, detector)  # a download has made another one of it
     for node in _INSTANCES:
         node.networks = key, loaded
     return loaded
@@ -169,7 +168,7 @@ def _preprocess(
     images, people = CPU_BATCH if mm.is_device_cpu(mm.get_torch_device()) else GPU_BATCH
     options = Options(image_batch=images, people_batch=people)
     # The older node draws at its source's size and resizes the picture to this; ours draws at the size itself.
-    source = image.shape[1:3]
+    source = sockets.image_size(image)
     # Without a detector they take the whole image for the box of one person, whoever is there.
     whole = None
     if detector == files.NONE:

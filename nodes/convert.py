@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ class DWPoseConvert(io.ComfyNode):
         from ..dwpose_core import dialects
         from ..dwpose_core.formats import to_coco
 
-        size = None if image is None else tuple(image.shape[1:3])
+        size = None if image is None else sockets.image_size(image)
         if isinstance(pose, Mapping) and ("pose_metas" in pose or "pose_metas_original" in pose):
             frames = dialects.from_posedata(pose)
         elif isinstance(pose, Mapping) and "poses" in pose:
@@ -84,26 +85,28 @@ class DWPoseConvert(io.ComfyNode):
             results = _coco_results(pose)
             frames = sockets.to_people(pose, size) if results is None else _from_coco(results, image)
         if confidence == "binary":
-            keypoints = sockets.to_keypoints(frames, threshold or sockets.PRESENT, "binary")
+            keypoints = sockets.to_keypoints(sockets.seen_from(frames, threshold), confidence="binary")
         else:
             keypoints = sockets.to_keypoints(frames)
         if json_layout == "COCO-WholeBody":
             text = sockets.to_json(to_coco(frames, range(len(frames))))
         else:
-            shown = [dialects.to_body25(frame) for frame in keypoints] if json_layout == "BODY_25" else keypoints
+            shown = keypoints
+            if json_layout == "BODY_25":
+                shown = [dialects.to_body25(frame) for frame in sockets.checked(shown)]
             if coordinates == "fractions":
-                shown = [dialects.to_fractions(frame) for frame in shown]
+                shown = [dialects.to_fractions(frame) for frame in sockets.checked(shown)]
             if json_layout == "nested":
-                shown = [dialects.to_nested(frame) for frame in shown]
+                shown = [dialects.to_nested(frame) for frame in sockets.checked(shown)]
             text = sockets.to_json(shown)
         if coordinates == "fractions":
-            keypoints = [dialects.to_fractions(frame) for frame in keypoints]
+            keypoints = [dialects.to_fractions(frame) for frame in sockets.checked(keypoints)]
         return io.NodeOutput(keypoints, dialects.to_posedata(frames), dialects.to_dwposes(frames), text)
 
 
 def _coco_results(pose: Any) -> list[dict] | None:
-    """COCO-WholeBody results of JSON text, None for text of another kind."""
-    if not isinstance(pose, str) or '"image_id"' not in pose:
+    """COCO-WholeBody results of JSON text, None for text of another kind. An empty list is a clip without anybody."""
+    if not isinstance(pose, str) or not ('"image_id"' in pose or re.fullmatch(r"\s*\[\s*\]\s*", pose)):
         return None
     try:
         results = json.loads(pose)
@@ -119,9 +122,14 @@ def _from_coco(results: list[dict], image: Any) -> list[People]:
     from ..dwpose_core.formats import from_coco
 
     if image is None:
+        if not results:
+            raise ValueError(
+                "This list is empty. COCO-WholeBody of a clip in which nobody is found is; connect the images of the "
+                "clip to say how many frames there are."
+            )
         raise ValueError("COCO-WholeBody has no size in it; connect an image of that size, or all of them.")
-    # People only are written, so that the last frames may be missing; where all images are there, they tell.
-    count = max(len(image), *(person["image_id"] + 1 for person in results))
+    # The format lists people, not frames: the last ones may be missing; where all images are there, they tell.
+    count = max([len(image), *(person["image_id"] + 1 for person in results)])
     if count > len(image) > 1 or count > MAX_FRAMES:
         raise ValueError(f"image_id must be the number of a frame, from 0 on; it goes up to {count - 1} here.")
-    return from_coco(results, dict.fromkeys(range(count), tuple(image.shape[1:3])))
+    return from_coco(results, dict.fromkeys(range(count), sockets.image_size(image)))

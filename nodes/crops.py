@@ -75,7 +75,7 @@ class DWPoseFaceHandCrop(io.ComfyNode):
 
         from ..dwpose_core import edit, regions
 
-        source = tuple(image.shape[1:3])
+        source = sockets.image_size(image)
         frames = sockets.to_people(keypoints, source)
         if len(frames) != len(image):
             raise ValueError(f"{len(image)} images but keypoints of {len(frames)} frames")
@@ -155,10 +155,11 @@ class DWPoseToMask(io.ComfyNode):
             raise ValueError("There are no frames in these keypoints.")
         parts = [name for name, on in (("body", body), ("face", face), ("hands", hands)) if on]
         goal = target(frames[0].image_size, size, resolution, width, height, fit, size_from)
+        frames = sockets.seen_from(frames, threshold)
         masks = torch.zeros((len(frames), *goal.size))
         for slot, people in zip(masks, sockets.in_turn(one_shape(frames, goal, fit)), strict=True):
             people = edit.fit(people, goal.size, goal.fit)
-            mask = regions.part_mask(people, parts, grow, threshold).astype(np.float32)
+            mask = regions.part_mask(people, parts, grow, threshold=0.0).astype(np.float32)
             if blur:
                 mask = cv2.GaussianBlur(mask, (0, 0), blur / 2)
             slot.copy_(torch.from_numpy(mask))

@@ -163,7 +163,7 @@ class DWPoseEstimate(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..dwpose_core.pipeline import Options
 
-        source = tuple(image.shape[1:3])
+        source = sockets.image_size(image)
         remark = ""
         if boxes is not None:
             boxes = read_boxes(boxes, len(image), source)
@@ -216,14 +216,11 @@ def estimate(
     `boxes` of every frame the detector is not asked.
 
     Raises:
-        ValueError: where there are no images.
         ComfyUI's interrupt, between chunks and inside the networks.
     """
     from ..dwpose_core.keyframes import KeyframeDetector
     from ..dwpose_core.pipeline import estimate_people
 
-    if not len(images):
-        raise ValueError("There are no images in this batch; look at the node that made it.")
     with model.ready(options.image_batch, options.people_batch, options.detector_size) as (pose, detector):
         detector = detector if use_detector and boxes is None else None
         keyframes = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -134,21 +135,46 @@ def _stand_ins(kind: str) -> list[Path]:
     return [path for name in names if (path := find_file(name, kind)) is not None]
 
 
+# Entries whose download failed in this process, so that another file may have stood in: see `fingerprint`.
+_missed: set[str] = set()
+
+
 def fingerprint(kind: str, name: str | None) -> list:
     """What a choice stands for on this disk, without a look at the network: another list wherever a file comes, goes or
-    changes. None is a choice that is not known yet."""
+    changes. None is a choice that is not known yet.
+
+    A file of the catalogue is known before it is here: it will be downloaded to this place with this digest, and the
+    graph need not run again when it is. Only where the download had failed is it something new once it is there.
+    """
     if name in (None, NONE):
         return [name]
-    paths = []
+    paths, published = [], []
     known = {entry.name: entry for entry in catalogue.ENTRIES if entry.kind == kind}
     if name == AUTO:
         paths = _stand_ins(kind)
     elif name not in known:
         paths = [find_file(name, kind)]
     if entry := known.get(DEFAULTS[kind] if name == AUTO else name):
-        home = folder_paths.get_folder_paths(home_of(kind))[0]
-        paths = [find_file(entry.filename, kind) or catalogue.cached_path(entry, home), *paths]
-    return [(str(path), path.stat().st_mtime_ns) for path in paths if path is not None]
+        home = Path(folder_paths.get_folder_paths(home_of(kind))[0])
+        path = find_file(entry.filename, kind) or catalogue.cached_path(entry, home)
+        if entry.sha256 is not None and (path is None or _digest(path) == entry.sha256):
+            published = [(str(path or home / entry.filename), entry.sha256, path is not None and entry.name in _missed)]
+        else:
+            paths = [path, *paths]
+    return published + [(str(path), path.stat().st_mtime_ns) for path in paths if path is not None]
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file, read once for as long as it does not change."""
+    state = path.stat()
+    return _digest_of(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=32)
+def _digest_of(path: Path, size: int, changed: int) -> str:
+    from ..dwpose_core.models import download
+
+    return download.digest(path)
 
 
 def _fetch(entry: catalogue.WeightEntry) -> tuple[Path, list[str]]:
@@ -157,14 +183,18 @@ def _fetch(entry: catalogue.WeightEntry) -> tuple[Path, list[str]]:
 
     path = find_file(entry.filename, entry.kind)
     if path is not None:
-        if entry.sha256 is None or download.digest(path) == entry.sha256:
+        if entry.sha256 is None or _digest(path) == entry.sha256:
             return path, []
         # A file put there by hand may be another edition on purpose, but nobody should take it for the published one.
         return path, [f"{path.name} is not the published file (its sha256 differs); using it as it is."]
     if entry.repo is None:
         return download.fetch(entry), []
     home = Path(folder_paths.get_folder_paths(home_of(entry.kind))[0])
-    path = download.fetch(entry, cache_dir=home)
+    try:
+        path = download.fetch(entry, cache_dir=home)
+    except download.WeightsUnavailable:
+        _missed.add(entry.name)
+        raise
     cache = home / f"models--{entry.repo.replace('/', '--')}"
     if cache in path.parents:  # out of the hub's tree of links, to where a user would look for it
         os.replace(path.resolve(), home / entry.filename)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,28 +47,37 @@ class DWPoseSaveJSON(io.ComfyNode):
 
     @classmethod
     def execute(cls, keypoints, filename_prefix, layout) -> io.NodeOutput:
-        from ..dwpose_core.images import atomic_write
         from ..dwpose_core.openpose import openpose_file
 
         frames = sockets.to_keypoints(sockets.to_people(keypoints))
+        if not frames:
+            raise ValueError("There are no frames in these keypoints.")
         place = _free_place(filename_prefix, frames)
         if layout == LAYOUTS[0]:
             path = place.with_name(f"{place.name}.json")
-            files, contents = [path], [frames]
+            _write(path, frames)
         else:
             path = place
             path.mkdir()
-            if layout == LAYOUTS[1]:
-                files = [path / f"{path.name}_{number:05}.json" for number in range(len(frames))]
-                contents = [[frame] for frame in frames]
-            else:
-                files = [path / f"{path.name}_{number:012}_keypoints.json" for number in range(len(frames))]
-                contents = [openpose_file(frame) for frame in frames]
-        for file, content in zip(files, contents, strict=True):
-            with atomic_write(file) as temporary:
-                temporary.write_text(json.dumps(content, separators=(",", ":")))
+            try:
+                for number, frame in enumerate(sockets.in_turn(frames)):
+                    if layout == LAYOUTS[1]:
+                        _write(path / f"{path.name}_{number:05}.json", [frame])
+                    else:
+                        _write(path / f"{path.name}_{number:012}_keypoints.json", openpose_file(frame))
+            except BaseException:
+                shutil.rmtree(path)  # half a clip reads back as a shorter one
+                raise
         text = f"Frames written: {len(frames)}, to {os.path.relpath(path, folder_paths.get_output_directory())}"
         return io.NodeOutput(str(path), ui=sockets.say(cls, text))
+
+
+def _write(path: Path, content: list | dict) -> None:
+    from ..dwpose_core.images import atomic_write
+
+    text = sockets.to_json(content) if isinstance(content, list) else json.dumps(content, separators=(",", ":"))
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
 
 
 def _free_place(prefix: str, frames: list[dict]) -> Path:
@@ -129,17 +139,20 @@ class DWPoseLoadJSON(io.ComfyNode):
 
     @classmethod
     def execute(cls, path, text, image=None) -> io.NodeOutput:
-        size = None if image is None else tuple(image.shape[1:3])
+        size = None if image is None else sockets.image_size(image)
         if not path.strip():
             if not text.strip():
                 raise ValueError("Give the path of a JSON file or folder, or JSON text.")
-            return io.NodeOutput(sockets.to_keypoints(sockets.to_people(text, size)))
-        frames = []
-        for file in sockets.in_turn(_find(path)):
-            try:
-                frames += sockets.to_people(file.read_bytes(), size)
-            except ValueError as error:
-                raise ValueError(f"{file.name}: {error}") from error
+            frames = sockets.to_people(text, size)
+        else:
+            frames = []
+            for file in sockets.in_turn(_find(path)):
+                try:
+                    frames += sockets.to_people(file.read_bytes(), size)
+                except ValueError as error:
+                    raise ValueError(f"{file.name}: {error}") from error
+        if not frames:
+            raise ValueError(f"There are no frames in {path.strip() or 'this text'}: it is an empty list.")
         return io.NodeOutput(sockets.to_keypoints(frames))
 
 

@@ -14,7 +14,8 @@ def inside(home: str, path: str) -> Path | None:
     """`path` in the folder `home`, None where it leads out of it. Links that a user has put there may lead anywhere, as
     for ComfyUI's own nodes."""
     home = os.path.abspath(home)
-    found = Path(os.path.abspath(os.path.join(home, path.strip())))
+    path = path.strip().strip('"')  # as Windows copies a path
+    found = Path(os.path.abspath(os.path.join(home, path)))
     return found if found.is_relative_to(home) else None
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..dwpose_core.people import People
 
 _KEYPOINTS = "Keypoints of one image or a clip, in any dialect."
+PART = 256  # frames that are smoothed at a time: about a second
 
 
 class DWPoseSelect(io.ComfyNode):
@@ -65,7 +66,7 @@ class DWPoseSelect(io.ComfyNode):
 
         frames = sockets.to_people(keypoints)
         if whole_clip and len(frames) > 1 and any(len(people) and people.id is None for people in frames):
-            frames = tracking.track(frames)
+            frames = tracking.track(sockets.checked(frames))
         if by == "id":
             try:
                 wanted = [int(part) for part in ids.split(",")]
@@ -76,7 +77,7 @@ class DWPoseSelect(io.ComfyNode):
             masks = None if mask is None or not len(mask) else (mask.reshape(-1, *mask.shape[-2:]) > 0.5).cpu().numpy()
             select = edit.select_tracks if whole_clip and len(frames) > 1 else edit.select_per_frame
             chosen = select(frames, by, index=start, count=count, masks=masks)
-        selected = sockets.to_keypoints(chosen, max(threshold, sockets.PRESENT))
+        selected = sockets.to_keypoints(sockets.seen_from(chosen, threshold))
         return io.NodeOutput(sockets.keep_parts(selected, body, hands, face, feet), to_bounding_boxes(chosen))
 
 
@@ -157,17 +158,30 @@ class DWPoseSmooth(io.ComfyNode):
 
         frames = sockets.to_people(keypoints)
         if any(len(people) and people.id is None for people in frames) or not any(map(len, frames)):
-            frames = tracking.track(frames, max_age=max_age)
+            frames = tracking.track(sockets.checked(frames), max_age=max_age)
         # A frame without people has no ids to show either.
         frames = [people if len(people) else dataclasses.replace(people, id=[]) for people in frames]
         if max_limb:
             frames = smoothing.drop_outliers(frames, max_limb)
-        frames = tracking.fill_gaps(frames, max_gap)
+        frames = tracking.fill_gaps(sockets.checked(frames), max_gap)
         if smooth and method == "savitzky-golay":
-            frames = smoothing.savitzky_golay(frames, window | 1)
+            frames = _savitzky_golay(frames, window | 1)
         elif smooth:
             frames = tracking.smooth(frames, fps, min_cutoff=min_cutoff, beta=beta)
         return io.NodeOutput(sockets.to_keypoints(frames))
+
+
+def _savitzky_golay(frames: list[People], window: int) -> list[People]:
+    """`smoothing.savitzky_golay` in parts, between which ComfyUI can interrupt the node. A frame depends on half a
+    window to both sides only, so that the parts make the same whole."""
+    from ..dwpose_core import smoothing
+
+    half, result = window // 2, []
+    for start in sockets.checked(range(0, len(frames), PART)):
+        first = max(0, start - half)
+        part = smoothing.savitzky_golay(frames[first : start + PART + half], window)
+        result += part[start - first :][:PART]
+    return result
 
 
 class DWPoseTransform(io.ComfyNode):
@@ -229,7 +243,7 @@ class DWPoseTransform(io.ComfyNode):
             if "align" in fit:
                 frames = edit.align(frames, goal)
         if mirror:
-            frames = [edit.mirror(people) for people in frames]
+            frames = [edit.mirror(people) for people in sockets.checked(frames)]
         center = None
         seen = list(map(_seen, frames))
         if pivot == "people" and any(map(len, seen)):

@@ -101,20 +101,17 @@ class DWPoseRender(io.ComfyNode):
         from ..dwpose_core import edit
         from ..dwpose_core.render import overlay, render
 
-        frames = sockets.to_people(keypoints, None if image is None else image.shape[1:3])
+        source = None if image is None else sockets.image_size(image)
+        frames = sockets.to_people(keypoints, source)
         if not frames:
             raise ValueError("There are no frames in these keypoints.")
-        source = frames[0].image_size
         if image is not None:
-            if not len(image):
-                raise ValueError("There are no images in this batch; look at the node that made it.")
-            source = tuple(image.shape[1:3])
             if len(frames) != len(image) and 1 not in (len(frames), len(image)):
                 raise ValueError(f"{len(image)} images but keypoints of {len(frames)} frames")
             # The keypoints may know a smaller edition of the image.
             frames = [edit.fit(people, source) for people in frames * (len(image) if len(frames) == 1 else 1)]
-        goal = target(source, size, resolution, width, height, fit, size_from)
-        frames = one_shape(frames, goal, fit)
+        goal = target(source or frames[0].image_size, size, resolution, width, height, fit, size_from)
+        frames = sockets.seen_from(one_shape(frames, goal, fit), threshold)
         drawing = {
             "style": inputs.style_of(
                 style,
@@ -125,7 +122,7 @@ class DWPoseRender(io.ComfyNode):
                 face_point=face_point_radius,
             ),
             "feet": feet,
-            "threshold": threshold,
+            "threshold": 0.0,
             "thickness": thickness,
             "color_by_person": color_by_person,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as mm
@@ -35,10 +35,31 @@ def schema(**fields: Any) -> io.Schema:
     return io.Schema(**fields)
 
 
+def image_size(images: Any) -> tuple[int, int]:
+    """(H, W) of an IMAGE.
+
+    Raises:
+        ValueError: for a batch of none, and for what other packs put on the socket by mistake: a mask, an image without
+            its batch, channels first, values up to 255.
+    """
+    shape = tuple(getattr(images, "shape", ()))
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        raise ValueError(f"An IMAGE is a tensor of floats in 0..1, this one is {kind}; look at the node that made it.")
+    if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape[1:]:
+        raise ValueError(
+            f"An IMAGE has the shape (frames, height, width, 3), this one {shape}; look at the node that made it."
+        )
+    if not shape[0]:
+        raise ValueError("There are no images in this batch; look at the node that made it.")
+    return shape[1:3]
+
+
 def to_frames(images: torch.Tensor) -> list[np.ndarray]:
-    """IMAGE (B, H, W, 3 or 4) float 0..1 -> B arrays (H, W, 3) uint8 RGB; alpha is dropped."""
-    pixels = images[..., :3].float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return list(pixels.expand(*pixels.shape[:3], 3).cpu().numpy())
+    """IMAGE (B, H, W, 1, 3 or 4) float 0..1 -> B arrays (H, W, 3) uint8 RGB; alpha is dropped."""
+    # One by one, as floats of a batch of large pictures take gigabytes.
+    pixels = [image[..., :3].float().clamp(0, 1).mul_(255).round_().to(torch.uint8) for image in images]
+    return [image.expand(*image.shape[:2], 3).cpu().numpy() for image in pixels]
 
 
 def new_image(count: int, size: tuple[int, int]) -> torch.Tensor:
@@ -52,26 +73,46 @@ def put(slot: torch.Tensor, pixels: np.ndarray) -> None:
     slot.copy_(torch.from_numpy(pixels)).div_(255)
 
 
-def in_turn(frames: Sequence) -> Iterator:
-    """The frames of a clip one by one, with ComfyUI's progress bar; between two of them it can interrupt the node."""
-    progress = comfy.utils.ProgressBar(len(frames))
-    for number, frame in enumerate(frames, 1):
+def checked(frames: Iterable) -> Iterator:
+    """The frames of a clip one by one; between two of them ComfyUI can interrupt the node."""
+    for frame in frames:
         mm.throw_exception_if_processing_interrupted()
+        yield frame
+
+
+def in_turn(frames: Sequence) -> Iterator:
+    """As `checked`, with ComfyUI's progress bar."""
+    progress = comfy.utils.ProgressBar(len(frames))
+    for number, frame in enumerate(checked(frames), 1):
         yield frame
         progress.update_absolute(number)
 
 
 def to_people(keypoints: Any, image_size: Sequence[int] | None = None) -> list[People]:
     """POSE_KEYPOINT in any dialect -> one People per frame. Errors as in `dwpose_core.openpose.from_openpose`."""
-    from ..dwpose_core.openpose import from_openpose
+    from ..dwpose_core.openpose import read_openpose
 
-    return from_openpose(keypoints, image_size)
+    return list(checked(read_openpose(keypoints, image_size)))
 
 
 def to_keypoints(people: Sequence[People], threshold: float = PRESENT, confidence: str = "score") -> list[dict]:
     from ..dwpose_core.openpose import to_openpose
 
-    return to_openpose(people, threshold=threshold, confidence=confidence)
+    return [to_openpose(frame, threshold=threshold, confidence=confidence)[0] for frame in checked(people)]
+
+
+def seen_from(people: Sequence[People], threshold: float) -> list[People]:
+    """The same people, of whom points below `threshold` are not there: then there is no other threshold.
+
+    A threshold that dwpose_core is given is for the scores of networks, where the original asks of a neck that both
+    shoulders lie above it. Keypoints that travel between nodes mostly have 1 for what is seen, and a threshold of 1
+    would take the neck from everybody.
+    """
+    lowest = np.float32(threshold)
+    return [
+        dataclasses.replace(frame, score=np.where(frame.score >= lowest, frame.score, np.float32(0)))
+        for frame in checked(people)
+    ]
 
 
 def to_draw(
@@ -104,7 +145,7 @@ def keep_parts(keypoints: list[dict], body: bool, hands: bool, face: bool, feet:
 
 
 def to_json(keypoints: list[dict]) -> str:
-    return json.dumps(keypoints, separators=(",", ":"))
+    return f"[{','.join(json.dumps(frame, separators=(',', ':')) for frame in checked(keypoints))}]"
 
 
 def say(cls: type[io.ComfyNode], text: str) -> dict:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dwpose_core.dialects import from_dwposes, from_posedata, to_body25, to_dwposes, to_posedata
+from dwpose_core.dialects import from_dwposes, from_posedata, to_body25, to_dwposes, to_fractions, to_posedata
 from dwpose_core.formats import from_openpose, openpose_body, openpose_file, to_openpose
 from dwpose_core.people import People
 from tests.people_samples import LENGTHS, some_people
@@ -114,6 +115,55 @@ def test_normalised_can_be_said():
     assert from_openpose(frame)[0].xy.max() == 960
     (frame,) = to_openpose(some_people(1))
     assert from_openpose(frame, normalized=True)[0].xy.max() > 10_000
+
+
+def sparse(x, y, points=1, **more):
+    """Somebody of whom so many points are seen."""
+    return {"pose_keypoints_2d": [x, y, 1.0] * points + [0.0] * 3 * (18 - points), **more}
+
+
+@pytest.mark.parametrize(
+    ("frames", "x"),
+    [
+        ([[sparse(1.5, 0.5, bbox=[0.0, 0.0, 90.0, 40.0])]], 1.5),  # their box is in pixels
+        ([[sparse(1.5, 0.5, hand_left_keypoints_2d=[50.0, 60.0, 1.0] * 21)]], 1.5),  # and so is the rest of them
+        ([[sparse(1.5, 0.5), sparse(300.0, 200.0)]], 1.5),  # and somebody else
+        ([[sparse(1.5, 0.5)], [], [sparse(300.0, 200.0, 18)]], 1.5),  # in another frame
+        ([[sparse(1.5, 0.5, person_id=[-1])]], 1.5),  # the OpenPose program's file, see below
+        ([[sparse(0.5, 0.5)]], 320.0),  # nobody knows; this is the middle, or a corner of a corner
+        ([[sparse(0.5, 0.5, bbox=[0.0, 0.0, 1.0, 1.0])]], 320.0),
+        ([[sparse(0.5, 0.5, hand_left_keypoints_2d=[0.2, 0.3, 1.0] * 21)]], 320.0),
+        ([[sparse(0.5, 0.5)], [sparse(0.2, 0.3, 18)]], 320.0),
+        # a node that divides the points and leaves our box: everybody else tells, else four points do
+        ([[sparse(0.5, 0.5, bbox=[9.0, 9.0, 90.0, 90.0])], [sparse(0.2, 0.3, 18)]], 320.0),
+        ([[sparse(0.5, 0.5, 4, bbox=[9.0, 9.0, 90.0, 90.0])]], 320.0),
+    ],
+)
+def test_a_point_in_the_corner_has_the_unit_of_the_others(frames, x):
+    frames = [{"people": people, "canvas_height": 480, "canvas_width": 640} for people in frames]
+    if "person_id" in frames[0]["people"][0]:
+        frames[0]["version"] = 1.3
+    people = from_openpose(frames)[0]
+    assert people.xy[0, 0, 0] == x
+    if "bbox" in frames[0]["people"][0]:
+        left, _, width, _ = frames[0]["people"][0]["bbox"]
+        assert people.box[0, 2] == (left + width) * (640 if width <= 2 else 1)
+
+
+def test_dwposes_without_poses_are_refused():
+    for nothing in ({}, {"poses": None}):
+        with pytest.raises(ValueError, match="no poses"):
+            from_dwposes(nothing, (480, 640))
+
+
+def test_fractions_read_back_whole():
+    """Boxes, too, and somebody of whom hardly anything is seen."""
+    score = np.where(np.arange(133) < 2, np.float32(1), np.float32(0))[None]
+    for people in (some_people(2), some_people(1), replace(some_people(1), score=score)):
+        (frame,) = to_openpose(people)
+        (got,), (expected,) = from_openpose(to_fractions(frame)), from_openpose(frame)
+        np.testing.assert_allclose(got.xy, expected.xy, atol=1e-3)
+        np.testing.assert_allclose(got.box, expected.box, atol=1e-3)
 
 
 def test_confidence_negative_and_nan_points_are_missing():

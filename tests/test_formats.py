@@ -150,11 +150,20 @@ BROKEN = {
     "nobody's frame": ([{"people": [], "canvas_height": 4, "canvas_width": 4}, {}], "frame 1: has no 'people'"),
     "animals": ({"version": "ap10k", "animals": [], "canvas_height": 4, "canvas_width": 4}, "frame 0: has animals"),
     "people as text": ({"people": "x", "canvas_height": 4, "canvas_width": 4}, "frame 0: 'people' must be a list"),
+    "coco": ([{"image_id": 0, "keypoints": [0] * 51}], "frame 0: has no 'people': COCO-WholeBody.*DWPose Convert"),
+    "no canvas": ({"people": []}, "frame 0: has no canvas_height.*connect an image"),
     "canvas of zero": ({"people": [], "canvas_height": 0, "canvas_width": 4}, "frame 0: canvas_height"),
     "half a canvas": ({"people": [], "canvas_height": 4}, "frame 0: canvas_height"),
     "canvas as text": ({"people": [], "canvas_height": "high", "canvas_width": 4}, "frame 0: canvas_height"),
     "endless canvas": ({"people": [], "canvas_height": 1e999, "canvas_width": 4}, "frame 0: canvas_height"),
 }
+
+
+def test_text_may_begin_with_a_byte_order_mark():
+    """As an editor of Windows saves it, and as its text is pasted."""
+    text = json.dumps(to_openpose(some_people(1)))
+    for obj in ("\ufeff" + text, ("\ufeff" + text).encode()):
+        assert len(from_openpose(obj)[0]) == 1
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,81 @@ def test_long_clips_show_their_progress_and_can_be_interrupted(comfy):
     for node, inputs in nodes.items():
         with pytest.raises(Interrupted):
             run(comfy, node, keypoints=keypoints, **inputs)
+
+
+EDITING = {
+    "DWPoseSelect": ({}, {"threshold": 0.5}),
+    "DWPoseSmooth": ({}, {"method": "savitzky-golay", "max_limb": 1.6}),
+    "DWPoseTransform": ({"mirror": True}, {"fit": "retarget and align"}),
+    "DWPoseMerge": ({}, {"how": "one after another"}),
+    "DWPoseInterpolate": ({"frames": 30},),
+    "DWPoseConvert": ({"json_layout": "nested", "coordinates": "fractions"}, {"json_layout": "BODY_25"}),
+    "DWPoseSaveJSON": tuple({"layout": layout} for layout in ("one file", "one per frame", "OpenPose folder")),
+}
+
+
+@pytest.mark.parametrize("node", EDITING)
+def test_thousands_of_frames_can_be_interrupted_at_any_of_them(comfy, monkeypatch, node):
+    """The interrupt comes after so many looks at it: every one of them stops the node, and there are some per frame."""
+    import comfy.model_management as management
+
+    keypoints = clip(*[[figure(100 + i), figure(250)] for i in range(20)])
+    inputs = {"pose" if node == "DWPoseConvert" else "keypoints": keypoints}
+    inputs |= {"DWPoseMerge": {"other": keypoints}, "DWPoseTransform": {"reference": keypoints[:1]}}.get(node, {})
+    looks, limit = [], np.inf
+
+    def look():
+        looks.append(None)
+        if len(looks) > limit:
+            raise Interrupted
+
+    monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", look)
+    for options in EDITING[node]:
+        limit = np.inf
+        looks.clear()
+        run(comfy, node, **inputs, **options)
+        assert len(looks) >= 40  # reading and writing, at least
+        before = sorted(comfy_files(comfy))
+        for limit in range(0, len(looks), 7):  # noqa: B007, `look` reads it
+            looks.clear()
+            with pytest.raises(Interrupted):
+                run(comfy, node, **inputs, **options)
+        assert sorted(comfy_files(comfy)) == before  # no half of a clip stays
+
+
+def comfy_files(comfy):
+    return (comfy.home / "output").rglob("*")
+
+
+def test_parts_of_a_long_clip_are_smoothed_as_the_whole(comfy, monkeypatch):
+    module = sys.modules[f"{comfy.package.__name__}.nodes.people"]
+    noise = np.random.default_rng(0).normal(0, 3, 40)
+    keypoints = clip(*[[figure(100 + n)] for n in noise])
+    smoothed = []
+    for part in (1000, 7):
+        monkeypatch.setattr(module, "PART", part)
+        smoothed.append(run(comfy, "DWPoseSmooth", keypoints=keypoints, method="savitzky-golay")[0])
+    assert smoothed[0] == smoothed[1] and np.std(xs(smoothed[0])) < 0.8 * np.std(noise)
+
+
+def test_a_threshold_of_one_keeps_what_is_sure(comfy):
+    """Between nodes 1 is what is seen, and the highest there is: nobody may lose their neck to it."""
+    keypoints = clip([figure(200)])
+    selected = run(comfy, "DWPoseSelect", keypoints=keypoints, threshold=1.0)[0]
+    assert selected[0]["people"][0]["pose_keypoints_2d"] == keypoints[0]["people"][0]["pose_keypoints_2d"]
+    binary = run(comfy, "DWPoseConvert", pose=keypoints, confidence="binary", threshold=1.0)[0]
+    assert binary[0]["people"][0]["pose_keypoints_2d"] == keypoints[0]["people"][0]["pose_keypoints_2d"]
+    for node, options in (
+        ("DWPoseRender", {}),
+        ("DWPoseRender", {"style": "dwpose"}),
+        ("DWPoseToMask", {"body": True}),
+    ):
+        all_of_it, sure = (run(comfy, node, keypoints=keypoints, threshold=t, **options)[0] for t in (0.3, 1.0))
+        assert torch.equal(all_of_it, sure) and sure.any()
+    weak = figure(200)
+    weak["pose_keypoints_2d"][8] = 0.9  # the right shoulder
+    (person,) = run(comfy, "DWPoseSelect", keypoints=clip([weak]), threshold=1.0)[0][0]["people"]
+    assert not any(person["pose_keypoints_2d"][3:9]) and person["pose_keypoints_2d"][17] == 1
 
 
 def test_a_face_without_its_body_keeps_its_eyes(comfy):

@@ -57,6 +57,26 @@ def test_estimate_does_what_the_library_does(comfy, model):
     assert result[1] == to_openpose(people, threshold=0.0)
 
 
+def test_a_box_that_leaves_the_picture_is_the_librarys_box(comfy, model):
+    """A body half in the picture has its keypoints where the whole box says, not where the rest of it would."""
+    from dwpose_core import Options
+    from dwpose_core.backends import TorchRunner
+    from dwpose_core.models.weights import load_pose
+    from dwpose_core.openpose import to_openpose
+    from dwpose_core.pipeline import estimate_people
+
+    box = {"x": -30, "y": 20, "width": 80, "height": 160}
+    result = estimated(comfy, model, frames=1, keypoint_threshold=0.0, boxes=box)
+    image = torch.rand(1, 96, 128, 3, generator=torch.Generator().manual_seed(0))
+    runner = TorchRunner(load_pose(comfy.home / "models" / "dwpose" / "dw-debug.safetensors"), "cpu")
+    pixels = (image[0] * 255).round().to(torch.uint8).numpy()
+    people = estimate_people(
+        [pixels], runner, None, [np.float32([[-30, 20, 50, 180]])], Options(keypoint_threshold=0.0)
+    )
+    assert result[1] == to_openpose(people, threshold=0.0)
+    assert {key: result[2][0][0][key] for key in box} == box
+
+
 def test_switches_are_for_the_drawing_only(comfy, model):
     off = estimated(comfy, model, frames=1, keypoint_threshold=0.0, hands=False, face=False, body=False)
     on = estimated(comfy, model, frames=1, keypoint_threshold=0.0, feet=True)
@@ -194,7 +214,8 @@ def segs(size: tuple[int, int], *boxes: tuple) -> tuple:
         (np.float32([[5, 6, 7, 8]]), [[[5, 6, 7, 8]]] * 3),
         ([np.float32([5, 6, 7, 8]), torch.tensor([6, 7, 8, 9])], [[[5, 6, 7, 8]], [[6, 7, 8, 9]], [[6, 7, 8, 9]]]),
         ([tuple(np.int64([5, 6, 7, 8])), [tuple(np.float32([6, 7, 8, 9]))]], [[[5, 6, 7, 8]], *[[[6, 7, 8, 9]]] * 2]),
-        ([[(-5, -6, 70, 8), (90, 90, 99, 99)]], [[[0, 0, 20, 8]]] * 3),  # cut to the image; one misses it
+        # somebody half in the picture keeps their whole box; one misses it, one is empty, one is in float32
+        ([[(-5, -6, 70, 8), (20, 0, 30, 9), (3, 3, 3, 9), (5, 5, 5 + 1e-9, 6)]], [[[-5, -6, 70, 8]]] * 3),
         ([[]], [[], [], []]),
         (segs((10, 20), (5, 6, 7, 8), (1, 2, 3, 4)), [[[5, 6, 7, 8], [1, 2, 3, 4]]] * 3),  # the Impact Pack's
         (segs((100, 200), (50, 60, 70, 80)), [[[5, 6, 7, 8]]] * 3),  # found in a larger image

@@ -132,6 +132,9 @@ def test_load_json_reads_text_and_stays_in_its_folders(comfy):
     check = comfy.nodes["DWPoseLoadJSON"].validate_inputs
     assert "not inside" in check(path="../../etc")
     assert "no JSON file" in check(path="missing.json")
+    (comfy.home / "input" / "here.json").write_text(json.dumps(keypoints))
+    for copied in (f'"{comfy.home / "input" / "here.json"}"', ' "here.json" '):  # as Windows copies a path
+        assert xs(run(comfy, "DWPoseLoadJSON", path=copied)[0]) == [[100]]
     assert check(path="") is True
     assert "JSON text goes into text" in check(path=json.dumps(keypoints))  # longer than any file name may be
     with pytest.raises(ValueError, match="path"):
@@ -193,6 +196,25 @@ def test_convert_reads_its_own_coco(comfy):
     for wrong, image in (("no size", None), ("number of a frame", images[:2])):
         with pytest.raises(ValueError, match=wrong):
             run(comfy, "DWPoseConvert", pose=text, image=image)
+
+
+def test_a_clip_without_anybody_keeps_its_frames(comfy):
+    """Its COCO-WholeBody, a list of people, is empty: the images tell how many frames there are."""
+    text = run(comfy, "DWPoseConvert", pose=clip([], [], []), json_layout="COCO-WholeBody")[3]
+    assert json.loads(text) == []
+    back = run(comfy, "DWPoseConvert", pose=text, image=torch.zeros(3, 300, 400, 3))[0]
+    assert [(frame["people"], frame["canvas_height"], frame["canvas_width"]) for frame in back] == [([], 300, 400)] * 3
+    with pytest.raises(ValueError, match="connect the images"):
+        run(comfy, "DWPoseConvert", pose=text)
+
+
+def test_no_frames_are_told_where_they_are_read_or_written(comfy):
+    (comfy.home / "input" / "nothing.json").write_text("[]")
+    for inputs, where in (({"text": "[]"}, "this text"), ({"path": "nothing.json"}, r"nothing\.json")):
+        with pytest.raises(ValueError, match=f"no frames in {where}"):
+            run(comfy, "DWPoseLoadJSON", **inputs)
+    with pytest.raises(ValueError, match="no frames"):
+        run(comfy, "DWPoseSaveJSON", keypoints=[], layout="one per frame")
 
 
 def test_convert_binary(comfy):

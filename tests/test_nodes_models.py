@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 import os
 import shutil
 import sys
@@ -199,6 +201,68 @@ def test_loader_runs_again_when_what_it_stands_for_changes(comfy, files):
         assert look(pose=choice, detector="none") == before
     assert look(pose=None) == look(pose=None)  # linked: not known yet
     assert comfy.nodes["DWPoseLoader"].validate_inputs(pose=None, detector="none") is True
+
+
+@pytest.fixture
+def entry(comfy, files, monkeypatch):
+    """dwpose-l-384 of the catalogue with the digest of the tiny network, and `fetch` for its download."""
+    catalogue, name = files.catalogue, f"{comfy.package.__name__}.dwpose_core.models.download"
+    download = importlib.import_module(name)
+    entry = dataclasses.replace(catalogue.find("dwpose-l-384"), sha256=download.digest(comfy.pose_file))
+    others = [known for known in catalogue.ENTRIES if known.name != entry.name]
+    monkeypatch.setattr(catalogue, "ENTRIES", (entry, *others))
+    monkeypatch.setattr(files, "_missed", set())
+    return entry
+
+
+@pytest.mark.parametrize("choice", ["auto", "dwpose-l-384"])
+def test_a_download_is_no_reason_to_run_the_graph_again(comfy, files, entry, monkeypatch, choice):
+    download = sys.modules[f"{comfy.package.__name__}.dwpose_core.models.download"]
+    path = comfy.home / "models" / "dwpose" / entry.filename
+    monkeypatch.setattr(download, "fetch", lambda entry, cache_dir: shutil.copy(comfy.pose_file, path) and path)
+    look = comfy.nodes["DWPoseLoader"].fingerprint_inputs
+    before = look(pose=choice, detector="none")
+    try:
+        assert first(files, "pose", choice) == (path, [])
+        assert look(pose=choice, detector="none") == before
+        os.utime(path, (1, 1))  # the same content, copied or touched
+        assert look(pose=choice, detector="none") == before
+        path.write_bytes(b"another edition")
+        assert look(pose=choice, detector="none") != before
+    finally:
+        path.unlink()
+
+
+def test_a_file_put_there_after_a_failed_download_is_taken(comfy, files, entry):
+    """What stood in for it is in ComfyUI's cache under the fingerprint of then."""
+    look = comfy.nodes["DWPoseLoader"].fingerprint_inputs
+    before = look(pose="auto", detector="none")
+    assert "is not here" in first(files, "pose")[1][0]
+    assert look(pose="auto", detector="none") == before  # not again, as long as nothing changes
+    path = comfy.home / "models" / "dwpose" / entry.filename
+    shutil.copy(comfy.pose_file, path)
+    try:
+        after = look(pose="auto", detector="none")
+        assert after != before and first(files, "pose") == (path, [])
+        assert look(pose="auto", detector="none") == after
+    finally:
+        path.unlink()
+
+
+def test_a_published_file_is_read_once_for_its_fingerprint(comfy, files, entry, monkeypatch):
+    download = sys.modules[f"{comfy.package.__name__}.dwpose_core.models.download"]
+    read, digest = [], download.digest
+    monkeypatch.setattr(download, "digest", lambda path: read.append(path) or digest(path))
+    files._digest_of.cache_clear()
+    path = comfy.home / "models" / "dwpose" / entry.filename
+    shutil.copy(comfy.pose_file, path)
+    try:
+        for _ in range(3):
+            comfy.nodes["DWPoseLoader"].fingerprint_inputs(pose="auto", detector="none")
+            first(files, "pose")
+        assert read == [path]
+    finally:
+        path.unlink()
 
 
 def test_loader_says_what_it_has_loaded(comfy):

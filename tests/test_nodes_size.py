@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +65,43 @@ def test_mask_fits(comfy, fit, expected):
     left, top, right, bottom = extent(mask[0])
     margins = np.array([expected[0] - left, expected[1] - top, right - expected[2], bottom - expected[3]])
     assert mask.shape == (1, 300, 300) and (margins > 0).all() and np.ptp(margins) < 25
+
+
+def test_what_is_no_image_is_told(comfy):
+    """Other packs put a mask there, one picture without its batch, channels first, bytes or arrays."""
+    model = run(comfy, "DWPoseLoader", pose="dw-debug.safetensors", detector="none")[0]
+    keypoints, image = clip([figure(100)]), torch.zeros(1, 96, 128, 3)
+    nodes = {
+        "DWPoseEstimate": {"model": model},
+        "DWPosePreprocessorCompat": {"bbox_detector": "None"},
+        "DWPoseRender": {"keypoints": keypoints},
+        "DWPoseFaceHandCrop": {"keypoints": keypoints},
+        "DWPoseConvert": {"pose": keypoints},
+        "DWPoseLoadJSON": {"text": json.dumps(keypoints)},
+    }
+    wrong = {
+        "shape": [image[..., 0], image[0], image.movedim(3, 1), image[..., :2], image[:, :0]],
+        "no images": [image[:0]],
+        "floats in 0..1.*(uint8|ndarray|list)": [image.byte(), image.numpy(), [image]],
+    }
+    for node, inputs in nodes.items():
+        for told, images in wrong.items():
+            for value in images:
+                with pytest.raises(ValueError, match=told):
+                    run(comfy, node, image=value, **inputs)
+
+
+def test_pictures_of_every_kind_are_seen_alike(comfy):
+    """With alpha, in grey, in half precision, of values that an upscaler left outside 0..1."""
+    sockets = sys.modules[f"{comfy.package.__name__}.nodes.sockets"]
+    image = torch.rand(2, 8, 12, 3, generator=torch.Generator().manual_seed(0))
+    (frame, other) = sockets.to_frames(image)
+    assert frame.dtype == np.uint8 and np.array_equal(frame, np.rint(image[0].numpy() * 255))
+    kept = image.clone()
+    assert np.array_equal(sockets.to_frames(torch.cat([image, image[..., :1]], 3))[1], other)
+    assert np.array_equal(sockets.to_frames(image[..., :1])[0], frame[..., :1].repeat(3, 2))
+    assert np.abs(sockets.to_frames(image.half())[0].astype(int) - frame).max() <= 1
+    assert sockets.to_frames(image * 4 - 2)[0].max() == 255 and torch.equal(image, kept)
 
 
 @pytest.mark.parametrize("fit", FITTED)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from dwpose_core import regions
 from dwpose_core.people import People
 from dwpose_core.regions import crop_square, part_boxes, part_mask, steady_boxes
 from dwpose_core.render import render
@@ -62,3 +65,17 @@ def test_missing_points_stay_missing_at_threshold_0():
 def test_an_average_over_next_to_no_frames_is_the_frame_itself(steadiness):
     boxes = np.array([[10, 10, 50, 50], [20, 12, 60, 52], [15, 30, 55, 70]], float)
     np.testing.assert_array_equal(steady_boxes(boxes, 0.0, steadiness), steady_boxes(boxes, 0.0, 0.0))
+
+
+def test_the_path_of_a_film_needs_no_gigabytes(monkeypatch):
+    rng = np.random.default_rng(0)
+    corner = 100 + np.cumsum(rng.normal(0, 2, (3000, 2)), axis=0)
+    boxes = np.concatenate([corner, corner + 40], axis=1)
+    boxes[rng.random(3000) < 0.1] = np.nan
+    tracemalloc.start()
+    path = steady_boxes(boxes, 0.25, 5.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6  # 72 MB is one array of all frames by all frames
+    monkeypatch.setattr(regions, "_ROWS", 3000)
+    np.testing.assert_array_equal(path, steady_boxes(boxes, 0.25, 5.0))
