@@ -43,7 +43,7 @@ def animate(args: argparse.Namespace) -> int:
     from .animate import prepare_animation
     from .arguments import describe, load_networks
     from .clips import Rate, open_clip
-    from .images import place_of, read_image, write_image
+    from .images import check_writable, place_of, read_image, write_image
     from .video import VideoWriter
     from .video_cli import check_targets
 
@@ -56,6 +56,7 @@ def animate(args: argparse.Namespace) -> int:
         raise ValueError(f"{out} is a file; -o names a folder")
     if reference is not None and place_of(args.driving) == place_of(out):
         raise ValueError(f"{REFERENCE} would be one of the frames in {out}; write to another folder")
+    check_writable(out / POSE)
     detector = load_networks(args)
     animation = prepare_animation(
         args.driving,

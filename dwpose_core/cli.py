@@ -227,18 +227,18 @@ def _add_weights(command) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    # Imported after parsing: `dwpose --help` should not wait for torch.
-    from . import commands
-    from .models.download import WeightsUnavailable
-
+    try:  # imported after parsing: `dwpose --help` should not wait for torch
+        from . import commands
+        from .models.download import WeightsUnavailable
+    except KeyboardInterrupt:
+        return _interrupted()
     if getattr(sys.stdout, "errors", "") == "strict":  # Windows' code pages lack most letters that names are made of
         sys.stdout.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_, **__: print(f"dwpose: {message}", file=sys.stderr)
     try:
         return getattr(commands, args.run)(args)
     except KeyboardInterrupt:
-        print("\ndwpose: interrupted; files already written are whole", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         # The reader, such as `head`, has gone; the interpreter must not complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -249,6 +249,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         print(f"dwpose: not enough memory: {error}", file=sys.stderr)
         return 2
+
+
+def _interrupted() -> int:
+    print("\ndwpose: interrupted; files already written are whole", file=sys.stderr)
+    return 130
 
 
 if __name__ == "__main__":

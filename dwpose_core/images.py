@@ -160,11 +160,24 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except BaseException as error:
-        if isinstance(error, OSError) and str(error.filename) == str(temporary):
-            error.filename = str(path)
         with contextlib.suppress(OSError):  # of a folder that can't be written either
             temporary.unlink(missing_ok=True)
+        named = isinstance(error, OSError) and os.path.abspath(str(error.filename))  # FFmpeg is given whole paths
+        if named == os.path.abspath(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raises ValueError where no file of this name can be written: to be asked before long work that ends in it."""
+    path = Path(path)
+    probe = path.with_name(f".{uuid.uuid4().hex[:12]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); choose another folder") from error
 
 
 def place_of(path: str | os.PathLike) -> str:

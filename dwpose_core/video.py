@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from .images import atomic_write
+from .images import atomic_write, check_writable
 from .people import People
 from .render import overlay, render
 from .sound import SoundCopy, sound_of
@@ -208,12 +208,15 @@ class VideoWriter:
             or stereo).
         crf: x264's quality, 0 (lossless) to 51; 18 is visually lossless.
 
+    Raises ValueError where no such file can be written.
+
     H.264 in its common form needs even sides: an odd image is extended by one row or column of its edge.
     """
 
     def __init__(self, path: str | os.PathLike, source: Source, *, audio: bool = False, crf: int = 18):
         path = Path(path)
         check_video_name(path)
+        check_writable(path)  # of a file that it cannot open FFmpeg says no name
         self._source, self._crf, self._suffix = source, crf, path.suffix
         self._want_audio = audio and source.has_audio
         self._stack = contextlib.ExitStack()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -73,29 +72,13 @@ def check_targets(source: str, *targets: str | None) -> None:
                 raise ValueError(f"{name} {what}; write to another file")
 
 
-@contextmanager
-def _writable(path: Path) -> Iterator[Path]:
-    """`atomic_write`, begun before a film whose keypoints would be lost where it cannot be.
-
-    Raises:
-        ValueError: where nothing can be written.
-    """
-    from .images import atomic_write
-
-    with atomic_write(path) as temporary:
-        try:
-            temporary.touch()
-        except OSError as error:
-            raise ValueError(f"{path} cannot be written ({error.strerror}); choose another folder") from None
-        yield temporary
-
-
 def video(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .arguments import describe, draw_size, drawing_from, load_networks
     from .clips import open_clip
     from .formats import save_npz, to_openpose
+    from .images import atomic_write, check_writable
     from .keyframes import SparseDetection
     from .video import check_video_name, pose_video
 
@@ -110,7 +93,9 @@ def video(args: argparse.Namespace) -> int:
     stored, frames, seen, ids = [], 0, 0, set()
     with ExitStack() as leave:
         clip = leave.enter_context(open_clip(args.input, args.fps))  # before the networks: a wrong name, told at once
-        kept = keypoints and leave.enter_context(_writable(keypoints))
+        for name in filter(None, (args.out, args.overlay, keypoints)):
+            check_writable(name)
+        kept = keypoints and leave.enter_context(atomic_write(keypoints))
         detector = load_networks(args)
         detect, batch_size = detector.detect, args.batch_size
         if args.detect_every != 1:

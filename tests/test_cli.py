@@ -227,6 +227,19 @@ def test_interrupt_leaves_whole_files(tmp_path, photos, weights, monkeypatch, ca
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_an_interrupt_while_torch_is_loaded_is_no_traceback(monkeypatch, capsys):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            if name == "dwpose_core.commands":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "dwpose_core.commands")
+    monkeypatch.delattr("dwpose_core.commands")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert run("models") == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

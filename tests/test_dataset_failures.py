@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from PIL import Image
+
+from dwpose_core.dataset.shard import ShardWriter
 
 from .dataset_tools import extractor, failed, make_photos, picture, reports, tree
 
@@ -167,3 +171,39 @@ def test_options_that_no_map_can_be_drawn_with_are_refused(extract, photos, caps
     code, out = extract(photos, *options)
     assert code == 2 and not out.exists()
     assert message in capsys.readouterr().err
+
+
+def test_pipes_and_devices_are_failed_rows_and_not_waited_for(extract, photos):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("a system without named pipes")
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "a" / "endless.jpg").symlink_to("/dev/zero")
+    (photos / "l.txt").write_text("a/000.jpg\npipe.jpg\na/endless.jpg\n")
+    code, out = extract(photos / "l.txt")
+    assert code == 1
+    assert set(failed(out)) == {"pipe", "a/endless"}
+    assert all("is a pipe or a device" in message for message in failed(out).values())
+
+
+def test_a_stopped_retry_keeps_what_was_finished(extract, tmp_path, capsys, monkeypatch):
+    photos = make_photos(tmp_path / "photos")
+    options = ("--samples-per-shard", 5)
+    _, out = extract(photos, *options)
+    before = tree(out)
+    real = ShardWriter.add
+
+    def stopped(self, row, extra):
+        if row.key == "b/c/009":
+            raise KeyboardInterrupt
+        real(self, row, extra)
+
+    monkeypatch.setattr(ShardWriter, "add", stopped)
+    (photos / "a" / "004x.jpg").write_bytes(picture(4))
+    assert extract(photos, *options, "--retry-failed")[0] == 130
+    monkeypatch.undo()
+    assert len(reports(out)) == 14 and set(failed(out)) == {"b/empty"}  # the first of two was done
+    assert before.keys() - tree(out).keys() == set()
+    capsys.readouterr()
+    assert extract(photos, *options)[0] == 1
+    assert "13 of 14 inputs ok, 1 failed" in capsys.readouterr().out
+    assert extract(photos, *options, "--overwrite", "--threshold", 0.4)[0] == 1  # and knows what it wrote

@@ -1,4 +1,5 @@
-"""Runs killed at random moments and continued: nothing lost, nothing doubled, the same bytes as without the kills.
+"""Runs killed at random moments and continued: nothing lost, nothing doubled, the same bytes as without the kills; and
+what a run knows of the files that a killed one wrote.
 
 DWPOSE_KILLS sets the number of kills (50 for a thorough check; the default keeps the suite short).
 """
@@ -19,12 +20,18 @@ from pathlib import Path
 import pytest
 
 from dwpose_core.cli import main
+from dwpose_core.dataset.storage import Storage
 
-from .dataset_tools import make_photos, make_weights, tree
+from .dataset_tools import extractor, make_photos, make_weights, picture, tree
 
 KILLS = int(os.environ.get("DWPOSE_KILLS", "2"))
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes of a fork server")
+extract = pytest.fixture(extractor)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return make_photos(tmp_path / "photos")
 
 
 def _run(arguments: list[str], started) -> None:
@@ -47,6 +54,7 @@ def power_cut(out: Path, rng: random.Random) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="kills processes of a fork server")
 @pytest.mark.parametrize("output_format", ["files", "webdataset"] if KILLS > 10 else ["files"])
 def test_killed_and_continued_is_the_same_as_never_killed(tmp_path, output_format):
     rng = random.Random(output_format)
@@ -101,3 +109,50 @@ def test_killed_and_continued_is_the_same_as_never_killed(tmp_path, output_forma
         assert len(rows) == len({row["key"] for row in rows}) == 38
         assert not list((out / "_dwpose" / "tmp").iterdir())
     print(f"{kills} kills in {round_number} runs, with {sorted(shards_at_kill)} of 10 shards finished")
+
+
+@pytest.mark.parametrize("again", [(), ("--retry-failed",)])
+def test_a_run_stopped_while_it_stores_a_shard_knows_what_it_wrote(extract, photos, monkeypatch, capsys, again):
+    if again:
+        extract(photos)
+        (photos / "a" / "004x.jpg").write_bytes(picture(4))
+        (photos / "b" / "empty.png").write_bytes(picture(5, "PNG"))
+    real = Storage.put
+
+    def killed(self, files):
+        if any(name.endswith("_report.jsonl") for name in files):
+            real(self, dict(list(files.items())[:4]))
+            raise KeyboardInterrupt
+        real(self, files)
+
+    monkeypatch.setattr(Storage, "put", killed)
+    code, out = extract(photos, *again)
+    assert code == 130
+    monkeypatch.undo()
+    assert extract(photos, "--threshold", 0.4)[0] == 2  # the folder would hold a mixture
+    assert "was begun with other options" in capsys.readouterr().err
+    assert main(["stats", str(out)]) == 0
+    assert "14, of which 0 ok, 0 failed, 14 to do" in capsys.readouterr().out
+    assert extract(photos)[0] == (0 if again else 1)
+    finished = tree(out, without=("stats.html",))
+    monkeypatch.setattr(Storage, "put", killed)
+    assert extract(photos, "--overwrite")[0] == 130
+    monkeypatch.undo()
+    assert extract(photos, "--overwrite")[0] == (0 if again else 1)
+    assert tree(out) == finished
+
+
+def test_a_damaged_record_is_named_and_mended(extract, photos, capsys):
+    _, out = extract(photos)
+    before = tree(out)
+    record = out / "_dwpose" / "shards" / "00000_stats.json"
+    record.write_bytes(record.read_bytes()[:50])
+    assert main(["stats", str(out)]) == 0
+    assert "0 ok, 0 failed, 14 to do" in capsys.readouterr().out
+    assert extract(photos, "--overwrite")[0] == 2
+    assert f"as {record} is damaged" in capsys.readouterr().err
+    assert extract(photos)[0] == 1 and tree(out, without=("stats.html",)) == before  # as the message says
+    plan = out / "_dwpose" / "plan.json"
+    plan.write_bytes(plan.read_bytes()[:20])
+    assert main(["stats", str(out)]) == 2
+    assert f"{plan} is damaged" in capsys.readouterr().err

@@ -189,6 +189,17 @@ def test_what_cannot_be_written_is_named(tmp_path):
         temporary.write_bytes(b"")
 
 
+def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Error(OSError):  # as PyAV's
+        filename = property(lambda self: str(temporary.absolute()))
+
+    with pytest.raises(OSError, match=r"No space left on device: 'film\.mp4'"):
+        with atomic_write("film.mp4") as temporary:
+            raise Error(28, "No space left on device")
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 from training import checkpoint
 from training.detection import evaluate
 from training.detection.start import DetectorConfig
-from training.synthetic import backgrounds, generate, pool, sheet
+from training.synthetic import backgrounds, generate, pool, scene_set, sheet
 from training.synthetic.backgrounds import Backgrounds
 from training.synthetic.body import assets_digest
 from training.synthetic.camera import Camera, draw_yaw, frame_photo, random_camera
 from training.synthetic.composite import _loose, similarity, warp
+from training.synthetic.light import LightSampler
 from training.synthetic.pieces import Pieces
 from training.synthetic.scenes import SCENE_STREAM
 from training.synthetic.staging import Plan, draw_plan, place_camera
@@ -88,6 +90,7 @@ def photograph(tmp_path: Path) -> Backgrounds:
     small = rng.integers(0, 256, (30, 40, 3), np.uint8)
     (tmp_path / "backgrounds").mkdir()
     cv2.imwrite(str(tmp_path / "backgrounds" / "a.jpg"), cv2.resize(small, (800, 600), interpolation=cv2.INTER_CUBIC))
+    cv2.imwrite(str(tmp_path / "backgrounds" / "pano_a.jpg"), small)
     return Backgrounds(tmp_path)
 
 
@@ -116,9 +119,9 @@ def test_some_of_what_is_enlarged_or_painted_is_as_fine_as_photographs(tmp_path)
     """A panorama is enlarged 2 to 11 times: before a blurred wall a sharp outline alone said person."""
     scenery, camera = photograph(tmp_path), Camera(np.eye(3), np.zeros(3), (-0.3, 0.3, -0.225, 0.225))
     hills = cv2.resize(np.random.default_rng(1).integers(0, 256, (16, 32, 3), np.uint8), (1024, 512))
-    scenery.panoramas = [hills]
+    scenery.panoramas = {"hills": hills}
     scenery.photos = [np.random.default_rng(2).integers(0, 256, (600, 800, 3), np.uint8)]
-    views = [scenery.around(0, camera, (320, 240), np.random.default_rng(seed)) for seed in range(40)]
+    views = [scenery.around("hills", camera, (320, 240), np.random.default_rng(seed)) for seed in range(40)]
     fine = np.array([np.abs(backgrounds._fine(view, backgrounds.FINE_BLUR)).mean() for view in views])
     assert 0.15 < (fine > 1).mean() < 0.5, "0.1 in the panorama, and all of them would be embossed"
     assert 4 < np.median(fine[fine > 1]) < 10, "5 to 12 in photographs"
@@ -190,11 +193,16 @@ def test_a_folder_is_continued_as_it_was_begun(tmp_path):
         (generate.main, "--assets x --out y --people 0", "at least 1"),
         (generate.main, "--assets x --out y --captured 2", "from 0 to 1"),
         (generate.main, "--assets x --out y --layers --size 0 0", "at least 16"),
+        (generate.main, "--assets x --out y --size 96 128", "--size is of layers"),
+        (generate.main, "--assets x --out y --layers --longest 320", "--longest is of photographs"),
         (generate.main, "--assets x --out y --captured nan", "from 0 to 1"),
         (generate.main, "--assets x --out y --workers 0", "at least 1"),
         (generate.main, "--assets x --out y --seed -1", "not be negative"),
         (pool.main, "--layers x --objects y --assets z --out w --count 0", "at least 1"),
         (sheet.main, "--data x --out y --columns 0", "at least 1"),
+        (sheet.main, "--data x --out y.png --scenes 3", "--scenes is for photographs; x holds no annotations.json"),
+        (sheet.main, "--data x --out y.png --show both", "--show is for photographs"),
+        (sheet.main, "--data x --out y.png --size 96 128", "--size is of crops"),
         (evaluate.main, "yolox-cspnext-s", "--pool, --labels"),
         (evaluate.main, "yolox-cspnext-s --labels x --detector-size 500", "multiple of 32"),
     ],
@@ -204,6 +212,83 @@ def test_commands_that_would_do_nothing_are_refused(monkeypatch, capsys, main, a
     with pytest.raises(SystemExit):
         main()
     assert message in capsys.readouterr().err
+
+
+def test_sheets_of_photographs_take_no_options_of_layers(tmp_path, monkeypatch, capsys):
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": [], "annotations": []}))
+    command = ["sheet", "--data", str(tmp_path), "--out", str(tmp_path / "new" / "sheet.png")]
+    monkeypatch.setattr(sys, "argv", [*command, "--assets", "x", "--objects", "y"])
+    with pytest.raises(SystemExit):
+        sheet.main()
+    assert "--assets is for layers" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(ValueError, match="lists no pictures"):
+        sheet.main()
+    monkeypatch.setattr(sys, "argv", [*command[:-1], str(tmp_path / "sheet")])
+    with pytest.raises(ValueError, match="no suffix of a picture"):
+        sheet.main()
+
+
+def test_pictures_that_assets_lack_are_named(tmp_path):
+    """NumPy said "high <= 0", in a worker, where there was nothing to choose from."""
+    photograph(tmp_path)
+    folder = tmp_path / "backgrounds"
+    (folder / "pano_a.jpg").rename(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"no panoramas .*--hdri"):
+        Backgrounds(tmp_path)
+    (tmp_path / "a.jpg").rename(folder / "pano_a.jpg")
+    (folder / "a.jpg").unlink()
+    with pytest.raises(ValueError, match=r"no photographs .*--backgrounds"):
+        Backgrounds(tmp_path)
+    (folder / "a.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"a\.jpg is not a readable picture"):
+        Backgrounds(tmp_path)
+    with pytest.raises(ValueError, match=r"hdri holds no \.hdr panoramas .*--hdri"):
+        LightSampler(tmp_path / "hdri")
+    (tmp_path / "night.hdr").write_bytes(b"dark")
+    with pytest.raises(ValueError, match=r"night\.hdr is not a readable panorama"):
+        LightSampler(tmp_path)
+
+
+@pytest.fixture
+def failing(tmp_path, monkeypatch) -> Path:
+    """A folder of assets with which every worker fails."""
+
+    def refuse(*_):
+        raise ValueError("nothing to draw with")
+
+    for module in (scene_set, generate):
+        monkeypatch.setattr(module, "check_opengl", lambda: None)
+        monkeypatch.setattr(module, "Workers", refuse)
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "base.npz").touch()
+    return tmp_path / "assets"
+
+
+def test_what_failed_before_its_first_scene_binds_nobody(failing, tmp_path):
+    out = tmp_path / "out"
+    for seed in (1, 2):
+        with pytest.raises(ValueError, match="nothing to draw with"):
+            scene_set.generate_scenes(failing, out, 1, seed, 1)
+    half, foreign = out / "images" / "0002_0000000.jpg.7.part", out / "film.part"
+    for path in (half, foreign, out / "labels" / "0002_0000000.json"):
+        path.touch()
+    with pytest.raises(ValueError, match="choose another folder"):
+        scene_set.generate_scenes(failing, out, 1, 3, 1)
+    assert half.exists(), "it is of a run that is not this one, and may go on"
+    with pytest.raises(ValueError, match="nothing to draw with"):
+        scene_set.generate_scenes(failing, out, 40, 2, 1)
+    assert not half.exists() and foreign.exists(), "only what this command writes is its own to remove"
+
+
+def test_captured_poses_that_assets_lack_cost_no_layers(failing, tmp_path):
+    labels = tmp_path / "labels_0001.npz"
+    labels.touch()
+    for make in (generate.generate, scene_set.generate_scenes):
+        size = (48, 64) if make is generate.generate else 64
+        with pytest.raises(ValueError, match=r"poses_cmu\.npz"):
+            make(failing, tmp_path, 1, 1, 1, size, 0.5)
+    assert labels.exists() and not (tmp_path / "settings.json").exists()
 
 
 def test_asset_folders_are_told_apart(tmp_path):

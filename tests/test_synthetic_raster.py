@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from training import command
 from training.synthetic.camera import FAR, Camera
 from training.synthetic.items import Item, Material
 from training.synthetic.labels import SEEN_WITHIN, VISIBLE, visibility
@@ -226,6 +227,7 @@ def test_what_rendering_lacks_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "moderngl", SimpleNamespace(create_context=refuse))
     with pytest.raises(RuntimeError, match=r"no OpenGL through EGL .*cannot open display.*libgl1-mesa-dri"):
         Renderer((8, 8))
+    assert command.run(lambda: Renderer((8, 8)).size) == 2, "a line for commands, not a traceback"
     monkeypatch.setitem(sys.modules, "moderngl", None)
     with pytest.raises(ImportError, match=r"dwpose-torch\[synthetic\]"):
         Renderer((8, 8))

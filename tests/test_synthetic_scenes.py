@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -67,6 +68,37 @@ def folder(assets, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("scenes")
     generate_scenes(assets, out, people=12, seed=SEED, workers=1, longest=160)
     return out
+
+
+def test_light_is_of_the_panorama_behind_people(generator, monkeypatch):
+    """By name: a pack with --photographs has panoramas that no light is of, between the others."""
+    panoramas = generator.backgrounds.panoramas
+    more = {"a": next(iter(panoramas.values())), **panoramas}
+    monkeypatch.setattr(generator.backgrounds, "panoramas", more)
+    lit, around, sample = [], generator.backgrounds.around, generator.lights.sample
+    monkeypatch.setattr(generator.backgrounds, "around", lambda name, *rest: lit.append(name) or around(name, *rest))
+    monkeypatch.setattr(generator.lights, "sample", lambda rng, name=None: lit.append(name) or sample(rng, name))
+    plan = next(plan for plan in map(partial(generator.plan, SEED), range(60)) if plan.people == 0)
+    for seed in range(60):
+        camera, _ = place_camera(plan, None, None, np.random.default_rng(seed))
+        lit.clear()
+        generator._surroundings(plan, camera, [], np.random.default_rng(seed))
+        if len(lit) == 2:
+            assert lit[0] == lit[1] in generator.lights.panoramas
+            break
+    assert len(lit) == 2
+
+
+def test_a_light_of_a_place_without_panorama_is_told(assets, tmp_path):
+    from training.synthetic.scenes import SceneGenerator
+
+    for path in assets.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "hdri").unlink()
+    (tmp_path / "hdri").mkdir()
+    (tmp_path / "hdri" / "moon.hdr").symlink_to(next(assets.glob("hdri/*.hdr")))
+    with pytest.raises(ValueError, match=r"hdri/moon\.hdr but no backgrounds/pano_moon\.jpg"):
+        SceneGenerator(tmp_path, LONGEST)
 
 
 def person_at(keypoints: np.ndarray, state: np.ndarray, size: tuple[int, int]) -> PersonLabel:

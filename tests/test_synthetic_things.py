@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("scipy", reason="rotations need scipy")
 
-from training.synthetic import poses
+from training.synthetic import objects, poses
 from training.synthetic import scenes as scenes_module
 from training.synthetic.animals import animal, bent, coat
 from training.synthetic.items import Item, Material
@@ -19,6 +19,23 @@ from training.synthetic.staging import swallows
 from training.synthetic.vehicles import vehicle
 
 SEEDS = range(40)
+
+
+def test_a_folder_of_objects_is_of_its_last_run(tmp_path, monkeypatch):
+    """A second run that was stopped left the first one's mark, and a smaller one the first one's surplus."""
+
+    class Stopped:
+        def __init__(self, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(objects, "check_opengl", lambda: None)
+    monkeypatch.setattr(objects, "check_assets", lambda _: None)
+    monkeypatch.setattr(objects, "Workers", Stopped)
+    for name in ("done", "000007.webp", "mine.webp"):
+        (tmp_path / name).touch()
+    with pytest.raises(KeyboardInterrupt):
+        objects.generate_objects(tmp_path, tmp_path, 1, 1, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.webp"]
 
 
 def cloud(parts) -> np.ndarray:

@@ -72,7 +72,7 @@ def test_mistakes_are_one_line(toy, tmp_path, monkeypatch, capsys, name, argv, m
     [
         ("synthetic.scene_crops", "--scenes a --out b", "a/annotations.json is missing"),
         ("synthetic.pool", "--layers a --objects b --assets c --out d", "a holds no labels_*.npz"),
-        ("detection.pool", "--layers a --objects b --assets c --out d", "pictures"),
+        ("detection.pool", "--layers a --objects b --assets c --out d", "c/backgrounds holds no photographs"),
     ],
 )
 def test_mistakes_that_workers_find_are_one_line(tmp_path, name, argv, message):

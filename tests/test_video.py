@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from dwpose_core.images import check_writable
 from dwpose_core.people import People
 from dwpose_core.skeleton import NUM_KEYPOINTS
 from dwpose_core.tracking import Steady
@@ -286,19 +287,20 @@ def test_max_people_follows_one_of_two_whose_boxes_are_surest_in_turn(tmp_path, 
     assert looked.pictures == 4 and [len(frame) for frame in people] == [2] * 11
 
 
-def test_keypoints_that_cannot_be_written_are_told_before_the_film(tmp_path, monkeypatch, capsys):
-    from dwpose_core import arguments, images
+@pytest.mark.parametrize("option", ["-o", "--overlay", "--keypoints"])
+def test_what_cannot_be_written_is_named_before_the_film(tmp_path, monkeypatch, capsys, option):
+    from dwpose_core import arguments
     from dwpose_core.cli import main
 
-    def full(path):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(arguments, "load_networks", lambda args: pytest.fail("begun"))
-    monkeypatch.setattr(images.Path, "touch", full)
     source = make_film(tmp_path / "in.mp4", count=3)
-    command = ["video", str(source), "-o", str(tmp_path / "pose.mp4"), "--keypoints", str(tmp_path / "pose.npz")]
-    assert main(command) == 2
-    assert "pose.npz cannot be written (No space left on device)" in capsys.readouterr().err
+    name = source / ("pose.npz" if option == "--keypoints" else "both.mp4")  # in a folder that is a file
+    assert main(["video", str(source), "-o", str(tmp_path / "pose.mp4"), option, str(name)]) == 2
+    assert f"{name} cannot be written (" in capsys.readouterr().err
+    assert main(["animate", str(source), "-o", str(source / "inputs")]) == 2
+    assert "src_pose.mp4 cannot be written (" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"{re.escape(str(name))} cannot be written"):
+        check_writable(name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4"]
 
 
@@ -318,6 +320,12 @@ def test_the_command_says_that_its_input_was_cut_short(tmp_path, monkeypatch, ca
     assert main(["video", str(source), "-o", str(tmp_path / "pose.mp4")]) == 1
     assert re.search(r"in\.avi ends after \d+ of the 50 frames", capsys.readouterr().err)
     assert 5 < len(all_frames(tmp_path / "pose.mp4")) < 50  # what there is is not lost
+
+
+def test_a_film_that_cannot_be_written_is_named(tmp_path):
+    name = make_film(tmp_path / "in.mp4", count=1) / "out.mp4"
+    with VideoReader(tmp_path / "in.mp4") as video, pytest.raises(ValueError, match=re.escape(f"{name} cannot be")):
+        VideoWriter(name, video)
 
 
 def test_frames_that_the_encoder_refuses_are_said(tmp_path):

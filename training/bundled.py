@@ -6,9 +6,9 @@
     python -m training.bundled --assets DIR --out DIR --device cpu --budget 0.01
 
 Runs the parts of bundled_parts.py, each a command of `training` in OUT/PART, and writes OUT/NAME.safetensors. All four
-models take an hour of one H200 with 16 CPU cores, and on two cores a day, most of it for rendering. `--budget` scales
-people, pictures, steps and minutes alike: less of the same, which gives weaker models. `--device cpu` makes do without
-a GPU, in as many minutes, with fewer pictures held and smaller batches.
+models take an hour and a quarter of one H200 with 16 CPU cores, some thirty hours of two cores, a third of them for
+rendering, and 40 GB. `--budget` scales people, pictures, steps and minutes alike: less of the same, which gives weaker
+models. `--device cpu` makes do without a GPU, in as many minutes, with fewer pictures held and smaller batches.
 
 GPU parts end by the clock, so the results agree with the shipped files in quality, not bit by bit. The rendered people,
 crops and states of a part are deleted once it is done, unless later ones name them; `--keep` keeps them.
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=more_than_zero, default=1.0, help="relative to what the shipped files took")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="for the parts made on a GPU (cuda)")
-    parser.add_argument("--keep", action="store_true", help="rendered people and crops too, some 150 GB")
+    parser.add_argument("--keep", action="store_true", help="rendered people and crops too, 250 GB")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     args = parser.parse_args(argv)
     models = list(dict.fromkeys(args.models)) or list(MODELS)

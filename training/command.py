@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
+MISTAKES = ValueError, OSError, ImportError
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -19,6 +20,7 @@ def run(main: Callable[[], int | None]) -> int:
 
     from .checkpoint import CheckpointError
     from .monitor import NonFiniteLoss
+    from .synthetic.workers import DrawingFailed
 
     name = Path(sys.argv[0]).stem
     try:
@@ -26,7 +28,7 @@ def run(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, CheckpointError, NonFiniteLoss, WeightsUnavailable) as error:
+    except (*MISTAKES, CheckpointError, NonFiniteLoss, WeightsUnavailable, DrawingFailed) as error:
         print(f"{name}: {plain(error)}", file=sys.stderr)
         return 2
 

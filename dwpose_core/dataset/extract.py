@@ -6,7 +6,6 @@ the same bytes as one that was not.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ from ..stages import prefetch, run_ahead
 from . import sinks, sources
 from .containers import TableReader
 from .decode import Decoded, Drawing, Task, decode, encode, reason_of, start_worker
-from .plan import Config, Plan, is_done
+from .plan import Config, Plan, is_done, is_to_do, stats_of
 from .shard import ShardWriter
 from .sinks import Row
 from .storage import Storage
@@ -51,17 +50,24 @@ class ExtractWorker:
         config: see `Config`, or its `to_json()`.
         machine: see `Machine`, or a dict of its fields.
         on_row: called with every finished Row, for progress.
+        retry_failed: rows of Ray Data that are finished, but in which something failed, are done again.
 
     Raises:
         ValueError: as `DWposeDetector.from_pretrained`; `run` when finished shards were made by other networks.
     """
 
     def __init__(
-        self, config: Config | dict, machine: Machine | dict | None = None, on_row: Callable[[Row], None] | None = None
+        self,
+        config: Config | dict,
+        machine: Machine | dict | None = None,
+        on_row: Callable[[Row], None] | None = None,
+        *,
+        retry_failed: bool = False,
     ):
         self.config = config if isinstance(config, Config) else Config(**config)
         self.machine = machine if isinstance(machine, Machine) else Machine(**(machine or {}))
         self._on_row = on_row or (lambda row: None)
+        self._retry_failed = retry_failed
         self._storage = Storage(self.config.out)
         self._plan: Plan | None = None  # read when there is one, at the latest for the first shard
         self._options = Options(**self.config.options)
@@ -93,9 +99,9 @@ class ExtractWorker:
 
     def _stats_of(self, shard: int) -> dict:
         # A node that was thought dead may have finished it; the bytes would be the same.
-        if not is_done(self._storage, shard):
+        if is_to_do(self._storage, shard, self._retry_failed):
             self.run([shard])
-        return json.loads(self._storage.read(f"_dwpose/shards/{shard:05d}_stats.json"))
+        return stats_of(self._storage, shard)
 
     def run(self, shards: Iterable[int]) -> None:
         """Work through these shards, the stages of one overlapping with those of the next."""
@@ -137,10 +143,9 @@ class ExtractWorker:
     def _check_networks(self) -> None:
         """ "auto" may find other weights than last time: better no output than a mixture."""
         names = (name for name in self._storage.names("_dwpose/shards") if name.endswith("_stats.json"))
-        for name in names:
-            shard = int(name.split("_")[0])
+        for shard in (int(name.split("_")[0]) for name in names):
             if is_done(self._storage, shard):
-                before = json.loads(self._storage.read(f"_dwpose/shards/{name}"))["networks"]
+                before = stats_of(self._storage, shard)["networks"]
                 if before != self.description:
                     raise ValueError(
                         f"{self.config.out} was begun with {before}, now it would be {self.description}; "

@@ -47,7 +47,7 @@ def output_names(config: Config, items: Iterable[Item], shards: int) -> Iterator
             yield from (f"images/{name}{suffix}" for suffix in _COPIES)
 
 
-def check_free(storage: Storage, names: Iterable[str], own: dict[str, int]) -> None:
+def check_free(storage: Storage, names: Iterable[str], own: dict[str, set[int]]) -> None:
     """Nothing that is there already, and that an earlier run did not write, may be replaced.
 
     Args:
@@ -57,7 +57,14 @@ def check_free(storage: Storage, names: Iterable[str], own: dict[str, int]) -> N
         return
     exists = storage.finder()
     for name in names:
-        if exists(name) and (name not in own or storage.size(name) != own[name]):
+        if exists(name) and storage.size(name) not in own.get(name, ()):
+            damaged = next((record for record in records(storage) if _files_of(storage, record) is None), None)
+            if damaged and name not in own:
+                raise ValueError(
+                    f"{storage.root}/{name} is there already and would be replaced; whether an earlier run wrote it "
+                    f"cannot be told, as {storage.root}/{damaged} is damaged: run the earlier command again, without "
+                    f"--overwrite, which mends it, or choose another --out"
+                )
             raise ValueError(
                 f"{storage.root}/{name} is there already and would be replaced: it is an input, or something else that "
                 f"no earlier run wrote; choose another --out"
@@ -90,30 +97,38 @@ def keep_inputs(storage: Storage, names: Collection[str], items: Iterable[Item],
             )
 
 
-def own_files(storage: Storage) -> dict[str, int]:
-    """Names and sizes of all that an earlier run wrote outside of `_dwpose`."""
-    own: dict[str, int] = {}
-    for name in _stats(storage):
-        try:
-            files = json.loads(storage.read(name))["files"]
-        except ValueError:  # cut short by a power cut: whose its files are is not known
-            continue
-        own |= {file: size for file, size in files.items() if not file.startswith("_dwpose/")}
+def own_files(storage: Storage) -> dict[str, set[int]]:
+    """Names and sizes of all that an earlier run wrote outside of `_dwpose`. A file has two sizes where a run was
+    stopped while it stored a shard for the second time: it may be the old one or the new."""
+    own: dict[str, set[int]] = {}
+    for record in records(storage):
+        for file, size in (_files_of(storage, record) or {}).items():
+            if not file.startswith("_dwpose/"):
+                own.setdefault(file, set()).add(size)
     parts = [storage.size(f"_dwpose/metadata/{part}") or 0 for part in storage.names("_dwpose/metadata")]
-    return own | ({"metadata.jsonl": sum(parts)} if parts else {})
+    return own | ({"metadata.jsonl": {sum(parts)}} if parts else {})
+
+
+def _files_of(storage: Storage, record: str) -> dict[str, int] | None:
+    """None where a record was cut short by a power cut: whose its files are is not known."""
+    try:
+        return json.loads(storage.read(record))["files"]
+    except (ValueError, KeyError):
+        return None
 
 
 def remove_output(storage: Storage) -> None:
     """Delete what an earlier run wrote and nobody changed since. Cut short, it leaves a run that is not finished."""
-    for name, size in own_files(storage).items():
-        if storage.size(name) == size:
+    for name, sizes in own_files(storage).items():
+        if storage.size(name) in sizes:
             storage.delete(name)
-    for name in _stats(storage):
+    for name in records(storage):
         storage.delete(name)
     for name in ("config.json", "plan.json", "plan.jsonl", "stats.html", "metadata", "shards"):
         storage.delete(f"_dwpose/{name}")
 
 
-def _stats(storage: Storage) -> list[str]:
+def records(storage: Storage) -> list[str]:
+    """Names of what is recorded of shards, finished ones and those that were just being stored."""
     names = storage.names("_dwpose/shards")
-    return [f"_dwpose/shards/{name}" for name in names if name.endswith("_stats.json")]
+    return [f"_dwpose/shards/{name}" for name in names if name.endswith(("_stats.json", "_storing.json"))]

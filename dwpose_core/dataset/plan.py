@@ -2,9 +2,11 @@
 
     OUT/_dwpose/config.json, plan.jsonl, plan.json      what is being done
     OUT/_dwpose/shards/00000_report.jsonl               a row for every item: ok, or failed and why
+    OUT/_dwpose/shards/00000_storing.json               while its files are moved into place: which ones
     OUT/_dwpose/shards/00000_stats.json                 counts, histograms, files; written last
 
-A shard counts as done when its stats are there and every file they name has the size they name.
+A shard counts as done when its stats are there, every file they name has the size they name, and nothing is being
+stored.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,7 @@ class Plan:
 
     def __init__(self, storage: Storage):
         self._storage = storage
-        about = json.loads(storage.read("_dwpose/plan.json"))
+        about = storage.json("_dwpose/plan.json")
         self.format = about.get("format", 1)
         self.items, self.samples_per_shard = about["items"], about["samples_per_shard"]
         self.left_out: dict[str, int] = about.get("left_out", {})  # see `sources.items`
@@ -192,14 +194,14 @@ def present_plan(config: Config, storage: Storage) -> Plan | None:
     Raises:
         ValueError: when it was begun with others, or by a version that named things differently.
     """
-    begun = any(name.endswith("_stats.json") for name in storage.names("_dwpose/shards"))
+    begun = bool(guard.records(storage))
     # A try that finished no shard, and that nobody is at, binds nobody. Behind a URL nobody can be seen.
     free = not begun and storage.local and not storage.users()
     if storage.size("_dwpose/config.json") is None:
         if begun:
             raise ValueError(f"{config.out} holds finished shards without the plan they belong to; {_INSTEAD}")
         return None
-    found = json.loads(storage.read("_dwpose/config.json"))
+    found = storage.json("_dwpose/config.json")
     # An option that did not exist when the run was begun had its default's effect.
     defaults, new = asdict(Options()), {item.name: item.default for item in fields(Config)}
     found, asked = ({**new, **one, "options": defaults | one.get("options", {})} for one in (found, config.to_json()))
@@ -314,29 +316,30 @@ def _number(key: str) -> int | None:
     return int(stem) if stem.isascii() and stem.isdecimal() and len(stem) < 19 else None
 
 
-def reopen_failed(storage: Storage, shards: Iterable[int]) -> None:
-    """Finished shards with failures are to be done again, from their first item: what was good comes out the same."""
-    for shard in shards:
-        if is_done(storage, shard) and has_failures(storage, shard):
-            storage.delete(_stats_of(shard))
-
-
 def has_failures(storage: Storage, shard: int) -> bool:
-    """Whether something failed in a finished shard."""
-    return json.loads(storage.read(_stats_of(shard)))["failed"] > 0
+    """Whether something failed in a finished shard. To be done again it is worked through from its first item: what was
+    good comes out the same."""
+    stats = stats_of(storage, shard)
+    return stats is not None and stats["failed"] > 0
 
 
-def _stats_of(shard: int) -> str:
-    return f"_dwpose/shards/{shard:05d}_stats.json"
+def stats_of(storage: Storage, shard: int) -> dict[str, Any] | None:
+    """What is recorded of a shard; None where it is not finished, or its record was cut short by a power cut."""
+    name = f"_dwpose/shards/{shard:05d}"
+    if storage.size(f"{name}_stats.json") is None or storage.size(f"{name}_storing.json") is not None:
+        return None
+    try:
+        return json.loads(storage.read(f"{name}_stats.json"))
+    except ValueError:
+        return None
 
 
 def is_done(storage: Storage, shard: int) -> bool:
     """Whether a shard is finished and nothing of it is missing or cut short."""
-    name = _stats_of(shard)
-    if storage.size(name) is None:
-        return False
-    try:
-        stats = json.loads(storage.read(name))
-    except ValueError:
-        return False
-    return all(storage.size(file) == size for file, size in stats["files"].items())
+    stats = stats_of(storage, shard)
+    return stats is not None and all(storage.size(file) == size for file, size in stats["files"].items())
+
+
+def is_to_do(storage: Storage, shard: int, retry_failed: bool = False) -> bool:
+    """Whether a shard is to be worked through; with `retry_failed` also a finished one in which something failed."""
+    return not is_done(storage, shard) or (retry_failed and has_failures(storage, shard))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from .extract import ExtractWorker, Machine, load_networks
-from .plan import Config, is_done, make_plan, reopen_failed
+from .plan import Config, is_to_do, make_plan
 from .run import Progress, Summary, TooManyFailures, finish, remarks, summarise
 from .storage import Storage
 
@@ -58,14 +58,12 @@ def run_on_ray(
         storage.clear_scratch({"plan0", "end0"})
         plan = make_plan(config, storage, overwrite=overwrite, before_writing=load_once, show=log == "line")
         storage.clear_scratch({f"{shard:05d}" for shard in range(plan.shards)})
-        if retry_failed:
-            reopen_failed(storage, range(plan.shards))
-        pending = [shard for shard in range(plan.shards) if not is_done(storage, shard)]
+        pending = [shard for shard in range(plan.shards) if is_to_do(storage, shard, retry_failed)]
         ray.data.DataContext.get_current().enable_progress_bars = False
         finished = plan.items - sum(plan.size(shard) for shard in pending)
         progress = Progress(plan.items, finished, log, "image", f"ray, {workers} workers")
         try:
-            for row in _results(config, machine, pending, workers, gpus) if pending else ():
+            for row in _results(config, machine, pending, workers, gpus, retry_failed) if pending else ():
                 progress.update(int(row["ok"] + row["failed"]), int(row["failed"]), int(row["people"]))
                 if max_failures is not None and progress.failed > max_failures:
                     rows = [said for said in remarks(storage, pending) if said["status"] != "ok"]
@@ -80,7 +78,9 @@ def run_on_ray(
     return summary
 
 
-def _results(config: Config, machine: Machine, pending: list[int], workers: int, gpus: float) -> Iterator[dict]:
+def _results(
+    config: Config, machine: Machine, pending: list[int], workers: int, gpus: float, retry_failed: bool
+) -> Iterator[dict]:
     """What `ExtractWorker` says of each shard when it is finished."""
     import ray
 
@@ -91,7 +91,7 @@ def _results(config: Config, machine: Machine, pending: list[int], workers: int,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(pending))),
         num_gpus=gpus or None,
-        fn_constructor_kwargs={"config": config.to_json(), "machine": asdict(machine)},
+        fn_constructor_kwargs={"config": config.to_json(), "machine": asdict(machine), "retry_failed": retry_failed},
     )
     yield from results.iter_rows()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from .crew import Counts, Crew
 from .extract import ExtractWorker, Machine
-from .plan import Config, Plan, is_done, make_plan, reopen_failed
+from .plan import Config, Plan, is_done, is_to_do, make_plan, stats_of
 from .sinks import Row
 from .storage import Storage
 
@@ -118,7 +118,7 @@ def run(
         max_failures: of items in this run; one more stops it.
         log: "line", "json" or "none".
         overwrite: delete what an earlier run wrote, once the inputs are listed and the networks loaded.
-        retry_failed: finished shards with failed items are done again.
+        retry_failed: finished shards with failed items are done again; until then they stay as they are.
 
     Raises:
         TooManyFailures. RuntimeError: when a worker process died; what is finished stays, the next run goes on.
@@ -169,10 +169,7 @@ def _run(
         plan = make_plan(config, storage, rank, overwrite=overwrite, before_writing=workers, show=log == "line")
         mine = range(rank, plan.shards, world)
         storage.clear_scratch({f"{shard:05d}" for shard in mine})
-        if retry_failed:
-            workers()  # a wrong device shall not cost what is finished
-            reopen_failed(storage, mine)
-        pending = [shard for shard in mine if not is_done(storage, shard)]
+        pending = [shard for shard in mine if is_to_do(storage, shard, retry_failed)]
         total = sum(plan.size(shard) for shard in mine)
         finished = total - sum(plan.size(shard) for shard in pending)
         unit = "video" if config.input_format == "video" else "image"
@@ -211,9 +208,7 @@ def finish(config: Config, storage: Storage, plan: Plan, rank: int = 0) -> None:
 def summarise(storage: Storage, plan: Plan, shards: range, seconds: float = 0.0) -> Summary:
     ok = failed = left_out = people = done = 0
     for shard in shards:
-        name = f"_dwpose/shards/{shard:05d}_stats.json"
-        if storage.size(name) is not None:
-            stats = json.loads(storage.read(name))
+        if (stats := stats_of(storage, shard)) is not None:
             ok, failed, people, done = ok + stats["ok"], failed + stats["failed"], people + stats["people"], done + 1
             left_out += stats.get("left_out", 0)
     return Summary(sum(plan.size(shard) for shard in shards), ok, failed, left_out, people, len(shards), done, seconds)
@@ -224,4 +219,4 @@ def remarks(storage: Storage, shards: Iterable[int]) -> Iterator[dict]:
     for shard in shards:
         name = f"_dwpose/shards/{shard:05d}_report.jsonl"
         if storage.size(name) is not None:
-            yield from (row for row in map(json.loads, storage.read(name).splitlines()) if "message" in row)
+            yield from (row for row in storage.json_lines(name) if "message" in row)

@@ -109,8 +109,12 @@ class ShardWriter:
             "networks": description,
             "files": {name: os.path.getsize(path) for name, path in files.items()},
         }
+        # Whose the files are shall be known wherever this is stopped; stats of an earlier try stay until new ones come.
+        storing = f"_dwpose/shards/{self._name}_storing.json"
+        self._storage.write(storing, json.dumps({"files": stats["files"]}).encode(), self._name)
         self._storage.put(files)
         self._storage.write(f"_dwpose/shards/{self._name}_stats.json", json.dumps(stats).encode(), self._name)
+        self._storage.delete(storing)
         self.discard()
 
     def discard(self) -> None:

@@ -47,6 +47,9 @@ def detect_format(source: str) -> str:
                 return "video" if name == "list" and _first_suffix(source) in _FILMS else name
     if not is_url(source) and any((Path(source) / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "dataset"  # what `save_to_disk` of `datasets.Dataset` and of `datasets.DatasetDict` writes
+    nothing = f"nothing to read at {source}: no image, video, .tar, .parquet or list (.txt, .csv, .jsonl)"
+    if not is_url(source) and os.path.isfile(source):
+        raise ValueError(nothing)
     found = set()
     if _is_pattern(source):
         paths = _matches(source)
@@ -63,7 +66,7 @@ def detect_format(source: str) -> str:
     if not found and _is_pattern(source) and any(map(os.path.isdir, glob.iglob(source))):
         raise ValueError(f"{source} names folders; '{source.rstrip('/')}/**' is what lies in them")
     if not found:
-        raise ValueError(f"nothing to read at {source}: no image, video, .tar, .parquet or list (.txt, .csv, .jsonl)")
+        raise ValueError(nothing)
     if len(found) > 1:
         raise ValueError(
             f"{source} holds several kinds of input; choose with --input-format {' or '.join(sorted(found))}"

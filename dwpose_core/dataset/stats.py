@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy as np
 from ..people import People
 from ..render import overlay, render
 from .decode import Task, decode
-from .plan import Plan, describe
+from .plan import Plan, describe, stats_of
 from .shard import SCORE_BINS
 from .sinks import read_keypoint_rows
 from .storage import Storage
@@ -52,21 +51,19 @@ def collect(folder: str) -> Stats:
     reasons: Counter[str] = Counter()
     failures: list[dict] = []
     for name in storage.names("_dwpose/shards"):
-        if not name.endswith("_stats.json"):
+        if not name.endswith("_stats.json") or (shard := stats_of(storage, int(name.split("_")[0]))) is None:
             continue
-        shard = json.loads(storage.read(f"_dwpose/shards/{name}"))
         done.append(shard["shard"])
         ok, failed, left_out = ok + shard["ok"], failed + shard["failed"], left_out + shard.get("left_out", 0)
         counts.update({int(number): count for number, count in shard["people_per_image"].items()})
         scores += shard["score_histogram"]
         networks += [] if shard["networks"] in networks else [shard["networks"]]
         if shard["failed"]:
-            for line in storage.read(f"_dwpose/shards/{shard['shard']:05d}_report.jsonl").splitlines():
-                row = json.loads(line)
+            for row in storage.json_lines(f"_dwpose/shards/{shard['shard']:05d}_report.jsonl"):
                 if row["status"] != "ok":
                     reasons[row["message"]] += 1
                     failures += [row] if len(failures) < 50 else []
-    config = json.loads(storage.read("_dwpose/config.json"))
+    config = storage.json("_dwpose/config.json")
     counted = (done, ok, failed, left_out, counts, scores)
     return Stats(storage, config, Plan(storage), *counted, networks, reasons, failures)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -46,8 +48,15 @@ def is_url(name: str) -> bool:
 
 
 def open_input(path: str, ahead: bool = True) -> IO[bytes]:
-    """A local file or a URL, for reading; `ahead` lets fsspec fetch 5 MB and more beyond what is asked for."""
+    """A local file or a URL, for reading; `ahead` lets fsspec fetch 5 MB and more beyond what is asked for.
+
+    Raises:
+        ValueError: for a named pipe or a device, which would be waited for, or read, without end. OSError.
+    """
     if not is_url(path):
+        mode = os.stat(path).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            raise ValueError(f"{path} is a pipe or a device, not a file")
         return open(path, "rb")
     fs, inner = filesystem(path)
     return fs.open(inner, "rb", **({} if ahead else {"cache_type": "none"}))
@@ -78,6 +87,20 @@ class Storage:
     def read(self, name: str) -> bytes:
         with self.open(name) as file:
             return file.read()
+
+    def json(self, name: str) -> Any:
+        """What a JSON file holds. Raises ValueError that names it where it is damaged."""
+        return self._parsed(name, self.read(name))
+
+    def json_lines(self, name: str) -> list[Any]:
+        """What the lines of a file hold; raises likewise."""
+        return [self._parsed(name, line) for line in self.read(name).splitlines()]
+
+    def _parsed(self, name: str, text: bytes) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{self.root}/{name} is damaged: {error}") from error
 
     def names(self, folder: str) -> list[str]:
         """Names of the files and folders right below a folder, sorted; none where there is no folder."""

@@ -1,8 +1,8 @@
 """Backgrounds: photographs, views into panoramas, and procedural rooms and clutter made from pieces of both.
 
-Only some forty CC0 pictures are at hand, so most variety comes from recombining them: random crops, colours, patches
-of texture that look like furniture, posters, doors and street clutter, and the fine structure of one picture laid over
-another. All pictures are RGB uint8.
+Only 36 pictures are at hand, 237 with --photographs, so most variety comes from recombining them: random crops,
+colours, patches of texture that look like furniture, posters, doors and street clutter, and the fine structure of one
+picture laid over another. All pictures are RGB uint8.
 """
 
 from __future__ import annotations
@@ -44,20 +44,29 @@ def random_rgb(rng: np.random.Generator) -> np.ndarray:
 
 
 class Backgrounds:
-    """Pictures of one size (width, height) from the asset folder."""
+    """Pictures of any size (width, height) made from those of the asset folder.
+
+    Raises:
+        ValueError: without a photograph or a panorama, or where one cannot be read.
+    """
 
     def __init__(self, assets: Path):
-        self.photos, self.panoramas = [], []
-        paths = sorted((assets / "backgrounds").glob("*.jpg"))
-        if not paths:
-            raise ValueError(f"{assets / 'backgrounds'} holds no .jpg pictures")
-        for path in paths:
-            image = cv2.cvtColor(imread(path), cv2.COLOR_BGR2RGB)
+        self.photos, self.panoramas = [], {}  # the latter by name, as the light of the same place has
+        folder = assets / "backgrounds"
+        for path in sorted(folder.glob("*.jpg")):
+            picture = imread(path)
+            if picture is None:
+                raise ValueError(f"{path} is not a readable picture")
+            image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
             if path.name.startswith("pano_"):
-                self.panoramas.append(image)
+                self.panoramas[path.stem.removeprefix("pano_")] = image
                 continue
             scale = min(1.0, LONGEST / max(image.shape))
             self.photos.append(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+        if not self.photos:
+            raise ValueError(f"{folder} holds no photographs (.jpg): build the assets with --backgrounds")
+        if not self.panoramas:
+            raise ValueError(f"{folder} holds no panoramas (pano_*.jpg): build the assets with --hdri")
 
     @cached_property
     def pieces(self) -> Pieces:
@@ -115,15 +124,15 @@ class Backgrounds:
 
     def _view(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """A perspective look into an equirectangular panorama."""
-        image = self.panoramas[rng.integers(len(self.panoramas))]
+        image = list(self.panoramas.values())[rng.integers(len(self.panoramas))]
         half = np.tan(np.deg2rad(rng.uniform(30, 90)) / 2)
         x, y = np.meshgrid(np.linspace(-half, half, size[0]), np.linspace(half, -half, size[1]) * size[1] / size[0])
         rays = np.stack((x, y, np.ones_like(x)), axis=-1) @ turn(X, rng.normal(0, 0.2)).T
         return _look(image, rays, rng)
 
-    def around(self, number: int, camera: Camera, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """What `camera` sees of panorama `number` at a random heading: the horizon lies where it should."""
-        image = self.panoramas[number]
+    def around(self, name: str, camera: Camera, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """What `camera` sees of panorama `name` at a random heading: the horizon lies where it should."""
+        image = self.panoramas[name]
         left, right, bottom, top = camera.window
         x, y = np.meshgrid(np.linspace(left, right, size[0]), np.linspace(top, bottom, size[1]))
         rays = np.stack((x, y, -np.ones_like(x)), axis=-1) @ camera.rotation  # view -> world

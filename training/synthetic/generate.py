@@ -38,6 +38,7 @@ from .body import BodyModel, check_assets
 from .clothes import Wardrobe
 from .labels import OUTSIDE, VISIBLE, KeypointRules, visibility
 from .light import LightSampler
+from .motion import motion_file
 from .poses import PoseSampler
 from .props import moved
 from .render import Renderer, check_opengl
@@ -100,7 +101,7 @@ class PersonGenerator:
         self.renderer = Renderer(size, supersample) if renderer is None else renderer
 
     def person(self, seed: int, number: int, framing: str | None = None) -> Layer:
-        """The first usable attempt; `framing` overrides the random choice."""
+        """The first usable attempt, or the last of `ATTEMPTS`; `framing` overrides the random choice."""
         body = self.model.random_shape(np.random.default_rng((seed, number // POSES_PER_BODY, 0)))
         for attempt in range(1, ATTEMPTS + 1):
             rng = np.random.default_rng((seed, number, attempt))
@@ -172,6 +173,8 @@ def generate(
 ) -> None:
     """Render `people` layers into `out` with `workers` processes; the rest is `PersonGenerator`'s."""
     check_assets(assets)
+    if captured:
+        motion_file(assets)
     check_opengl()
     out.mkdir(parents=True, exist_ok=True)
     labels = out / f"labels_{seed:04d}.npz"  # marks the layers as complete, so those of earlier ones go first
@@ -207,6 +210,10 @@ def main() -> None:
     if not args.layers and (args.accessories or args.framings != "usual" or args.plain_clothes):
         chosen = "--accessories, --close-ups, --hands and --plain-clothes"
         parser.error(f"{chosen} choose what layers show; add --layers, or leave them out")
+    if not args.layers and args.size != parser.get_default("size"):
+        parser.error("--size is of layers; add --layers, or give the --longest side of photographs")
+    if args.layers and args.longest != parser.get_default("longest"):
+        parser.error("--longest is of photographs; layers have a --size")
     job = (args.assets, args.out, args.people, args.seed, args.workers)
     if args.layers:
         generate(*job, tuple(args.size), args.captured, args.accessories, args.framings, args.plain_clothes)

@@ -31,15 +31,20 @@ class LightSampler:
     """Environment light from the HDRI panoramas of the asset folder, at any heading, plus a lamp."""
 
     folder: Path
-    panoramas: list[np.ndarray] = field(init=False)
+    panoramas: dict[str, np.ndarray] = field(init=False)  # by the name of their file
 
     def __post_init__(self) -> None:
-        self.panoramas = [self._harmonics(path) for path in sorted(self.folder.glob("*.hdr"))]
+        self.panoramas = {path.stem: self._harmonics(path) for path in sorted(self.folder.glob("*.hdr"))}
+        if not self.panoramas:
+            raise ValueError(f"{self.folder} holds no .hdr panoramas for light: build the assets with --hdri")
 
     @staticmethod
     def _harmonics(path: Path) -> np.ndarray:
         """(9, 3) irradiance coefficients over pi. The picture's centre is +Z, its top +Y."""
-        image = cv2.resize(imread(path, cv2.IMREAD_UNCHANGED), (64, 32), interpolation=cv2.INTER_AREA)
+        picture = imread(path, cv2.IMREAD_UNCHANGED)
+        if picture is None:
+            raise ValueError(f"{path} is not a readable panorama")
+        image = cv2.resize(picture, (64, 32), interpolation=cv2.INTER_AREA)
         elevation = (0.5 - (np.arange(32) + 0.5) / 32) * np.pi
         azimuth = ((np.arange(64) + 0.5) / 64 - 0.5) * 2 * np.pi
         cos = np.cos(elevation)[:, None]
@@ -52,9 +57,10 @@ class LightSampler:
         factor = np.array((1, *(2 / 3,) * 3, *(1 / 4,) * 5))
         return (factor * norm)[:, None] * np.einsum("bhw,hw,hwc->bc", basis, solid, image[..., ::-1].astype(float))
 
-    def sample(self, rng: np.random.Generator, number: int | None = None) -> Light:
+    def sample(self, rng: np.random.Generator, name: str | None = None) -> Light:
         """Random light, of the given panorama or any."""
-        harmonics = self.panoramas[rng.integers(len(self.panoramas)) if number is None else number].copy()
+        name = list(self.panoramas)[rng.integers(len(self.panoramas))] if name is None else name
+        harmonics = self.panoramas[name].copy()
         heading = rng.uniform(-np.pi, np.pi)
         c, s = np.cos(heading), np.sin(heading)
         z, x, xy, yz, zz, xz, xx = harmonics[[2, 3, 4, 5, 6, 7, 8]]

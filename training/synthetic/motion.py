@@ -26,14 +26,19 @@ def fraction(rotation: np.ndarray, share: float) -> np.ndarray:
     return np.eye(3) if sine < 1e-6 else turn(axis, share * np.arctan2(sine, cosine))
 
 
+def motion_file(assets: Path) -> Path:
+    """The captured poses of an asset folder; ValueError where it has none."""
+    path = assets / FILE
+    if not path.is_file():
+        raise ValueError(f"{assets} holds no {FILE}: build the assets with motion capture, or do without it")
+    return path
+
+
 class MotionLibrary:
     """Frames of captured motion, without the T-poses that clips begin with."""
 
     def __init__(self, model: BodyModel, assets: Path):
-        path = assets / FILE
-        if not path.is_file():
-            raise ValueError(f"{assets} holds no {FILE}: build the assets with motion capture, or do without it")
-        data = np.load(path, allow_pickle=False)
+        data = np.load(motion_file(assets), allow_pickle=False)
         self.model = model
         inside_clip = np.flatnonzero(np.diff(data["clip"]) == 0) + 1
         self.frames = data["pos"][inside_clip]

@@ -190,10 +190,12 @@ def _draw(task: tuple[Path, int, int]) -> None:
 
 
 def generate_objects(assets: Path, out: Path, count: int, seed: int, workers: int) -> None:
-    """Render `count` objects into `out`; the file `done` marks a complete folder."""
+    """Render `count` objects into `out`; the file `done` marks a complete folder. Those of an earlier run go first."""
     check_opengl()
     check_assets(assets)
     out.mkdir(parents=True, exist_ok=True)
+    for old in (out / "done", *out.glob(f"{'[0-9]' * 6}.webp")):
+        old.unlink(missing_ok=True)
     tasks = [(out, seed, number) for number in range(count)]
     with Workers(workers, _start, (assets,)) as pool:
         for _ in tqdm(pool.imap(_draw, tasks, chunksize=8), total=count, unit="object"):

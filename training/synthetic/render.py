@@ -15,6 +15,7 @@ from .camera import FAR, NEAR
 from .items import Item
 from .light import Light
 from .shadows import ShadowMaps, Shadows
+from .workers import DrawingFailed
 
 HELD = 128  # textures of a renderer; every worker has one
 VERTEX_SHADER = """
@@ -138,7 +139,7 @@ def open_context() -> tuple:
 
     Raises:
         ImportError: without moderngl.
-        RuntimeError: where OpenGL cannot be had through EGL.
+        DrawingFailed: where OpenGL cannot be had through EGL.
     """
     try:
         import moderngl
@@ -148,7 +149,7 @@ def open_context() -> tuple:
         return moderngl, moderngl.create_context(standalone=True, backend="egl")
     except Exception as error:  # glcontext raises nothing narrower
         cure = "install a GPU driver with EGL, or Mesa (Debian: libegl1 libgl1-mesa-dri)"
-        raise RuntimeError(f"no OpenGL through EGL ({error}): {cure}") from error
+        raise DrawingFailed(f"no OpenGL through EGL ({error}): {cure}") from error
 
 
 def check_opengl() -> None:
@@ -160,7 +161,7 @@ class Renderer:
     """Draws items into a `size` (width, height) layer, averaging `supersample` squared samples per pixel.
 
     Raises:
-        ImportError, RuntimeError: those of `open_context`.
+        ImportError, DrawingFailed: those of `open_context`.
     """
 
     def __init__(self, size: tuple[int, int], supersample: int = 2):

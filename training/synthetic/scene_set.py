@@ -18,12 +18,14 @@ from tqdm import tqdm
 
 from .body import assets_digest, check_assets
 from .coco import CATEGORY, annotation
+from .motion import motion_file
 from .render import check_opengl
 from .scenes import SCENES_PER_CAST, SceneGenerator
 from .staging import draw_plan
 from .workers import Workers
 
-VERSION = 10  # of what a seed gives; a folder is not continued with another
+VERSION = 11  # of what a seed gives; a folder is not continued with another
+UNFINISHED = ("images/*.jpg.*.part", "labels/*.json.*.part", "*.json.*.part")  # what a killed run leaves, see `_write`
 
 
 def scenes_for(people: int, seed: int, longest: int) -> int:
@@ -80,19 +82,24 @@ def generate_scenes(
         captured: share of poses from motion capture, which is not CC0.
 
     Raises:
-        ValueError: without assets, or when `out` was begun with other settings.
+        ValueError: without assets, for captured poses that they lack, or when `out` was begun with other settings.
     """
     check_assets(assets)
+    if captured:
+        motion_file(assets)
     check_opengl()
-    for folder in (out / "images", out / "labels"):
-        folder.mkdir(parents=True, exist_ok=True)
-    for unfinished in out.rglob("*.part"):  # of a killed run
-        unfinished.unlink()
     settings = {"version": VERSION, "seed": seed, "longest": longest, "captured": captured}
     settings |= {"assets": assets_digest(assets)}
     begun = out / "settings.json"
-    if begun.is_file() and (found := json.loads(begun.read_text())) != settings:
+    # A run that failed before its first scene, for want of something in the assets, say, binds nobody.
+    drawn = any(out.glob("images/*.jpg")) or any(out.glob("labels/*.json"))
+    if drawn and begun.is_file() and (found := json.loads(begun.read_text())) != settings:
         raise ValueError(f"{out} was begun with {found}, this run has {settings}; choose another folder")
+    for folder in (out / "images", out / "labels"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in UNFINISHED:
+        for unfinished in out.glob(name):
+            unfinished.unlink()
     _write(begun, json.dumps(settings).encode())
     names = [f"{seed:04d}_{number:07d}" for number in range(scenes_for(people, seed, longest))]
     labels = [out / "labels" / f"{name}.json" for name in names]

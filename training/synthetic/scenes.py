@@ -146,6 +146,9 @@ class SceneGenerator:
         longest: longer side of the pictures in pixels.
         supersample: samples per pixel and direction.
         captured: share of poses from motion capture, which is not CC0.
+
+    Raises:
+        ValueError: for assets that lack something, a panorama of the place that a light is from, say.
     """
 
     def __init__(self, assets: Path, longest: int = 640, supersample: int = 2, captured: float = 0.0):
@@ -157,6 +160,8 @@ class SceneGenerator:
         self.beards = Beards(self.model, self.rules)
         self.lights = LightSampler(assets / "hdri")
         self.backgrounds = Backgrounds(assets)
+        if unseen := sorted(self.lights.panoramas.keys() - self.backgrounds.panoramas.keys()):
+            raise ValueError(f"{assets} has hdri/{unseen[0]}.hdr but no backgrounds/pano_{unseen[0]}.jpg of that place")
         self.props = PropMaker(assets)
         self.renderer = Renderer((longest, longest), supersample)
         bones = np.array(self.model.bones)[self.model.main_bone]
@@ -302,7 +307,7 @@ class SceneGenerator:
     def _surroundings(self, plan: Plan, camera: Camera, actors: list[Actor], rng: np.random.Generator):
         """Items of ground and walls, the picture behind them (h, w, 3) uint8, and the light in view space."""
         kind = rng.random()
-        scenery = int(rng.integers(len(self.lights.panoramas)))
+        scenery = list(self.lights.panoramas)[rng.integers(len(self.lights.panoramas))]
         if kind < 0.35:  # a room, or a ground under an open sky
             room = [self.props.ground(rng, catcher=False)]
             eye = -camera.rotation.T @ camera.shift

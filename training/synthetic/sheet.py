@@ -18,9 +18,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dwpose_core.images import check_picture_name
 from dwpose_core.skeleton import HAND_EDGES, PARTS
 
-from ..command import at_least_one, run
+from ..command import at_least_one, output, run
 from ..pictures import imread, imwrite
 from .coco import PART_FIELDS, SKELETON
 from .labels import OUTSIDE, VISIBLE
@@ -103,6 +104,8 @@ def scene_pictures(folder: Path, count: int, size: tuple[int, int], show: str, i
     """
     content = json.loads((folder / "annotations.json").read_text())
     images = {entry["id"]: entry for entry in content["images"]}
+    if not images:
+        raise ValueError(f"{folder / 'annotations.json'} lists no pictures")
     if unknown := sorted(set(ids) - images.keys()):
         raise ValueError(f"{folder} has no image with the id {unknown[0]}; its ids are {min(images)} to {max(images)}")
     pictures = []
@@ -159,9 +162,17 @@ def main() -> None:
         "--size", type=at_least_one, nargs=2, default=(192, 256), metavar=("W", "H"), help="of a layer's crop"
     )
     args = parser.parse_args()
+    photographs = (args.data / "annotations.json").is_file()
+    for name in ("assets", "objects", "size") if photographs else ("scenes", "show", "tile"):
+        if getattr(args, name) != parser.get_default(name):
+            kind, held = ("layers", "photographs") if photographs else ("photographs", "no annotations.json")
+            parser.error(f"--{name} is for {kind}; {args.data} holds {held}")
     if (args.assets is None) != (args.objects is None):
         parser.error("crops need both --assets and --objects")
-    if (args.data / "annotations.json").is_file():
+    if args.size != parser.get_default("size") and args.assets is None:
+        parser.error("--size is of crops, which need --assets and --objects")
+    check_picture_name(output(args.out))
+    if photographs:
         pictures = scene_pictures(args.data, args.count, tuple(args.tile), args.show, args.scenes)
     else:
         pictures = layer_pictures(args.data, args.count, tuple(args.size), args.assets, args.objects)

@@ -22,6 +22,10 @@ DEATHS = 3  # of processes, in a row
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")  # the last one is Mesa's llvmpipe
 
 
+class DrawingFailed(RuntimeError):
+    """What a user can mend: no OpenGL, or worker processes that die."""
+
+
 def limit_threads() -> None:
     """Child processes started from now on run one thread each, unless the environment says otherwise."""
     for variable in THREAD_VARIABLES:
@@ -67,7 +71,7 @@ class Workers:
             ahead: chunks per process that may wait, done or not, before their results are taken.
 
         Raises:
-            RuntimeError: when processes die again and again.
+            DrawingFailed: when processes die again and again.
         """
         return self._begun(func, tasks, chunksize, ahead, in_order=True)
 
@@ -103,7 +107,7 @@ class Workers:
             except BrokenProcessPool:
                 deaths += 1
                 if deaths == DEATHS:
-                    raise RuntimeError(
+                    raise DrawingFailed(
                         f"worker processes died {DEATHS} times in a row, at {pending[0][1][0]!r} or beside it; "
                         "is there enough memory for as many workers, and is what calls this in a script of yours "
                         "under if __name__ == '__main__'?"
