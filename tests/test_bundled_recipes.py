@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -166,6 +169,19 @@ def test_a_part_that_fails_is_begun_again(recipe, poses, capfd):
     (poses / "later.safetensors").rename(poses / "four.safetensors")
     build(["small"], poses, recipe, 1.0, "cpu", keep=False)
     assert (recipe / "small.safetensors").is_file()
+
+
+def test_a_part_ends_with_the_command_that_is_asked_to_stop(tmp_path):
+    code = "from training.bundled import run_part; import pathlib, sys; run_part('x', sys.argv[2:], pathlib.Path())"
+    sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    paths = os.environ | {"PYTHONPATH": str(bundled.REPOSITORY)}
+    asked = [sys.executable, "-c", code, "-", "timeit", "-n", "1", "-r", "1", sleep]
+    with subprocess.Popen(asked, cwd=tmp_path, env=paths, stdout=subprocess.PIPE, text=True) as running:
+        part = int(running.stdout.readline())
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(part, 0)
 
 
 def test_pictures_go_unless_later_parts_name_them(tmp_path):

@@ -21,6 +21,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -76,14 +77,25 @@ def _scaled(value: str, budget: float, least: float) -> str:
 
 
 def run_part(name: str, words: Sequence[str], out: Path) -> float:
-    """Runs a part to its end; returns its seconds.
+    """Runs a part to its end; returns its seconds. Asked to stop, it asks the part, and waits for it.
 
     Raises:
         ValueError: when its command ends with an error, which it has told.
+        SystemExit: 143 after SIGTERM. KeyboardInterrupt.
     """
     began = time.monotonic()
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    status = subprocess.run([sys.executable, "-m", *words], cwd=out, env=os.environ | {"PYTHONPATH": paths}).returncode
+    child = subprocess.Popen([sys.executable, "-m", *words], cwd=out, env=os.environ | {"PYTHONPATH": paths})
+    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:  # which a terminal has sent to the part as well
+        child.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if status in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        raise SystemExit(128 + signal.SIGTERM)
     if status:
         raise ValueError(f"part {name} ended with status {status}; mend what it says above and start again to go on")
     return time.monotonic() - began
