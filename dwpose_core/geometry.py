@@ -125,13 +125,11 @@ def _crop_on_device(image: torch.Tensor, matrices: np.ndarray, input_size: tuple
     height, width = input_size
     inverse = np.array([cv2.invertAffineTransform(m) for m in matrices]).reshape(-1, 2, 3)
     inverse = torch.as_tensor(inverse, dtype=torch.float32, device=image.device)
-    ys, xs = torch.meshgrid(
-        torch.arange(height, device=image.device, dtype=torch.float32),
-        torch.arange(width, device=image.device, dtype=torch.float32),
-        indexing="ij",
-    )
-    target = torch.stack((xs, ys, torch.ones_like(xs)), dim=-1)  # (H, W, 3), homogeneous crop pixels
-    source = torch.einsum("hwk,pck->phwc", target, inverse)  # (P, H, W, 2), image pixels
+    xs = torch.arange(width, device=image.device, dtype=torch.float32)[:, None]
+    ys = torch.arange(height, device=image.device, dtype=torch.float32)[:, None, None]
+    # No matrix product: autocast and TF32 round its factors, which moves pixels of a large image by whole pixels.
+    along_x, along_y, start = inverse[:, None, None].unbind(-1)  # (P, 1, 1, 2) each
+    source = along_x * xs + along_y * ys + start  # (P, H, W, 2), image pixels
     size = torch.tensor((image.shape[1], image.shape[0]), device=image.device)
     grid = (2 * source + 1) / size - 1  # grid_sample's own coordinates, align_corners=False
     planes = image.permute(2, 0, 1)[None].float().expand(len(matrices), -1, -1, -1)
@@ -237,7 +235,8 @@ def control_size(size: Sequence[int], resolution: int) -> tuple[int, int]:
     Raises:
         ValueError: for a resolution that is no number of pixels, and where a strip would become larger than MAX_PIXELS.
     """
-    if isinstance(resolution, bool) or not isinstance(resolution, (int, float, np.number)) or not resolution >= 64:
+    number = isinstance(resolution, (int, float, np.number)) and not isinstance(resolution, bool)
+    if not (number and 64 <= resolution < np.inf):
         raise ValueError(f"a resolution is a short side of at least 64 pixels, got {resolution!r}")
     factor = resolution / min(size)
     height, width = (max(64, int(np.round(side * factor / 64)) * 64) for side in size)

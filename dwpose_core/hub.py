@@ -90,7 +90,7 @@ def find(
     name, folder = str(pose), Path(pose).expanduser()
     published = name in {entry.repo for entry in catalogue.ENTRIES}
     parts = ("pose", "detector") if detector == "auto" else ("pose",)
-    if folder.is_dir() and not _is_name(name, folder / (subfolder or "")):
+    if pose != "auto" and folder.is_dir() and not _is_name(name, folder / (subfolder or "")):
         folder /= subfolder or ""
         saved = _open(partial(_from_folder, folder), parts, variant, f"the folder {folder}")
     elif _is_repository(name) and not folder.is_file() and not published:
@@ -124,10 +124,13 @@ def load_runners(
             if path.suffix != ".onnx":
                 raise ValueError(f"backend 'onnx' needs an .onnx file, got {path.name}; make one with `dwpose export`")
         provider = provider or _provider(device, where)
-        pose = OnnxRunner(sources.pose, provider, kind="pose", device_index=where.index or 0)
+        index = where.index or 0
+        if where.type == "cuda" and where.index is None and provider in ("cuda", "tensorrt"):
+            index = torch.cuda.current_device()  # what torch means by "cuda"; ONNX Runtime would take the first
+        pose = OnnxRunner(sources.pose, provider, kind="pose", device_index=index)
         if sources.detector is None:
             return pose, None
-        return pose, OnnxRunner(sources.detector, provider, kind="detector", device_index=where.index or 0)
+        return pose, OnnxRunner(sources.detector, provider, kind="detector", device_index=index)
     dtype = as_dtype(dtype) or (torch.float32 if where.type == "cpu" else torch.float16)
     pose = TorchRunner(load_pose(sources.pose), where, dtype)
     return pose, sources.detector and TorchRunner(load_detector(sources.detector), where, dtype)
@@ -178,16 +181,19 @@ def save(pose: Runner, detector: Runner | None, options: Options, folder: Path) 
 def unfuse_batchnorm(net: nn.Module) -> nn.Module:
     """The inverse of `backends.fuse_batchnorm`: a copy with BatchNorms that only add the folded bias.
 
-    They compute (x - 0) / sqrt(1 + eps) * sqrt(1 + eps) + bias. All parameters keep their type.
+    They compute (x - 0) / sqrt(1 + eps) * sqrt(1 + eps) + bias. The network's own numbers keep their type; the scale
+    has at least single precision, for that of YOLOX is 1.0005, which is 1.001 in float16 and 1 in bfloat16.
     """
     net = getattr(net, "_orig_mod", net)  # torch.compile's wrapper
-    plain = type(net)(net.config, net.name).eval()
+    with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once, as in `load_network`
+        plain = type(net)(net.config, net.name).eval()
     state = net.state_dict()
     for prefix, module in plain.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             bias = state.pop(f"{prefix.removesuffix('bn')}conv.bias")
             state[f"{prefix}.bias"] = bias
-            state[f"{prefix}.weight"] = torch.full_like(bias, (1 + module.eps) ** 0.5)
+            precise = torch.promote_types(bias.dtype, torch.float32)
+            state[f"{prefix}.weight"] = torch.full_like(bias, (1 + module.eps) ** 0.5, dtype=precise)
             state[f"{prefix}.running_mean"] = torch.zeros_like(bias)
             state[f"{prefix}.running_var"] = torch.ones_like(bias)
             state[f"{prefix}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)

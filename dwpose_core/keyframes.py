@@ -48,10 +48,7 @@ class KeyframeDetector:
         keys = self.keys[first : last + 1].tolist()
         self._found = {key: value for key, value in self._found.items() if key >= keys[0]}
         missing = [key for key in keys if key not in self._found]
-        for i in range(0, len(missing), self.options.image_batch):
-            chunk = missing[i : i + self.options.image_batch]
-            images = [self.read(key) for key in chunk]
-            self._found |= dict(zip(chunk, _look(images, self.detector, self.options), strict=True))
+        self._found |= _look(missing, self.read, self.detector, self.options)
         result = []
         for number in range(start, stop):
             i = int(np.searchsorted(self.keys, number, "right")) - 1
@@ -95,7 +92,7 @@ class SparseDetection:
         keys = [*range((len(images) - 1) % self._every, len(images), self._every)]
         if self._last is None and keys[0] > 0:
             keys.insert(0, 0)
-        found = dict(zip(keys, _look([images[key] for key in keys], self._detector.detector, options), strict=True))
+        found = _look(keys, images.__getitem__, self._detector.detector, options)
         if self._last is not None:
             found[-1], keys = self._last, [-1, *keys]
         rows = []
@@ -113,14 +110,17 @@ class SparseDetection:
         ]
 
 
-def _look(images: Sequence[Image], detector: Runner, options: Options) -> list[Found]:
-    """Boxes and scores in each image, cut to it."""
-    result = []
-    for image, (boxes, scores) in zip(images, find_boxes(list(images), detector, options), strict=True):
-        height, width = image.shape[:2]
-        boxes = boxes.clip(0, (width, height, width, height))
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        result.append((boxes[inside], scores[inside]))
+def _look(keys: list[int], read: Callable[[int], Image], detector: Runner, options: Options) -> dict[int, Found]:
+    """Boxes and scores in each of the frames `keys`, cut to the image; `options.image_batch` frames at a time."""
+    result = {}
+    for start in range(0, len(keys), options.image_batch):
+        chunk = keys[start : start + options.image_batch]
+        images = [read(key) for key in chunk]
+        for key, image, (boxes, scores) in zip(chunk, images, find_boxes(images, detector, options), strict=True):
+            height, width = image.shape[:2]
+            boxes = boxes.clip(0, (width, height, width, height))
+            inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+            result[key] = boxes[inside], scores[inside]
     return result
 
 

@@ -248,4 +248,5 @@ def _to_runner_device(image: Image, pose: Runner) -> Image:
     """Arrays where the networks run on the CPU, tensors on their device otherwise: one upload per image, as uint8."""
     if pose.device.type == "cpu":
         return image.cpu().numpy() if isinstance(image, torch.Tensor) else image
-    return torch.as_tensor(image).to(pose.device, non_blocking=True)
+    # CUDA has read pageable memory when the call returns. MPS may read it later, reused (pytorch #189690).
+    return torch.as_tensor(image).to(pose.device, non_blocking=pose.device.type == "cuda")

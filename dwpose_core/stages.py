@@ -40,8 +40,9 @@ def prefetch(items: Iterable[T], size: int) -> Iterator[T]:
         return False
 
     def work() -> None:
-        iterator = iter(items)
+        iterator: Any = items
         try:
+            iterator = iter(items)
             for item in iterator:
                 if not put(item):
                     break

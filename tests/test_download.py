@@ -7,6 +7,7 @@ import errno
 import hashlib
 import http.server
 import re
+import shutil
 import socket
 import threading
 import time
@@ -197,6 +198,22 @@ def test_damaged_cache_is_replaced_with_a_warning(hub, entry, cache, content):
     path.resolve().write_bytes(content[:-100])
     with pytest.warns(UserWarning, match="was damaged"):
         assert fetch(entry, cache).read_bytes() == content
+
+
+def test_damaged_copy_that_the_cache_does_not_list(hub, entry, cache, content):
+    blob = fetch(entry, cache).resolve()
+    blob.write_bytes(b"x" * len(content))
+    for folder in ("refs", "snapshots"):
+        shutil.rmtree(blob.parents[1] / folder)
+    assert fetch(entry, cache).read_bytes() == content
+    assert len(hub.ranges) == 2
+
+
+def test_home_folder_as_cache(hub, entry, cache, content, monkeypatch):
+    monkeypatch.setattr(Path, "expanduser", lambda path: Path(str(path).replace("~", str(cache.parent), 1)))
+    path = fetch(entry, "~/cache")
+    assert fetch(entry, "~/cache", local_files_only=True) == path
+    assert path.is_relative_to(cache) and path.read_bytes() == content
 
 
 def test_damaged_cache_offline(hub, entry, cache, content):

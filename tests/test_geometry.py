@@ -48,6 +48,16 @@ def test_tensor_crop_agrees_with_the_cpu():
     assert np.abs(plain.astype(int) - device).mean() < 0.2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_around_a_call_moves_no_crop(dtype):
+    rows, columns = torch.meshgrid(torch.arange(600), torch.arange(900), indexing="ij")
+    image = torch.stack((columns % 256, rows % 256, columns // 256), dim=-1).to(torch.uint8)
+    boxes = np.array([[600.3, 100.7, 800.2, 500.4]])
+    plain = geometry.crop(image, boxes, (128, 96))
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(geometry.crop(image, boxes, (128, 96)), plain)
+
+
 def test_no_boxes_give_no_crops():
     image = np.zeros((50, 60, 3), np.uint8)
     for kind in (image, torch.from_numpy(image)):

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +74,17 @@ def test_a_folder_called_like_a_model_does_not_hide_it(tmp_path, monkeypatch, of
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dwpose-nano").mkdir()
     assert DWposeDetector.from_pretrained("dwpose-nano", None, device="cpu").pose.weights == "dwpose-nano"
+    (tmp_path / "auto").mkdir()
+    with pytest.warns(UserWarning, match="dwpose-l-384 is not available"):
+        assert DWposeDetector.from_pretrained(detector=None, device="cpu").pose.weights == "dwpose-s-synthetic"
+
+
+def test_saving_leaves_the_random_numbers_alone(networks, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    networks.save_pretrained(tmp_path)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_options_are_options(networks, tmp_path):
@@ -108,6 +120,16 @@ def test_half_precision(networks, tmp_path):
     assert again.detector is None
     assert same_weights(again.pose, half.pose)
     assert len(again.detect(photo())) <= 1
+
+
+def test_a_detector_in_half_precision_comes_back_the_same(tmp_path):
+    """YOLOX has an eps of 1e-3, and sqrt(1 + eps) is no number of float16: weights would drift with every saving."""
+    pose = TorchRunner(create_model("debug"), "cpu", torch.float16)
+    detector = TorchRunner(create_detector("yolox-nano"), "cpu", torch.float16)
+    DWposeDetector(pose, detector).save_pretrained(tmp_path)
+    again = DWposeDetector.from_pretrained(tmp_path, device="cpu", dtype="float16")
+    for found, saved in zip(again.detector.net.parameters(), detector.net.parameters(), strict=True):
+        assert torch.equal(found, saved)
 
 
 def test_subfolder_variant_and_dtype_as_pipelines_pass_them(networks, tmp_path):
@@ -294,6 +316,17 @@ def test_onnx_runs_on_the_cpu_beside_a_gpu_that_nobody_named(monkeypatch):
     monkeypatch.setattr(hub, "OnnxRunner", lambda path, provider, **_: providers.append(provider) or FigurePose())
     DWposeDetector.from_pretrained("pose.onnx", None, backend="onnx")
     assert providers == ["cpu"]
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", [2, 2]), ("cuda:0", [0, 0]), ("cuda:1", [1, 1])])
+def test_onnx_runs_on_the_gpu_that_torch_would_take(monkeypatch, device, expected):
+    """Such as that of torch.cuda.set_device(local_rank): a process for each GPU."""
+    monkeypatch.setattr(hub, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    indices = []
+    monkeypatch.setattr(hub, "OnnxRunner", lambda *_, device_index, **__: indices.append(device_index))
+    hub.load_runners(hub.Sources(Path("pose.onnx"), Path("detector.onnx")), device, None, "onnx", "cuda")
+    assert indices == expected
 
 
 def test_onnx_files_of_another_kind_are_told_when_they_are_loaded(tmp_path, shared):

@@ -73,6 +73,20 @@ def test_every_nth_frame_of_a_film_is_looked_at(looked_at, every, chunk, keys):
     assert {p.source for p in people} == {"? + walker"}, "the detector, which has no description here, had its part"
 
 
+def test_image_batch_is_how_many_frames_the_detector_gets(looked_at, monkeypatch):
+    batches, find_boxes = [], keyframes.find_boxes
+
+    def counted(images, detector, options):
+        batches.append(len(images))
+        return find_boxes(images, detector, options)
+
+    monkeypatch.setattr(keyframes, "find_boxes", counted)
+    frames = [np.full((96, 128, 3), number, np.uint8) for number in range(10)]
+    KeyframeDetector(None, Options(image_batch=3), frames.__getitem__, 10, 2).boxes(0, 10)
+    SparseDetection(Walker(), 2)(frames, image_batch=4, max_people=1)
+    assert batches == [3, 3, 4, 2] and looked_at == [0, 2, 4, 6, 8, 9, 0, 1, 3, 5, 7, 9]
+
+
 def test_no_frames_have_nobody(looked_at):
     from dwpose_core.preprocessor import DWposeDetector
     from tests.stand_ins import FigurePose, Nobody

@@ -127,6 +127,13 @@ def test_cut_file(tmp_path, keep):
         read_onnx(path)
 
 
+def test_a_number_that_does_not_end(tmp_path):
+    """All ones, as a bad disk gives: read to its end, a number of the size of a model would take hours."""
+    (tmp_path / "a.onnx").write_bytes(b"\xff" * 100 + b"\x01")
+    with pytest.raises(ValueError, match=r"damaged .*a number has more than 64 bits"):
+        read_onnx(tmp_path / "a.onnx")
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_altered_file_never_raises_anything_else(tmp_path, seed):
     path = write(network("debug"), tmp_path / "a.onnx")

@@ -145,6 +145,16 @@ def zip_around(path: Path, data: bytes) -> None:
         archive.writestr("a/version", "3\n")
 
 
+def test_an_archive_with_a_damaged_table(tmp_path, pose):
+    path = tmp_path / "a.pth"
+    torch.save(pose.state_dict(), path)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02")] ^= 0xFF  # the last entry of the table of contents
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.pth is damaged .*BadZipFile"):
+        load_pose(path)
+
+
 STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
 
 

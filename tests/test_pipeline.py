@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -259,6 +261,15 @@ def test_detector_runner_accepts_batches():
 def test_a_missing_device_is_an_error(device):
     with pytest.raises(ValueError, match="device"):
         pick_device(device)
+
+
+@pytest.mark.parametrize(("device", "overlaps"), [("cuda:1", True), ("mps", False)])
+def test_only_cuda_may_copy_pictures_while_we_go_on(monkeypatch, device, overlaps):
+    """Apple's devices read the host's memory later, and would find there what came after the picture."""
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda image, where, **how: calls.append((str(where), how)) or image)
+    pipeline._to_runner_device(np.zeros((4, 6, 3), np.uint8), SimpleNamespace(device=torch.device(device)))
+    assert calls == [(device, {"non_blocking": overlaps})]
 
 
 def test_device_path_finds_the_same_people(fill, shared, filled_t, monkeypatch):

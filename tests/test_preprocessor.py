@@ -101,6 +101,8 @@ def test_a_strip_does_not_become_a_giant():
     with pytest.raises(ValueError, match=r"2 x 1000 pixels has 512 x 256000.*\(H, W\)"):
         control_size((1000, 2), 512)
     assert control_size((34000, 800), 512) == (21760, 512)
+    with pytest.raises(ValueError, match="a resolution is a short side of at least 64 pixels, got inf"):
+        control_size((100, 100), float("inf"))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,15 @@ def test_prefetch_keeps_order_bounds_and_errors():
     stopped.close()  # the thread ends: this test would hang otherwise
 
 
+def test_what_cannot_be_iterated_is_an_error_of_the_consumer():
+    class Closed:
+        def __iter__(self):
+            raise ValueError("the file is closed")
+
+    with pytest.raises(ValueError, match="the file is closed"):
+        next(prefetch(Closed(), 2))  # and does not wait for a thread that is gone
+
+
 def test_run_ahead_is_an_ordered_map_with_a_window():
     from concurrent.futures import ThreadPoolExecutor
 

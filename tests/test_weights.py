@@ -239,6 +239,9 @@ def test_weights_of_other_networks(tmp_path, pose, detector):
     check({k: v for k, v in state.items() if k != "head.gau.ln.g"}, r"head\.gau\.ln\.g is missing")
     check({**state, "head.gau.ln.g": torch.ones(2)}, r"head\.gau\.ln\.g has shape \(2,\) where \(1,\) is expected")
     check({**state, "head.cls_x.weight": torch.ones(10, 32)}, r"a\.pth is no .*: its cls_x and cls_y have 10")
+    check({**state, "head.gau.gamma": torch.ones(16)}, r"a\.pth is no .*: its head has tensors with fewer axes")
+    few = {**detector.state_dict(), "head.cls_preds.0.weight": torch.ones(())}
+    check(few, r"a\.pth is no .*: its stem or its head has tensors with fewer axes")
     config = PoseConfig(**{**vars(pose.config), "num_keypoints": 26})
     check(DWPose(config).state_dict(), "predicts 26 keypoints; a whole-body model has 133")
     check(detector.state_dict(), "holds a detector model .* where a pose model is expected")
@@ -278,6 +281,13 @@ def test_a_half_default_type_does_not_cost_precision(tmp_path, pose):
         loaded = load_pose(tmp_path / "a.safetensors")
     finally:
         torch.set_default_dtype(torch.float32)
+    assert_equal(loaded.state_dict(), pose.state_dict())
+
+
+def test_networks_are_on_the_cpu_whatever_the_default_device(tmp_path, pose):
+    save_safetensors(pose, tmp_path / "a.safetensors")
+    with torch.device("meta"):  # stands for a GPU
+        loaded = load_pose(tmp_path / "a.safetensors")
     assert_equal(loaded.state_dict(), pose.state_dict())
 
 

@@ -187,6 +187,7 @@ def cached_path(entry: WeightEntry, cache_dir: str | Path | None = None) -> Path
             return folder / entry.filename
     from huggingface_hub import try_to_load_from_cache
 
+    cache_dir = cache_dir and Path(cache_dir).expanduser()  # which, unlike the download, this function does not do
     found = try_to_load_from_cache(entry.repo, entry.filename, cache_dir=cache_dir)
     return Path(found) if isinstance(found, str) else None
 

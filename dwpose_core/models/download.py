@@ -166,6 +166,8 @@ def _download(entry: WeightEntry, cache_dir: str | os.PathLike | None) -> Path:
         blob.parent.mkdir(parents=True, exist_ok=True)
         lock.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
+            if blob.exists() and digest(blob) != entry.sha256:
+                blob.unlink()  # what another tool left, or a copy whose link is gone: nobody has looked into it yet
             if not blob.exists():
                 size = metadata.size or entry.bytes
                 free = shutil.disk_usage(blob.parent).free + (part.stat().st_size if part.exists() else 0)
@@ -183,7 +185,11 @@ def _download(entry: WeightEntry, cache_dir: str | os.PathLike | None) -> Path:
                     )
                 os.replace(part, blob)
         path = hf_hub_download(
-            entry.repo, entry.filename, cache_dir=cache_dir, endpoint=endpoint, etag_timeout=CONNECT_SECONDS
+            entry.repo,
+            entry.filename,
+            cache_dir=cache_folder(cache_dir),
+            endpoint=endpoint,
+            etag_timeout=CONNECT_SECONDS,
         )
     except (WeightsCorrupted, WeightsUnavailable):
         raise

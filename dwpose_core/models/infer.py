@@ -74,6 +74,8 @@ def pose_config_of(state: dict[str, torch.Tensor]) -> PoseConfig:
         )
     except KeyError as error:
         raise ValueError(f"no {error.args[0]} in it") from error
+    except IndexError as error:
+        raise ValueError("its head has tensors with fewer axes") from error
 
 
 CSPNEXT_STEM = "backbone.backbone.pose.stem.0.conv.weight"  # of a YOLOX on CSPNeXt
@@ -116,6 +118,8 @@ def yolox_config_of(state: dict[str, torch.Tensor]) -> YOLOXConfig:
         )
     except KeyError as error:
         raise ValueError(f"no {error.args[0]} in it") from error
+    except IndexError as error:
+        raise ValueError("its stem or its head has tensors with fewer axes") from error
 
 
 def _cspnext_config_of(state: dict[str, torch.Tensor]) -> YOLOXConfig:

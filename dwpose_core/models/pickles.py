@@ -170,11 +170,15 @@ def read_checkpoint(path: Path) -> Any:
     """
     if zipfile.is_zipfile(path):
         # Asked first: torch 2.4 hands such a file to torch.jit.load even with weights_only=True.
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise ValueError(
-                    f"{path} is a TorchScript program, not a checkpoint; use the .pth or .onnx file of this model"
-                )
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except Exception as error:  # of the archive's own table; as many kinds as below
+            raise _damaged(path, error) from error
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise ValueError(
+                f"{path} is a TorchScript program, not a checkpoint; use the .pth or .onnx file of this model"
+            )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on legacy storages; nobody can act on that here
@@ -188,6 +192,10 @@ def read_checkpoint(path: Path) -> Any:
         raise
     except Exception as error:
         # A hostile or cut pickle fails in any way it likes: EOFError, KeyError, IndexError, BadZipFile, ...
-        raise ValueError(
-            f"{path} is damaged or not a PyTorch checkpoint ({type(error).__name__}: {error}); download it again"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is damaged or not a PyTorch checkpoint ({type(error).__name__}: {error}); download it again"
+    )

@@ -84,8 +84,8 @@ def load_network(
     if isinstance(config, PoseConfig) and config.num_keypoints != NUM_KEYPOINTS:
         raise ValueError(f"{path} predicts {config.num_keypoints} keypoints; a whole-body model has {NUM_KEYPOINTS}")
     # Random weights that are overwritten at once: the caller's random numbers stay as they are, and so that nothing is
-    # rounded, all is float32 before the weights come, whatever the default dtype around us.
-    with torch.random.fork_rng(devices=[]):
+    # rounded, all is float32 before the weights come, whatever the default dtype and the default device around us.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         model = (DWPose(config, name) if found == "pose" else YOLOX(config, name)).float()
     load_state(model, state, str(path))
     model.source, model.weights = str(path), entry.name if entry else weights_name(path, name)
