@@ -65,7 +65,7 @@ def test_small_and_half_precision(path, megabytes):
 @pytest.mark.parametrize("path", [WEIGHTS, SMALLER, SMALLEST])
 def test_card_comes_with_the_weights(path):
     text = path.with_suffix(".md").read_text()
-    for word in ("CC0", "python -m training.s", "mean pose", "PCK", "cannot"):
+    for word in ("CC0", f"python -m training.bundled {path.stem} ", "mean pose", "PCK", "cannot"):
         assert word in text
 
 

@@ -184,14 +184,19 @@ def test_a_part_ends_with_the_command_that_is_asked_to_stop(tmp_path):
         os.kill(part, 0)
 
 
-def test_pictures_go_unless_later_parts_name_them(tmp_path):
-    for folder in ("pool", "layers", "objects", "held_out"):
-        (tmp_path / "d-1" / folder).mkdir(parents=True)
+def test_pictures_go_unless_parts_to_come_name_them(tmp_path):
+    """Of every model: one that is asked for later needs them, too."""
+    for folder in ("s-13/pool", "s-13/layers", "d-1/pool", "d-1/objects", "d-1/held_out"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "d-1" / "last.pt").write_bytes(b"weights")
-    clear("d-1", tmp_path, ["d-2", "d-3"])
-    assert sorted(path.name for path in (tmp_path / "d-1").iterdir()) == ["held_out", "last.pt", "objects"]
-    clear("d-1", tmp_path, ["d"])
-    assert [path.name for path in (tmp_path / "d-1").iterdir()] == ["last.pt"]
+
+    def left() -> list[str]:
+        return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*"))
+
+    clear(tmp_path, [*parts_of(["dwpose-t-synthetic"]), "d-1"])
+    assert left() == ["d-1/held_out", "d-1/last.pt", "d-1/objects", "s-13/pool"]
+    clear(tmp_path, PARTS)
+    assert left() == ["d-1/last.pt"]
 
 
 def test_a_gpu_is_not_replaced_silently(tmp_path, monkeypatch, capsys):

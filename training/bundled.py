@@ -25,7 +25,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -101,12 +101,13 @@ def run_part(name: str, words: Sequence[str], out: Path) -> float:
     return time.monotonic() - began
 
 
-def clear(name: str, out: Path, later: Sequence[str]) -> None:
-    """Delete the pictures and states of a part that is done, unless `later` parts name them."""
-    named = {word for part in later for word in PARTS[part].command.split()}
-    for folder in PICTURES:
-        if f"{name}/{folder}" not in named:
-            shutil.rmtree(out / name / folder, ignore_errors=True)
+def clear(out: Path, done: Collection[str]) -> None:
+    """Delete the pictures and states of the parts that are done, unless others name them: of another model, too."""
+    named = {word for name, part in PARTS.items() if name not in done for word in part.command.split()}
+    for name in done:
+        for folder in PICTURES:
+            if f"{name}/{folder}" not in named:
+                shutil.rmtree(out / name / folder, ignore_errors=True)
 
 
 def build(models: list[str], assets: Path, out: Path, budget: float, device: str, keep: bool) -> None:
@@ -130,7 +131,7 @@ def build(models: list[str], assets: Path, out: Path, budget: float, device: str
         done[name] = {"command": text, "budget": budget, "seconds": round(seconds)}
         write_json(record, done)
         if not keep:
-            clear(name, out, order[number:])
+            clear(out, done)
     for model in models:
         part, file = MODELS[model]
         write_atomic(out / f"{model}.safetensors", lambda path, made=out / part / file: shutil.copyfile(made, path))
