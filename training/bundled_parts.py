@@ -4,7 +4,7 @@ A part is run in a folder of its name, which `bundled` gives it as --out; other 
 parts. Cards in dwpose_core/bundled say what each of them does, and what the shipped files differ in: above all, most of
 them were trained on people of an earlier scene version.
 
-What was stopped before its end stands here with the steps that it made: sessions of a machine end, recipes need not.
+What was stopped before its end stands here with the steps that it made.
 """
 
 from __future__ import annotations
