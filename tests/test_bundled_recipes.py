@@ -247,6 +247,7 @@ def test_a_soup_of_detectors_has_the_side_asked_for(tmp_path):
         (["one.safetensors", "--weights", "1", "2"], "--weights has 2 numbers for 1 files"),
         (["none.safetensors"], "none.safetensors is no file"),
         (["one.safetensors", "--weights", "0"], "must be at least 1, got 0"),
+        (["one.safetensors", "--side", "320"], "--side is of detectors; dwpose-nano is a pose network"),
     ],
 )
 def test_mistakes_in_a_soup(poses, monkeypatch, capsys, argv, message):

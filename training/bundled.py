@@ -6,8 +6,8 @@
     python -m training.bundled --assets DIR --out DIR --device cpu --budget 0.01
 
 Runs the parts of bundled_parts.py, each a command of `training` in OUT/PART, and writes OUT/NAME.safetensors. All four
-models take an hour and a quarter of one H200 with 16 CPU cores, some thirty hours of two cores, a third of them for
-rendering, and 40 GB. `--budget` scales people, pictures, steps and minutes alike: less of the same, which gives weaker
+models need, by the times of their parts, about 75 minutes of one H200 with 16 CPU cores, 30 hours of two cores, a third
+of them for rendering, and 40 GB. `--budget` scales people, pictures, steps and minutes alike: less of the same, which gives weaker
 models. `--device cpu` makes do without a GPU, in as many minutes, with fewer pictures held and smaller batches.
 
 GPU parts end by the clock, so the results agree with the shipped files in quality, not bit by bit. The rendered people,
@@ -43,7 +43,6 @@ LEAST = {
     "--layers": 64, "--pictures": 24, "--things": 24, "--held-out": 48, "--steps": 4, "--scenes": 96,
     "--test-scenes": 16,
 }  # fmt: skip
-COUNTED = "starter", "train_detector", "soup"  # here --scenes is a number, in synthetic_run a share
 # The most that synthetic_run's CPU defaults hold in memory and train at a time.
 ON_CPU = {"--layers": 4000, "--pictures": 300, "--things": 100, "--batch": 24}
 PICTURES = ("layers", "close_layers", "hand_layers", "held_out", "close_held_out", "hand_held_out", "objects", "scenes",
@@ -55,7 +54,8 @@ def command_of(name: str, assets: Path, budget: float, device: str, cores: int) 
     part = PARTS[name]
     words = part.command.split()
     for at, word in enumerate(words[:-1]):
-        if word in LEAST and not Path(words[at + 1]).parts[1:] and (word != "--scenes" or part.module in COUNTED):
+        share = word == "--scenes" and part.module == "synthetic_run"  # of the crops; elsewhere a number
+        if word in LEAST and words[at + 1][0].isdigit() and not share:  # --held-out may be a folder
             words[at + 1] = _scaled(words[at + 1], budget, LEAST[word])
         if part.on_gpu and device == "cpu" and word in ON_CPU:
             words[at + 1] = str(min(int(words[at + 1]), ON_CPU[word]))
@@ -89,7 +89,8 @@ def run_part(name: str, words: Sequence[str], out: Path) -> float:
     before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     try:
         status = child.wait()
-    except KeyboardInterrupt:  # which a terminal has sent to the part as well
+    except KeyboardInterrupt:  # which a terminal has sent to the part as well, others have not
+        child.terminate()
         child.wait()
         raise
     finally:
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=more_than_zero, default=1.0, help="relative to what the shipped files took")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="for the parts made on a GPU (cuda)")
-    parser.add_argument("--keep", action="store_true", help="rendered people and crops too, 250 GB")
+    parser.add_argument("--keep", action="store_true", help="rendered people and crops too, about 250 GB")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     args = parser.parse_args(argv)
     models = list(dict.fromkeys(args.models)) or list(MODELS)

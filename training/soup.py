@@ -31,11 +31,13 @@ from dwpose_core.models.yolox import YOLOX
 from .command import at_least_one, run
 from .detection.evaluate import calibrate as shift_scores
 from .detection.pool import ScenePool
-from .detection.start import read_start
+from .detection.start import DetectorConfig, read_start
 from .growth import grown_as, mean_weights
 from .starter_score import calibrate as scale_scores
 from .starter_weights import as_trained, save
 from .synthetic.pool import CropPool
+
+SIDE = DetectorConfig.side
 
 
 def mean_pose(files: Sequence[Path], network: str) -> DWPose:
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--weights", type=at_least_one, nargs="+", metavar="N", help="how often each file counts (once if not given)"
     )
-    parser.add_argument("--side", type=at_least_one, default=320, help="of a detector's input, pixels (320)")
+    parser.add_argument("--side", type=at_least_one, help=f"of a detector's input, pixels ({SIDE})")
     parser.add_argument("--calibrate", type=Path, metavar="POOL", help="folder of test crops or scenes")
     args = parser.parse_args(argv)
     counts = args.weights or [1] * len(args.files)
@@ -85,6 +87,11 @@ def main(argv: list[str] | None = None) -> None:
     for path in args.files:
         if not path.is_file():
             parser.error(f"{path} is no file")
+    if args.side and args.network in POSE:
+        parser.error(f"--side is of detectors; {args.network} is a pose network")
+    side = args.side or SIDE
+    if side % 32:
+        parser.error(f"--side must be a multiple of 32, the largest stride, got {side}")
     files = [path for path, count in zip(args.files, counts, strict=True) for _ in range(count)]
     result = args.out / f"{args.network}.safetensors"
     args.out.mkdir(parents=True, exist_ok=True)
@@ -94,11 +101,11 @@ def main(argv: list[str] | None = None) -> None:
             factor = scale_scores(net, CropPool.load(args.calibrate, "test_strong"))
         save(net, result, factor)
         return
-    net = mean_detector(files, args.network, args.side).eval()
+    net = mean_detector(files, args.network, side).eval()
     if args.calibrate:
         pools = [ScenePool.load(args.calibrate, name) for name in ("test", "test_empty")]
-        if pools[0].side != args.side:
-            parser.error(f"the scenes of {args.calibrate} have side {pools[0].side}, not {args.side}; see --side")
+        if pools[0].side != side:
+            parser.error(f"the scenes of {args.calibrate} have side {pools[0].side}, not {side}; see --side")
         shift_scores(net, pools)
     note = {"training": f"training.soup, mean of {len(files)}", "licence": "Apache-2.0"}
     save_safetensors(copy.deepcopy(net).half(), result, note)
