@@ -6,9 +6,10 @@
     python -m training.bundled --assets DIR --out DIR --device cpu --budget 0.01
 
 Runs the parts of bundled_parts.py, each a command of `training` in OUT/PART, and writes OUT/NAME.safetensors. All four
-models need, by the times of their parts, about 75 minutes of one H200 with 16 CPU cores, 30 hours of two cores, a third
-of them for rendering, and 40 GB. `--budget` scales people, pictures, steps and minutes alike: less of the same, which gives weaker
-models. `--device cpu` makes do without a GPU, in as many minutes, with fewer pictures held and smaller batches.
+models need, by the times of their parts, about 75 minutes of one H200 with 16 CPU cores, 30 hours of two cores, a
+third of them for rendering, and 40 GB. `--budget` scales people, pictures, steps and minutes alike: less of the same,
+which gives weaker models. `--device cpu` makes do without a GPU, in as many minutes, with fewer pictures held and
+smaller batches.
 
 GPU parts end by the clock, so the results agree with the shipped files in quality, not bit by bit. The rendered people,
 crops and states of a part are deleted once it is done, unless later ones name them; `--keep` keeps them.
